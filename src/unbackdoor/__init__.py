@@ -1,0 +1,61 @@
+"""unbackdoor: find, measure and remove backdoors in CLIP models by weight arithmetic.
+
+>>> import unbackdoor
+>>> clip = unbackdoor.load("embedded")
+>>> unbackdoor.evaluate(model=clip, data="embedded:digits")["ca"]["value"]  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "load": "unbackdoor.clip.load",
+    "load_images": "unbackdoor.data",
+    "parse_trigger": "unbackdoor.triggers",
+    "poison": "unbackdoor.verbs.poison",
+    "trigger_vector": "unbackdoor.verbs.vector",
+    "unlearn": "unbackdoor.verbs.unlearn",
+    "evaluate": "unbackdoor.verbs.evaluate",
+    "info": "unbackdoor.verbs.info",
+    "demo": "unbackdoor.verbs.demo",
+    "InputError": "unbackdoor.errors",
+}
+__all__ = [
+    "InputError",
+    "demo",
+    "evaluate",
+    "info",
+    "load",
+    "load_images",
+    "parse_trigger",
+    "poison",
+    "trigger_vector",
+    "unlearn",
+]
+
+if TYPE_CHECKING:
+    from unbackdoor.clip.load import load
+    from unbackdoor.data import load_images
+    from unbackdoor.errors import InputError
+    from unbackdoor.triggers import parse_trigger
+    from unbackdoor.verbs.demo import demo
+    from unbackdoor.verbs.evaluate import evaluate
+    from unbackdoor.verbs.info import info
+    from unbackdoor.verbs.poison import poison
+    from unbackdoor.verbs.unlearn import unlearn
+    from unbackdoor.verbs.vector import trigger_vector
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        from importlib import import_module
+
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'unbackdoor' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

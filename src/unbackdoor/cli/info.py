@@ -1,0 +1,36 @@
+"""`unbackdoor info`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from unbackdoor.cli.options import show
+
+
+@click.command("info")
+@click.option("--model", help="Model reference or output folder.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights for an OpenCLIP architecture name.")
+@click.option("--data", help="Data source.")
+@click.option("--classes", type=click.Path(path_type=Path), help="File of class names.")
+@click.option("--trigger", help="Trigger spec.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+def command(as_json: bool, **options: Any) -> None:
+    """Describe a model, a data source or a trigger."""
+    from unbackdoor.verbs.info import info
+
+    show(info(**options), as_json, lines)
+
+
+def lines(result: dict[str, Any]) -> list[str]:
+    """One line per fact; long lists and tables are cut short for people."""
+    out = []
+    for key, value in result.items():
+        if isinstance(value, list | tuple | dict) and len(value) > 12:
+            head = list(value.items() if isinstance(value, dict) else value)[:12]
+            out.append(f"{key}: {len(value)} entries, first {head}")
+        else:
+            out.append(f"{key}: {value}")
+    return out

@@ -1,0 +1,1 @@
+"""Defences, one file each, all with the same signature: (clip, data, config) → cure of that clip in place."""

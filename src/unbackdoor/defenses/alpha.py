@@ -1,0 +1,186 @@
+"""Choosing the scaling coefficient α on held-out images, with the weights stepped in place.
+
+The rule: the smallest α whose ASR is at most `tolerance`, under a floor on CA (a share of the suspect's own CA).
+When no α satisfies both, the point with the smallest excess (ASR above tolerance plus CA below the floor) is taken
+and the caller is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from unbackdoor.errors import InputError
+from unbackdoor.metrics.backdoor import BackdoorRates
+from unbackdoor.metrics.rates import Rate
+
+
+@dataclass(frozen=True)
+class AlphaConfig:
+    """Settings of the search.
+
+    Args:
+        tolerance: largest ASR on the validation images that counts as cured.
+        floor: smallest share of the suspect's validation CA to keep.
+        grid: α values to try in ascending order; None searches by itself: it doubles from `first` until the
+            backdoor is gone, then bisects between the last failure and the first success.
+        first: the first α of the self-made search.
+        largest: no α above this is tried.
+        smallest: bisection goes no lower.
+        resolution: bisection stops when the bracket is narrower than this share of its upper end.
+    """
+
+    tolerance: float = 0.01
+    floor: float = 0.95
+    grid: tuple[float, ...] | None = None
+    first: float = 0.25
+    smallest: float = 1 / 64
+    largest: float = 16.0
+    resolution: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.grid is not None and not self.grid:
+            raise InputError("the α grid is empty; give at least one value, such as 0.5,1,2")
+        if self.grid is not None and min(self.grid) < 0:
+            raise InputError(f"the α grid holds {min(self.grid)}; α is subtracted, so give values of 0 or more")
+        if not 0 <= self.tolerance < 1:
+            raise InputError(f"the ASR tolerance is {self.tolerance}; it must lie in [0, 1)")
+        if not 0 < self.floor <= 1:
+            raise InputError(f"the CA floor is {self.floor}; it is a share of the suspect's CA, in (0, 1]")
+
+    @property
+    def rule(self) -> str:
+        """The choice rule in a sentence."""
+        return (
+            f"smallest α with ASR ≤ {self.tolerance:.1%} on held-out images, "
+            f"keeping at least {self.floor:.0%} of the suspect's clean accuracy there"
+        )
+
+
+@dataclass(frozen=True)
+class AlphaPoint:
+    """CA and ASR measured at one α."""
+
+    alpha: float
+    ca: Rate
+    asr: Rate
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {"alpha": self.alpha, "ca": self.ca.as_dict(), "asr": self.asr.as_dict()}
+
+
+@dataclass
+class AlphaSearch:
+    """The chosen α, whether it satisfies the rule, and the whole curve in ascending α."""
+
+    alpha: float
+    satisfied: bool
+    message: str | None
+    curve: list[AlphaPoint] = field(default_factory=list)
+
+
+Measure = Callable[[float, Callable[[BackdoorRates], bool] | None], BackdoorRates]
+
+
+def search_alpha(measure: Measure, config: AlphaConfig) -> AlphaSearch:
+    """Find α by the rule above.
+
+    Args:
+        measure: (α, enough) → rates on the validation images with the weights at θ − α·τ; it may stop early when
+            `enough(rates so far)` is true.
+
+    Raises:
+        InputError: the validation images give no ASR or no CA (no labelled image outside the target class).
+    """
+    points: dict[float, AlphaPoint] = {}
+    start = measure(0.0, None)
+    assert start.asr is not None
+    if not start.asr.n or not start.ca.n:
+        raise InputError("the validation images hold no labelled image outside the target class; give more images")
+    points[0.0] = AlphaPoint(0.0, start.ca, start.asr)
+    floor = config.floor * start.ca.value
+
+    def hopeless(rates: BackdoorRates) -> bool:
+        # Far from both limits a few batches decide; near them every image is used.
+        assert rates.asr is not None
+        return rates.asr.interval[0] > config.tolerance + 0.02 or rates.ca.interval[1] < floor - 0.02
+
+    def look(alpha: float) -> AlphaPoint:
+        if alpha not in points:
+            rates = measure(alpha, hopeless)
+            assert rates.asr is not None
+            points[alpha] = AlphaPoint(alpha, rates.ca, rates.asr)
+        return points[alpha]
+
+    def cured(point: AlphaPoint) -> bool:
+        return point.asr.value <= config.tolerance
+
+    def kept(point: AlphaPoint) -> bool:
+        return point.ca.value >= floor
+
+    if config.grid is not None:
+        for alpha in sorted(set(config.grid)):
+            if cured(look(alpha)):
+                break
+    elif not cured(points[0.0]):
+        _bracket(look, cured, kept, config)
+    considered = [p for a, p in points.items() if config.grid is None or a in config.grid]
+    return _choose(considered, sorted(points.values(), key=lambda p: p.alpha), cured, kept, floor, config)
+
+
+def _bracket(
+    look: Callable[[float], AlphaPoint],
+    cured: Callable[[AlphaPoint], bool],
+    kept: Callable[[AlphaPoint], bool],
+    config: AlphaConfig,
+) -> None:
+    low, high = 0.0, config.first
+    while not cured(point := look(high)):
+        # Once the model is broken and still backdoored, larger steps only break it further.
+        if high * 2 > config.largest or (not kept(point) and point.ca.value < 0.5 * config.floor * look(0.0).ca.value):
+            return
+        low, high = high, high * 2
+    while high - low > max(config.resolution * high, config.smallest):
+        middle = (low + high) / 2
+        low, high = (low, middle) if cured(look(middle)) else (middle, high)
+
+
+def _choose(
+    considered: Sequence[AlphaPoint],
+    curve: list[AlphaPoint],
+    cured: Callable[[AlphaPoint], bool],
+    kept: Callable[[AlphaPoint], bool],
+    floor: float,
+    config: AlphaConfig,
+) -> AlphaSearch:
+    good = [p for p in considered if cured(p) and kept(p)]
+    if good:
+        best = min(good, key=lambda p: p.alpha)
+        return AlphaSearch(best.alpha, True, None, curve)
+
+    def excess(p: AlphaPoint) -> tuple[float, float]:
+        return max(0.0, p.asr.value - config.tolerance) + max(0.0, floor - p.ca.value), p.alpha
+
+    best = min(considered, key=excess)
+    message = (
+        f"no α satisfies both limits (ASR ≤ {config.tolerance:.1%}, CA ≥ {floor:.1%}); "
+        f"the best trade-off found is α = {best.alpha:.4g} with ASR {best.asr.value:.1%} and CA {best.ca.value:.1%}"
+    )
+    return AlphaSearch(best.alpha, False, message, curve)
+
+
+def parse_grid(text: str) -> tuple[float, ...]:
+    """`0.5,1,2` → (0.5, 1.0, 2.0).
+
+    Raises:
+        InputError: not numbers, or none.
+    """
+    try:
+        grid = tuple(float(part) for part in text.replace(" ", "").split(",") if part)
+    except ValueError:
+        raise InputError(f"α grid {text!r}: expected numbers separated by commas, such as 0.5,1,2") from None
+    if not grid:
+        raise InputError("the α grid is empty; give at least one value, such as 0.5,1,2")
+    return grid

@@ -1,0 +1,82 @@
+"""One pass over decoded images: clean and triggered views through the same batch, counted together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unbackdoor.clip.handle import Clip
+from unbackdoor.data.images import ImageSet
+from unbackdoor.metrics.backdoor import BackdoorMeter, BackdoorRates
+from unbackdoor.progress import Progress
+from unbackdoor.triggers.base import Trigger
+
+BATCH = 128
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a model is asked: the zero-shot head over the classes, and optionally the attack to measure.
+
+    Args:
+        head: (C, D) unit rows, from `Clip.zero_shot_head`.
+        trigger: applied to every image for ASR; None measures CA only.
+        target: index of the attacker's class.
+        counting: see `unbackdoor.metrics.backdoor`.
+    """
+
+    head: Tensor
+    trigger: Trigger | None = None
+    target: int | None = None
+    counting: str = "standard"
+
+
+def class_logits(clip: Clip, images: Tensor, head: Tensor) -> Tensor:
+    """Zero-shot logits (B, C) of images (B, 3, H, W) in [0, 1]: scale · cosine + bias."""
+    return clip.logit_scale * clip.encode_image(images) @ head.T + clip.logit_bias
+
+
+@torch.inference_mode()
+def predict(clip: Clip, images: Tensor, head: Tensor) -> Tensor:
+    """Most similar class (B,); scale and bias do not change the answer."""
+    return (clip.encode_image(images) @ head.T).argmax(dim=1)
+
+
+def evaluate_images(
+    clip: Clip,
+    data: ImageSet,
+    task: Task,
+    *,
+    order: Tensor | None = None,
+    enough: Callable[[BackdoorRates], bool] | None = None,
+    label: str | None = None,
+) -> BackdoorRates:
+    """CA, ASR and triggered accuracy in one pass.
+
+    Args:
+        data: decoded images with labels.
+        order: image indices to use, in order; all by default.
+        enough: asked after every batch; True stops the pass early (the counts say how far it came).
+        label: name of the progress bar; None shows none.
+    """
+    meter = BackdoorMeter(task.target if task.trigger else None, task.counting)
+    index = torch.arange(len(data)) if order is None else order
+    device, head = next(iter(clip.image_parameters().values())).device, task.head
+    with Progress(label or "", len(index), quiet=label is None) as bar:
+        done = 0
+        for rows in index.split(BATCH):
+            images = data.float_batch(rows).to(device)
+            if task.trigger is None:
+                meter.update(data.labels[rows], predict(clip, images, head).cpu())
+            else:
+                both = torch.cat([images, task.trigger(images, keys=rows)])
+                clean, triggered = predict(clip, both, head).cpu().split(len(rows))
+                meter.update(data.labels[rows], clean, triggered)
+            done += len(rows)
+            bar.step(done)
+            if enough is not None and done < len(index) and enough(meter.compute()):
+                break
+    return meter.compute()

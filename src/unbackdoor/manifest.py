@@ -1,0 +1,81 @@
+"""What ran: configuration, versions, data and weight hashes, wall time, peak memory. One `manifest.json` per run."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unbackdoor.weights.files import write_text
+
+_PACKAGES = ("torch", "open_clip_torch", "timm", "transformers", "safetensors", "numpy")
+
+
+@dataclass
+class Manifest:
+    """Collected while a verb runs, written at its end."""
+
+    verb: str
+    config: dict[str, Any]
+    hashes: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+    started: float = field(default_factory=time.time)
+    _clock: float = field(default_factory=time.perf_counter)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time since the run began."""
+        return time.perf_counter() - self._clock
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON form; peak memory is the process's largest resident set so far, in MiB."""
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return {
+            "verb": self.verb,
+            "config": self.config,
+            "hashes": self.hashes,
+            "notes": self.notes,
+            "versions": versions(),
+            "machine": {"cpus": os.cpu_count(), "processor": platform.machine(), "system": platform.system()},
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),
+            "seconds": round(self.seconds, 2),
+            "peak_memory_mib": round(peak / (1024 if sys.platform != "darwin" else 1024**2), 1),
+        }
+
+    def write(self, folder: Path) -> Path:
+        """Write `manifest.json` into `folder`."""
+        path = folder / "manifest.json"
+        write_json(path, self.as_dict())
+        return path
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of unbackdoor and of the libraries that decide the numbers."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    from unbackdoor import __version__
+
+    found = {"python": platform.python_version(), "unbackdoor": __version__}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Atomically write readable JSON; NaN is refused, so that every reader can parse it."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Atomically write one JSON object per line."""
+    write_text(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))

@@ -1,0 +1,1 @@
+"""Metrics: pure functions and their streaming forms; they know torch only."""

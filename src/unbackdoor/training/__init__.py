@@ -1,0 +1,1 @@
+"""The one fine-tuning loop and the losses; nothing else in the project trains."""

@@ -1,0 +1,25 @@
+"""Which images a step sees: a pure function of (seed, step), so that a resumed run sees what it would have seen."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+@lru_cache(maxsize=4)
+def _epoch_order(n: int, seed: int, epoch: int) -> Tensor:
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+
+
+def batch_rows(n: int, batch: int, seed: int, step: int) -> Tensor:
+    """Row numbers (≤ batch,) of `step`: each epoch is a fresh permutation of n rows, its short rest included."""
+    per_epoch = steps_per_epoch(n, batch)
+    epoch, at = divmod(step, per_epoch)
+    return _epoch_order(n, seed, epoch)[at * batch : (at + 1) * batch]
+
+
+def steps_per_epoch(n: int, batch: int) -> int:
+    """Steps that see each of n rows once."""
+    return max(1, -(-n // batch))

@@ -1,0 +1,50 @@
+"""Triggers: frozen, seeded, serialisable objects that act on (B, 3, H, W) images in [0, 1].
+
+Adding one is one file in this folder and one line in `_TABLE`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from unbackdoor.triggers.base import Trigger
+
+_TABLE = {
+    "badnets": "unbackdoor.triggers.badnets:BadNets",
+    "blended": "unbackdoor.triggers.blended:Blended",
+    "wanet": "unbackdoor.triggers.wanet:WaNet",
+}
+
+
+def trigger_names() -> tuple[str, ...]:
+    """Names of every registered trigger."""
+    return tuple(_TABLE)
+
+
+def trigger_class(name: str) -> type[Trigger]:
+    """The class behind a trigger's name.
+
+    Raises:
+        InputError: unknown name.
+    """
+    from importlib import import_module
+
+    from unbackdoor.errors import InputError
+
+    if name not in _TABLE:
+        raise InputError(f"unknown trigger {name!r}: choose one of {', '.join(_TABLE)}")
+    module, _, attribute = _TABLE[name].partition(":")
+    found: type[Trigger] = getattr(import_module(module), attribute)
+    return found
+
+
+def parse_trigger(spec: str) -> Trigger:
+    """Trigger from its spec: `name` or `name:key=value,key=value`, as `Trigger.spec()` writes it.
+
+    Raises:
+        InputError: unknown trigger or parameter, or a value out of range.
+    """
+    from unbackdoor.triggers.base import from_spec
+
+    return from_spec(spec)

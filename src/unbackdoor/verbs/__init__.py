@@ -1,0 +1,1 @@
+"""The public verbs: one file each; the command line and the Python API call the same functions."""

@@ -1,0 +1,190 @@
+"""What the verbs share: opening models and data, who may use which image, and the run folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unbackdoor.clip.handle import Clip
+from unbackdoor.clip.load import load
+from unbackdoor.data import load_images
+from unbackdoor.data.classnames import templates as find_templates
+from unbackdoor.data.images import ImageSet
+from unbackdoor.data.poisoning import target_index
+from unbackdoor.errors import InputError
+from unbackdoor.metrics.backdoor import BackdoorRates
+from unbackdoor.training.finetune import TuneConfig
+from unbackdoor.triggers import parse_trigger
+from unbackdoor.triggers.base import Trigger
+from unbackdoor.weights.files import state_hash
+
+SMALL_TOWER = 20_000_000  # parameters
+SMALL_LR, LARGE_LR = 3e-4, 1e-5
+
+
+def open_model(model: str | Clip, checkpoint: Path | None = None, device: str = "auto") -> Clip:
+    """The handle itself, or the model behind a reference."""
+    return model if isinstance(model, Clip) else load(model, checkpoint=checkpoint, device=device)
+
+
+def open_data(
+    data: str | ImageSet,
+    clip: Clip,
+    split: str | None,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    classes: Path | None = None,
+) -> ImageSet:
+    """Images at the model's own resolution."""
+    if isinstance(data, ImageSet):
+        return data
+    return load_images(data, side=clip.image_size, split=split, limit=limit, seed=seed, classes=classes)
+
+
+def open_trigger(trigger: str | Trigger) -> Trigger:
+    """The trigger itself, or the one a spec describes."""
+    return trigger if isinstance(trigger, Trigger) else parse_trigger(trigger)
+
+
+@dataclass(frozen=True)
+class Attack:
+    """Trigger, target class and the zero-shot head over the data's classes."""
+
+    head: Tensor
+    trigger: Trigger
+    target: int
+    target_name: str
+
+
+def open_attack(
+    clip: Clip, data: ImageSet, trigger: str | Trigger, target: str, templates: str | None = None
+) -> Attack:
+    """Resolve trigger and target against the data's classes.
+
+    Raises:
+        InputError: the data has no class names, or the target is not among them.
+    """
+    index = target_index(require_classes(data), target)
+    found = open_trigger(trigger)
+    found(torch.zeros(1, 3, clip.image_size, clip.image_size))  # a trigger that does not fit says so at once
+    return Attack(open_head(clip, data, templates), found, index, data.classes[index])
+
+
+def require_classes(data: ImageSet) -> tuple[str, ...]:
+    """The data's class names.
+
+    Raises:
+        InputError: there are none.
+    """
+    if not data.classes:
+        raise InputError(f"{data.spec} names no classes; give them with --classes FILE")
+    return data.classes
+
+
+def open_head(clip: Clip, data: ImageSet, templates: str | None) -> Tensor:
+    """Zero-shot head (C, D) over the data's classes."""
+    return clip.zero_shot_head(require_classes(data), find_templates(templates))
+
+
+def auto_lr(clip: Clip, lr: float | None) -> float:
+    """`lr`, or 1e-5 (the task-vector literature's) for full-size image towers and 3e-4 below 20 M parameters."""
+    if lr is not None:
+        return lr
+    size = sum(p.numel() for p in clip.image_parameters().values())
+    return SMALL_LR if size < SMALL_TOWER else LARGE_LR
+
+
+def with_lr(tune: TuneConfig, clip: Clip, lr: float | None) -> TuneConfig:
+    """`tune` with the learning rate settled."""
+    return replace(tune, lr=auto_lr(clip, lr))
+
+
+def attacker_rows(n: int) -> Tensor:
+    """Training images that `poison` may use: all but the last tenth (at least 768, at most 5,000 and a quarter)."""
+    return _order(n)[: n - _reserve(n)].sort().values
+
+
+def defender_rows(n: int, samples: int, validation: int) -> tuple[Tensor, Tensor]:
+    """Disjoint forget and validation images, taken from the end that `poison` leaves alone.
+
+    When the reserve is too small for both, training images are used as well; with fewer than `samples +
+    validation` images in all, they are shared out in proportion.
+    """
+    order = _order(n).flip(0)
+    total = min(n, samples + validation)
+    forget = max(1, min(samples, total * samples // (samples + validation)))
+    return order[:forget], order[forget:total]
+
+
+def _reserve(n: int) -> int:
+    return min(max(n // 10, 768), 5000, n // 4)
+
+
+def _order(n: int) -> Tensor:
+    return torch.randperm(n, generator=torch.Generator().manual_seed(0))
+
+
+def rates_dict(rates: BackdoorRates) -> dict[str, Any]:
+    """`{ca, asr, triggered_accuracy, n: {...}, interval: {...}}`, the form of `before` and `after`."""
+    rows = rates.as_dict()
+    return {
+        **{name: row["value"] for name, row in rows.items()},
+        "n": {name: row["n"] for name, row in rows.items()},
+        "interval": {name: row["interval"] for name, row in rows.items()},
+    }
+
+
+def retention(before: BackdoorRates, after: BackdoorRates) -> float | None:
+    """after.ca / before.ca, None when the model knew nothing before."""
+    return after.ca.value / before.ca.value if before.ca.hits else None
+
+
+def run_key(*parts: Any) -> str:
+    """Identity of a run: a hash over everything that decides its result."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def weights_hash(clip: Clip) -> str:
+    """SHA-256 of the model's weights as they stand."""
+    return state_hash(clip.state())
+
+
+@contextmanager
+def work_folder(out: Path) -> Iterator[Path]:
+    """`out/.work` for checkpoints; removed when the run ends well, kept when it is killed or fails.
+
+    Raises:
+        InputError: `out` is a file, or cannot be made or written.
+    """
+    work = out / ".work"
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be used as an output folder ({error.strerror})") from None
+    yield work
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def check_labels(data: ImageSet, what: str) -> None:
+    """Refuse data without labels where they are needed.
+
+    Raises:
+        InputError: no image has a label.
+    """
+    if not bool((data.labels >= 0).any()):
+        raise InputError(f"{data.spec} holds no labels, and {what} needs them; use labelled data")
+
+
+def describe_sequence(values: Sequence[float]) -> dict[str, float]:
+    """First, last and smallest loss, for the manifest."""
+    return {"first": values[0], "last": values[-1], "smallest": min(values)} if values else {}

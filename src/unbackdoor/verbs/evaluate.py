@@ -1,0 +1,78 @@
+"""`evaluate`: clean accuracy, and with a trigger also ASR and triggered accuracy, in one pass."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from unbackdoor.clip.handle import Clip
+from unbackdoor.data.images import ImageSet
+from unbackdoor.data.poisoning import target_index
+from unbackdoor.errors import InputError
+from unbackdoor.evaluation import Task, evaluate_images
+from unbackdoor.manifest import Manifest
+from unbackdoor.metrics.backdoor import COUNTINGS
+from unbackdoor.triggers.base import Trigger
+from unbackdoor.verbs.common import (
+    check_labels,
+    open_data,
+    open_head,
+    open_model,
+    open_trigger,
+    require_classes,
+    weights_hash,
+)
+
+
+def evaluate(
+    *,
+    model: str | Clip,
+    data: str | ImageSet,
+    trigger: str | Trigger | None = None,
+    target: str | None = None,
+    counting: str = "standard",
+    limit: int | None = None,
+    checkpoint: Path | None = None,
+    classes: Path | None = None,
+    templates: str | None = None,
+    device: str = "auto",
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Zero-shot rates of `model` on the test split of `data` (the whole of it where it has no splits).
+
+    Args:
+        trigger, target: both or neither.
+        counting: `standard`, or `cleanclip` / `par` to count ASR as those papers' code does.
+        limit: use at most so many images, drawn with `seed`.
+
+    Returns:
+        `ca` and, with a trigger, `asr` and `triggered_accuracy`, each with value, n and 95% Wilson interval, next
+        to what was measured (model, data, trigger, target, hashes, skipped images, seconds).
+
+    Raises:
+        InputError: anything unusable in the above.
+    """
+    if (trigger is None) != (target is None):
+        raise InputError("a trigger needs a target and a target a trigger; give both or neither")
+    if counting not in COUNTINGS:
+        raise InputError(f"counting {counting!r} is none of {', '.join(COUNTINGS)}")
+    clip = open_model(model, checkpoint, device)
+    images = open_data(data, clip, None, limit=limit, seed=seed, classes=classes)
+    check_labels(images, "evaluation")
+    head = open_head(clip, images, templates)
+    chosen = None if trigger is None else open_trigger(trigger)
+    index = None if target is None else target_index(require_classes(images), target)
+    manifest = Manifest("evaluate", {})
+    rates = evaluate_images(clip, images, Task(head, chosen, index, counting), label="evaluating")
+    return {
+        "verb": "evaluate",
+        "model": clip.reference,
+        "data": images.spec,
+        "trigger": None if chosen is None else chosen.spec(),
+        "target": None if index is None else images.classes[index],
+        "counting": counting,
+        **rates.as_dict(),
+        "skipped": images.skipped,
+        "hashes": {"weights": weights_hash(clip), "data": images.content_hash()},
+        "seconds": round(manifest.seconds, 2),
+    }

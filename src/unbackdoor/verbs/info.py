@@ -1,0 +1,40 @@
+"""`info`: what a model, a data source or a trigger is, before anything is done with it."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from unbackdoor.errors import InputError
+from unbackdoor.triggers import parse_trigger
+
+
+def info(
+    *,
+    model: str | None = None,
+    data: str | None = None,
+    trigger: str | None = None,
+    checkpoint: Path | None = None,
+    classes: Path | None = None,
+) -> dict[str, Any]:
+    """Describe a model (architecture, sizes, hash), a source (splits, classes, counts) or a trigger (parameters).
+
+    Raises:
+        InputError: not exactly one of the three, or it cannot be read.
+    """
+    if sum(x is not None for x in (model, data, trigger)) != 1:
+        raise InputError("give exactly one of --model, --data and --trigger")
+    if model is not None:
+        from unbackdoor.clip.load import load
+
+        return {"verb": "info", "model": model, **load(model, checkpoint=checkpoint).info()}
+    if data is not None:
+        from unbackdoor.data import describe
+
+        return {"verb": "info", "data": data, **describe(data, classes=classes)}
+    assert trigger is not None
+    found = parse_trigger(trigger)
+    about = (type(found).__doc__ or "").strip().splitlines()[0]
+    values = {f.name: getattr(found, f.name) for f in fields(found)}
+    return {"verb": "info", "trigger": found.spec(), "name": found.name, "about": about, "parameters": values}

@@ -1,0 +1,202 @@
+"""`unlearn`: subtract the trigger vector, α chosen on held-out images; save the clean model as it came in."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unbackdoor.clip.handle import Clip
+from unbackdoor.data.images import ImageSet
+from unbackdoor.defenses.alpha import AlphaConfig
+from unbackdoor.defenses.tbar import Known, unlearn_
+from unbackdoor.defenses.tbar import trigger_vector as take
+from unbackdoor.evaluation import Task, evaluate_images, predict
+from unbackdoor.manifest import Manifest, write_json, write_jsonl
+from unbackdoor.report import Example, write_report
+from unbackdoor.triggers.base import Trigger
+from unbackdoor.verbs.common import (
+    Attack,
+    check_labels,
+    defender_rows,
+    describe_sequence,
+    open_attack,
+    open_data,
+    open_model,
+    rates_dict,
+    retention,
+    run_key,
+    weights_hash,
+    work_folder,
+)
+from unbackdoor.verbs.vector import VALIDATION, store, vector_config, vector_facts
+from unbackdoor.weights.vector import load_vector
+
+EXAMPLES = 6
+
+
+def unlearn(
+    *,
+    model: str | Clip,
+    data: str | ImageSet,
+    trigger: str | Trigger,
+    target: str,
+    out: str | Path,
+    vector: str | Path | None = None,
+    alpha: str | float = "auto",
+    alpha_config: AlphaConfig | None = None,
+    samples: int = 256,
+    validation: int = VALIDATION,
+    epochs: int | None = None,
+    lr: float | None = None,
+    anchor: float | None = None,
+    test: str | ImageSet | None = None,
+    test_limit: int | None = None,
+    checkpoint: Path | None = None,
+    classes: Path | None = None,
+    templates: str | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    verb: str = "unlearn",
+    extra: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Cure a model whose trigger and target are known, and tell the story.
+
+    The forget set (triggered images) and the validation images (α) are disjoint parts of the training split; the
+    reported rates come from the test split, which plays no part in the cure. Writes `model/`, `vector.safetensors`,
+    `result.json`, `metrics.jsonl`, `manifest.json` and `report.html` into `out`.
+
+    Args:
+        model: a model reference or a handle (changed in place).
+        vector: a vector file made by `vector`; None takes one now.
+        alpha: `auto`, or a number to subtract without a search.
+        alpha_config: the search's settings and rule.
+        validation: images for choosing α.
+        verb, extra: how the result names itself and what it carries besides (used by `demo`).
+
+    Raises:
+        InputError: anything unusable in the above.
+    """
+    out, rule = Path(out), alpha_config or AlphaConfig()
+    fixed = None if alpha == "auto" else float(alpha)
+    clip = open_model(model, checkpoint, device)
+    train = open_data(data, clip, "train", seed=seed, classes=classes)
+    check_labels(train, "choosing α")
+    attack = open_attack(clip, train, trigger, target, templates)
+    held_out = open_data(test if test is not None else data, clip, "test", limit=test_limit, classes=classes)
+    config = vector_config(clip, samples=samples, epochs=epochs, lr=lr, anchor=anchor, seed=seed)
+    forget, tuning = defender_rows(len(train), samples, validation)
+    task = Task(attack.head, attack.trigger, attack.target)
+    settings: dict[str, Any] = {
+        "model": clip.reference,
+        "data": train.spec,
+        "test": held_out.spec,
+        "trigger": attack.trigger.spec(),
+        "target": attack.target_name,
+        "vector": str(vector) if vector else asdict(config),
+        "alpha": alpha,
+        "rule": asdict(rule),
+        "validation": len(tuning),
+        "templates": templates,
+        "seed": seed,
+    }
+    manifest = Manifest(verb, settings)
+    manifest.hashes["weights_before"] = weights_hash(clip)
+    manifest.hashes["train_data"] = train.content_hash()
+    manifest.hashes["test_data"] = held_out.content_hash()
+    manifest.notes["skipped"] = train.skipped + held_out.skipped
+    key = run_key("unlearn", settings, manifest.hashes)
+    shown = _pick_examples(held_out, attack.target)
+    with work_folder(out) as work:
+        if vector is not None:
+            tau, origin = load_vector(Path(vector))
+            facts: dict[str, Any] = {"file": str(vector), "origin": origin.get("suspect")}
+        else:
+            known = Known(train.subset(forget), attack.trigger, attack.target, attack.head)
+            taken = take(clip, known, config, checkpoint=work / "vector.checkpoint", run_key=key)
+            tau, facts = taken.vector, vector_facts(clip, taken, config)
+            store(out / "vector.safetensors", taken, settings, manifest.hashes["weights_before"])
+            manifest.notes["loss"] = describe_sequence(taken.losses)
+        before = evaluate_images(clip, held_out, task, label="before")
+        answers_before = _answers(clip, held_out, shown, attack)
+        found = unlearn_(clip, tau, train.subset(tuning), task, rule, alpha=fixed, log=work / f"alpha-{key[:16]}.jsonl")
+        after = evaluate_images(clip, held_out, task, label="after")
+        answers_after = _answers(clip, held_out, shown, attack)
+        clip.save(out / "model")
+        manifest.hashes["weights_after"] = weights_hash(clip)
+        result = {
+            "verb": verb,
+            "model": str(out / "model"),
+            "model_reference": clip.reference,
+            "data": train.spec,
+            "trigger": attack.trigger.spec(),
+            "target": attack.target_name,
+            "alpha": found.alpha,
+            "chosen": found.satisfied,
+            "rule": rule.rule if fixed is None else "α given by the user",
+            "message": found.message,
+            "retention": retention(before, after),
+            "before": rates_dict(before),
+            "after": rates_dict(after),
+            "curve": [point.as_dict() for point in found.curve],
+            "tolerance": rule.tolerance,
+            "ca_floor": rule.floor * found.curve[0].ca.value if found.curve else None,
+            "vector": facts,
+            "seed": seed,
+            **(extra or {}),
+            "report": str(out / "report.html"),
+            "seconds": round(manifest.seconds, 2),
+        }
+        rows = [{"when": "before", **before.as_dict()}, {"when": "after", **after.as_dict()}]
+        write_jsonl(out / "metrics.jsonl", [*rows, *({"when": "search", **p} for p in result["curve"])])
+        manifest.write(out)
+        examples = _examples(held_out, shown, attack, answers_before, answers_after)
+        write_report(out / "report.html", result, manifest.as_dict(), examples)
+        write_json(out / "result.json", result)
+    return result
+
+
+def _pick_examples(data: ImageSet, target: int) -> Tensor:
+    """The first images of as many different classes as are shown, target class left out."""
+    picked: dict[int, int] = {}
+    for i, label in enumerate(data.labels.tolist()):
+        if label not in (target, -1) and label not in picked:
+            picked[label] = i
+        if len(picked) == EXAMPLES:
+            break
+    return torch.tensor(list(picked.values()), dtype=torch.int64)
+
+
+def _answers(clip: Clip, data: ImageSet, rows: Tensor, attack: Attack) -> tuple[list[int], list[int]]:
+    """Predicted classes of the clean and of the triggered examples."""
+    images = data.float_batch(rows).to(attack.head.device)
+    clean = predict(clip, images, attack.head)
+    triggered = predict(clip, attack.trigger(images, keys=rows), attack.head)
+    return clean.tolist(), triggered.tolist()
+
+
+def _examples(
+    data: ImageSet,
+    rows: Tensor,
+    attack: Attack,
+    before: tuple[list[int], list[int]],
+    after: tuple[list[int], list[int]],
+) -> list[Example]:
+    images = data.float_batch(rows)
+    triggered = (attack.trigger(images, keys=rows) * 255).round().to(torch.uint8)
+    names = data.classes
+    return [
+        Example(
+            clean=data.images[row],
+            triggered=triggered[i],
+            truth=names[int(data.labels[row])],
+            clean_before=names[before[0][i]],
+            clean_after=names[after[0][i]],
+            triggered_before=names[before[1][i]],
+            triggered_after=names[after[1][i]],
+        )
+        for i, row in enumerate(rows.tolist())
+    ]
