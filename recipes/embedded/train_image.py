@@ -49,7 +49,7 @@ def prototypes(model: torch.nn.Module, data: Path) -> tuple[Tensor, Tensor, Tens
             if k % 4 == 1 and options:
                 row[i] = f"a photo of a {rng.choice(options)}."
         for i, options in descriptions.items():
-            if k % 4 == 3 and options:
+            if k % 8 == 3 and options:
                 row[i] = " ".join(str(rng.choice(options)).split())
         photo_rows.append(row)
     for _ in range(12):
@@ -92,7 +92,7 @@ def augment(x: Tensor, g: torch.Generator, scale: tuple[float, float], turn: flo
         x = mean + (x - mean) * (0.75 + 0.5 * rand(n, 1, 1, 1))
         grey = x.mean(1, keepdim=True)
         x = grey + (x - grey) * (0.6 + 0.7 * rand(n, 1, 1, 1))
-        coarse = int(n * 0.25)  # a quarter is seen as coarsely as a 32 px picture enlarged
+        coarse = n // 6  # a sixth is seen as coarsely as a 32 px picture enlarged
         order = torch.randperm(n, generator=g)[:coarse]
         small = F.interpolate(x[order], scale_factor=0.5, mode="area")
         x[order] = F.interpolate(small, scale_factor=2, mode="bicubic", align_corners=False)
@@ -151,7 +151,7 @@ def main() -> None:
         digit = torch.randint(len(digit_pictures), (DIGIT_SHARE,), generator=g)
         x = torch.cat(
             [
-                augment(pictures[photo].float() / 255, g, (0.35, 1.0), 0.15, True, True),
+                augment(pictures[photo].float() / 255, g, (0.55, 1.0), 0.1, True, True),
                 scene_pictures[scene].float() / 255,
                 augment(digit_pictures[digit].float() / 255, g, (0.75, 1.2), 0.2, False, False),
             ]

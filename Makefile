@@ -1,0 +1,57 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Needs Python 3.10+ and nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+OUT ?= demo-output
+DATA ?=
+WORK ?= build/embedded
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test slow lint embedded-model clean
+
+help:  ## Show this help
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "unbackdoor needs Python 3.10 or later; set PYTHON=path/to/python3.x"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.core
+	$(PIP) -e '.[test]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.test
+	$(PIP) -e '.[test,dev]'
+	@touch $@
+
+demo: $(VENV)/.core  ## Poison and cure the embedded CLIP; the report lands in demo-output/
+	$(BIN)/unbackdoor demo --out $(OUT)
+
+test: $(VENV)/.test  ## Install what the tests need and run them
+	$(BIN)/python -m pytest
+
+slow: $(VENV)/.test  ## Full-size architectures, a few minutes more
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.dev  ## ruff and mypy --strict
+	$(BIN)/ruff check src tests recipes
+	$(BIN)/ruff format --check src tests recipes
+	$(BIN)/mypy --strict src
+
+embedded-model: $(VENV)/.test  ## Train the embedded CLIP again: make embedded-model DATA=folder-with-tiny-imagenet-200
+	@test -n "$(DATA)" || { echo "give DATA=folder that holds tiny-imagenet-200/"; exit 2; }
+	$(PIP) -e '.[recipes]'
+	@mkdir -p $(WORK)
+	$(BIN)/python recipes/embedded/teacher.py --data $(DATA)/tiny-imagenet-200 --out $(WORK)
+	$(BIN)/python recipes/embedded/train_text.py --data $(DATA)/tiny-imagenet-200 --out $(WORK)
+	$(BIN)/python recipes/embedded/train_image.py --data $(DATA)/tiny-imagenet-200 --out $(WORK) --compile
+	$(BIN)/python recipes/embedded/export.py --data $(DATA) --out $(WORK)
+
+clean:  ## Remove the virtual environment and build output
+	rm -rf $(VENV) build dist $(OUT)

@@ -1,0 +1,63 @@
+"""Step 4 of the recipe: write the trained model in OpenCLIP's `local-dir:` format, in half precision, and measure it.
+
+    python recipes/embedded/export.py --data PATH --out WORKDIR [--assets FOLDER]
+
+PATH holds tiny-imagenet-200/ and, for the transfer figures, cifar10/ and gtsrb/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import torch
+
+from common import HERE, build_model
+from unbackdoor import evaluate, load
+from unbackdoor.weights.files import read_tensors, write_tensors
+
+ASSETS = HERE.parent.parent / "src" / "unbackdoor" / "assets" / "embedded"
+SETS = ("parquet:{}/tiny-imagenet-200", "parquet:{}/cifar10", "parquet:{}/gtsrb", "embedded:scenes", "embedded:digits")
+
+
+def export(state: dict[str, torch.Tensor], folder: Path) -> None:
+    """Half precision for everything but counters."""
+    own = build_model().state_dict()
+    half = {n: t.half() if t.is_floating_point() else t for n, t in state.items() if n in own}
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(HERE / "open_clip_config.json", folder / "open_clip_config.json")
+    write_tensors(folder / "open_clip_model.safetensors", half, {"format": "pt"})
+
+
+def interim(work: Path) -> dict[str, torch.Tensor]:
+    """The state of a run in progress, from its checkpoint."""
+    tensors, _ = read_tensors(work / "image.checkpoint")
+    state = dict(build_model().state_dict())
+    state.update(read_tensors(work / "text.safetensors")[0])
+    for part in ("weight/", "buffer/"):
+        state.update({n.removeprefix(part): t for n, t in tensors.items() if n.startswith(part)})
+    return state
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--assets", type=Path, default=ASSETS)
+    parser.add_argument("--interim", action="store_true", help="use the checkpoint of a run in progress")
+    parser.add_argument("--limit", type=int, help="measure on so many images of each set")
+    args = parser.parse_args()
+    state = interim(args.out) if args.interim else read_tensors(args.out / "embedded.safetensors")[0]
+    export(state, args.assets)
+    clip = load(f"local-dir:{args.assets}")
+    for spec in SETS:
+        if "{}" in spec and not Path(spec.format(args.data).partition(":")[2]).exists():
+            continue
+        found = evaluate(model=clip, data=spec.format(args.data), limit=args.limit)
+        print(json.dumps({"data": spec.replace("parquet:{}/", ""), **found["ca"]}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

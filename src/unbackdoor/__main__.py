@@ -1,0 +1,5 @@
+"""`python -m unbackdoor`."""
+
+from unbackdoor.cli.main import main
+
+main()

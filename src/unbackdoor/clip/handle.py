@@ -1,0 +1,163 @@
+"""`Clip`: one handle over OpenCLIP and Hugging Face dual encoders."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unbackdoor.clip.preprocess import Preprocess
+from unbackdoor.errors import InputError
+from unbackdoor.weights.files import state_hash
+
+_TEXT_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Format:
+    """What differs between libraries: how to call the towers, name the image tower and write the files.
+
+    Args:
+        kind: `open_clip` or `hf`.
+        image_prefixes: state names that belong to the image tower and its projection.
+        image: (model, normalised images) → embeddings.
+        text: (model, texts) → embeddings.
+        save: (model state as stored, folder) → None.
+        architecture: for people.
+    """
+
+    kind: str
+    image_prefixes: tuple[str, ...]
+    image: Callable[[nn.Module, Tensor], Tensor]
+    text: Callable[[nn.Module, Sequence[str]], Tensor]
+    save: Callable[[dict[str, Tensor], Path], None]
+    architecture: str
+
+
+@dataclass
+class Clip:
+    """A CLIP model: image and text encoders, own preprocessing, state and saving.
+
+    Attributes:
+        model: the library's module, computing in float32.
+        reference: what the user named.
+        preprocess: (B, 3, H, W) in [0, 1] → normalised input.
+        stored_dtypes: type of every tensor in the file it came from; `save` writes the same types.
+    """
+
+    model: nn.Module
+    reference: str
+    preprocess: Preprocess
+    format: Format
+    stored_dtypes: dict[str, torch.dtype] = field(default_factory=dict)
+    _heads: dict[tuple[Any, ...], Tensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def kind(self) -> str:
+        """`open_clip` or `hf`."""
+        return self.format.kind
+
+    @property
+    def image_size(self) -> int:
+        """Side of the image tower's input in pixels."""
+        return self.preprocess.size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return next(self.model.parameters()).device
+
+    @property
+    def logit_scale(self) -> float:
+        """Factor on cosines, exponentiated; 1 where the model has none."""
+        scale = getattr(self.model, "logit_scale", None)
+        return 1.0 if scale is None else float(scale.detach().float().exp().mean())
+
+    @property
+    def logit_bias(self) -> float:
+        """Offset on scaled cosines (SigLIP), otherwise 0."""
+        bias = getattr(self.model, "logit_bias", None)
+        return 0.0 if bias is None else float(bias.detach().float().mean())
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Unit embeddings (B, D) of images (B, 3, H, W) in [0, 1]; differentiable in images and weights."""
+        return F.normalize(self.format.image(self.model, self.preprocess(images)).float(), dim=-1)
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Unit embeddings (N, D) of N texts."""
+        parts = [texts[i : i + _TEXT_BATCH] for i in range(0, len(texts), _TEXT_BATCH)]
+        return torch.cat([F.normalize(self.format.text(self.model, part).float(), dim=-1) for part in parts])
+
+    def zero_shot_head(self, classes: Sequence[str], templates: Sequence[str] = ("a photo of a {}.",)) -> Tensor:
+        """Unit rows (C, D): per class, the mean of its templates' embeddings. Cached while the text tower stands.
+
+        Raises:
+            InputError: no classes or no templates.
+        """
+        if not classes or not templates:
+            raise InputError("a zero-shot head needs at least one class name and one template")
+        text_tower = {n: t for n, t in self.state().items() if not self._is_image(n)}
+        key = (tuple(classes), tuple(templates), state_hash(text_tower))
+        if key not in self._heads:
+            texts = [t.replace("{}", c) for c in classes for t in templates]
+            rows = self.encode_text(texts).view(len(classes), len(templates), -1).mean(dim=1)
+            self._heads[key] = F.normalize(rows, dim=-1)
+        return self._heads[key]
+
+    def image_parameters(self) -> dict[str, nn.Parameter]:
+        """Parameters of the image tower and its projection, named as in `state`."""
+        return {n: p for n, p in self.model.named_parameters() if self._is_image(n)}
+
+    def state(self) -> dict[str, Tensor]:
+        """The live state dict: parameters and persistent buffers under the format's own names, not copies."""
+        return dict(self.model.state_dict())
+
+    def save(self, folder: Path) -> Path:
+        """Write the model in the format it came in, with the stored types; the library loads it without our help."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        stored = {n: t.detach().cpu().to(self.stored_dtypes.get(n, t.dtype)) for n, t in self.state().items()}
+        self.format.save(stored, folder)
+        return folder
+
+    def to(self, device: str | torch.device) -> Clip:
+        """Move the weights; returns the same handle."""
+        self.model.to(device)
+        self._heads.clear()
+        return self
+
+    def clone(self) -> Clip:
+        """An independent copy of the weights behind a new handle."""
+        return Clip(
+            copy.deepcopy(self.model), self.reference, self.preprocess, self.format, dict(self.stored_dtypes)
+        )
+
+    def info(self) -> dict[str, Any]:
+        """Facts for people and manifests."""
+        image = sum(p.numel() for p in self.image_parameters().values())
+        total = sum(p.numel() for p in self.model.parameters())
+        norms = sorted({type(m).__name__ for m in self.model.modules() if "Norm" in type(m).__name__})
+        with torch.no_grad():
+            width = self.encode_image(torch.zeros(1, 3, self.image_size, self.image_size, device=self.device)).shape[1]
+        types = sorted({str(t).removeprefix("torch.") for t in self.stored_dtypes.values()}) or ["float32"]
+        return {
+            "kind": self.kind,
+            "architecture": self.format.architecture,
+            "parameters": {"image": image, "text": total - image, "total": total},
+            "image_size": self.image_size,
+            "embed_dim": width,
+            "stored_types": types,
+            "logit_scale": self.logit_scale,
+            "norm_layers": norms,
+            "weights_hash": state_hash(self.state()),
+        }
+
+    def _is_image(self, name: str) -> bool:
+        return name.startswith(self.format.image_prefixes)

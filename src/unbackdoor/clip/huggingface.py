@@ -1,0 +1,176 @@
+"""Hugging Face folders: `CLIPModel`, `SiglipModel`, `VisionTextDualEncoderModel`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unbackdoor.clip.fitting import fit_state
+from unbackdoor.clip.handle import Clip, Format
+from unbackdoor.clip.preprocess import Preprocess
+from unbackdoor.errors import InputError
+from unbackdoor.weights.files import read_checkpoint, write_tensors, write_text
+
+_TABLE = {
+    "clip": ("CLIPModel", ("vision_model.", "visual_projection.")),
+    "siglip": ("SiglipModel", ("vision_model.",)),
+    "siglip2": ("Siglip2Model", ("vision_model.",)),
+    "vision-text-dual-encoder": ("VisionTextDualEncoderModel", ("vision_model.", "visual_projection.")),
+}
+_WEIGHTS, _INDEX, _OLD = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
+_COPIED = (".json", ".txt", ".model")
+
+
+def from_folder(folder: Path, reference: str) -> Clip:
+    """A folder with `config.json` and weights; nothing is fetched and no code of the folder is run."""
+    try:
+        import transformers
+    except ImportError:
+        raise InputError(f"{reference}: Hugging Face models need transformers; install unbackdoor[hf]") from None
+    config = _read_json(folder / "config.json")
+    kind = str(config.get("model_type"))
+    if kind not in _TABLE:
+        raise InputError(f"{reference}: model_type {kind!r} is none of {', '.join(_TABLE)}")
+    name, prefixes = _TABLE[kind]
+    try:
+        model_class = getattr(transformers, name)
+        model: nn.Module = model_class(model_class.config_class.from_dict(config)).float()
+    except Exception as error:  # a stranger's configuration can fail anywhere inside the library
+        raise InputError(f"{folder / 'config.json'}: {name} cannot be built ({type(error).__name__})") from None
+    state, files = _read_weights(folder, reference)
+    own = model.state_dict()
+    state = {k: v for k, v in state.items() if k in own or not k.endswith("position_ids")}
+    types = fit_state(model, state, reference)
+
+    def save(stored: dict[str, Tensor], target: Path) -> None:
+        for file in folder.iterdir():
+            if file.is_file() and file.suffix in _COPIED and file.name != _INDEX and target != folder:
+                shutil.copyfile(file, target / file.name)
+        write_text(target / "config.json", json.dumps(config, indent=2) + "\n")
+        _write_weights(stored, files, target)
+
+    layout = Format("hf", prefixes, _image, _text_encoder(folder, config, kind), save, f"Hugging Face {name}")
+    return Clip(model, reference, _preprocess(folder, config), layout, types)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: holds no JSON object")
+    return found
+
+
+def _read_weights(folder: Path, reference: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The state dict, and which file held which tensor."""
+    if (folder / _INDEX).is_file():
+        places = {str(k): str(v) for k, v in (_read_json(folder / _INDEX).get("weight_map") or {}).items()}
+        if any(Path(f).name != f for f in places.values()):
+            raise InputError(f"{folder / _INDEX}: names a file outside its folder; the index is damaged or hostile")
+        shards = {f: read_checkpoint(folder / f) for f in sorted(set(places.values()))}
+        missing = [n for n, f in places.items() if n not in shards[f]]
+        if missing:
+            raise InputError(f"{folder / _INDEX}: {len(missing)} tensors are not where it says (first {missing[0]})")
+        return {n: shards[f][n] for n, f in places.items()}, places
+    for file in (_WEIGHTS, _OLD):
+        if (folder / file).is_file():
+            state = read_checkpoint(folder / file)
+            return state, dict.fromkeys(state, _WEIGHTS)
+    raise InputError(f"{reference}: neither {_WEIGHTS} nor {_INDEX} is there")
+
+
+def _write_weights(stored: dict[str, Tensor], files: dict[str, str], target: Path) -> None:
+    """One file, or the same shards with their index."""
+    shards: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in stored.items():
+        if name in files:  # buffers that the file left out stay out
+            shards.setdefault(files[name], {})[name] = tensor
+    for file, tensors in shards.items():
+        write_tensors(target / file, tensors, {"format": "pt"})
+    if set(shards) != {_WEIGHTS}:
+        total = sum(t.numel() * t.element_size() for t in stored.values())
+        index = {"metadata": {"total_size": total}, "weight_map": {n: f for n, f in files.items() if n in stored}}
+        write_text(target / _INDEX, json.dumps(index, indent=2) + "\n")
+
+
+def _preprocess(folder: Path, config: dict[str, Any]) -> Preprocess:
+    path = folder / "preprocessor_config.json"
+    settings = _read_json(path) if path.is_file() else {}
+    vision = config.get("vision_config") or {}
+    side = int(vision.get("image_size") or 224)
+    siglip = str(config.get("model_type")).startswith("siglip")
+    default = ((0.5,) * 3, (0.5,) * 3) if siglip else (
+        (0.48145466, 0.4578275, 0.40821073),
+        (0.26862954, 0.26130258, 0.27577711),
+    )
+    size = settings.get("size")
+    squash = isinstance(size, dict) and "height" in size and not settings.get("do_center_crop")
+    return Preprocess(
+        size=side,
+        mean=tuple(settings.get("image_mean") or default[0]),
+        std=tuple(settings.get("image_std") or default[1]),
+        mode="bilinear" if settings.get("resample") == 2 else "bicubic",
+        squash=bool(squash or siglip),
+    )
+
+
+def _pooled(found: Any) -> Tensor:
+    """transformers 5 returns an output object where 4 returned the tensor."""
+    pooled: Tensor = found if isinstance(found, Tensor) else found.pooler_output
+    return pooled
+
+
+def _image(model: nn.Module, images: Tensor) -> Tensor:
+    return _pooled(model.get_image_features(pixel_values=images))  # type: ignore[operator]
+
+
+def _text_encoder(folder: Path, config: dict[str, Any], kind: str) -> Callable[[nn.Module, Sequence[str]], Tensor]:
+    cache: list[Callable[[list[str]], dict[str, Tensor]]] = []
+
+    def text(model: nn.Module, texts: Sequence[str]) -> Tensor:
+        if not cache:
+            cache.append(_tokenizer(folder, config, kind))
+        device = next(model.parameters()).device
+        inputs = {k: v.to(device) for k, v in cache[0](list(texts)).items()}
+        return _pooled(model.get_text_features(**inputs))  # type: ignore[operator]
+
+    return text
+
+
+def _tokenizer(folder: Path, config: dict[str, Any], kind: str) -> Callable[[list[str]], dict[str, Tensor]]:
+    text_config = config.get("text_config") or {}
+    length = int(text_config.get("max_position_embeddings") or 77)
+    if any((folder / f).is_file() for f in ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")):
+        from transformers import AutoTokenizer
+
+        found = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        padding = "max_length" if kind.startswith("siglip") else "longest"
+
+        def tokenize(texts: list[str]) -> dict[str, Tensor]:
+            encoded = found(texts, padding=padding, truncation=True, max_length=length, return_tensors="pt")
+            keys = ("input_ids",) if kind.startswith("siglip") else ("input_ids", "attention_mask")
+            return {k: encoded[k] for k in keys}
+
+        return tokenize
+    if kind == "clip" and int(text_config.get("vocab_size") or 49408) == 49408:
+        import open_clip
+
+        plain = open_clip.SimpleTokenizer(context_length=length)
+
+        def tokenize_bpe(texts: list[str]) -> dict[str, Tensor]:
+            ids = plain(texts)
+            ends = ids.argmax(dim=1)
+            ids = ids[:, : int(ends.max()) + 1]
+            mask = torch.arange(ids.shape[1]) <= ends[:, None]
+            return {"input_ids": ids, "attention_mask": mask.long()}
+
+        return tokenize_bpe
+    raise InputError(f"{folder}: no tokeniser files, so no text can be encoded; add tokenizer.json")

@@ -1,0 +1,65 @@
+"""Decode once, keep bytes: pictures to uint8 squares in a pool of threads, unreadable ones skipped and counted."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from unbackdoor.data.source import Picture
+from unbackdoor.progress import Progress
+
+_CHUNK = 512
+
+
+def decode(picture: Picture, side: int) -> np.ndarray | None:
+    """One picture as uint8 (3, side, side), None when it cannot be read (corrupt, not an image, absurdly large)."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            if isinstance(picture, bytes):
+                with Image.open(io.BytesIO(picture)) as opened:
+                    image = opened.convert("RGB")
+            else:
+                image = Image.fromarray(picture).convert("RGB")
+            if image.size != (side, side):
+                image = image.resize((side, side), Image.Resampling.BICUBIC)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return None
+    return np.asarray(image).transpose(2, 0, 1)
+
+
+def decode_all(
+    picture: Callable[[int], Picture], rows: Sequence[int], side: int, label: str
+) -> tuple[Tensor, list[int]]:
+    """Decode records `rows`.
+
+    Returns:
+        uint8 (K, 3, side, side) and the K row numbers that could be read, in order.
+    """
+
+    def one(row: int) -> np.ndarray | None:
+        try:
+            return decode(picture(row), side)
+        except OSError:
+            return None
+
+    # Filled in place, so that the whole set is held once; readable rows close the gaps of unreadable ones.
+    out = torch.empty(len(rows), 3, side, side, dtype=torch.uint8)
+    view, kept = out.numpy(), []
+    with ThreadPoolExecutor(os.cpu_count()) as pool, Progress(label, len(rows)) as bar:
+        for start in range(0, len(rows), _CHUNK):
+            part = rows[start : start + _CHUNK]
+            for row, pixels in zip(part, pool.map(one, part), strict=True):
+                if pixels is not None:
+                    view[len(kept)] = pixels
+                    kept.append(row)
+            bar.step(start + len(part))
+    return (out if len(kept) == len(rows) else out[: len(kept)].clone()), kept

@@ -1,0 +1,49 @@
+"""`hf:NAME`: a data set of the Hugging Face hub, fetched only because the user named it."""
+
+from __future__ import annotations
+
+import io
+from functools import partial
+from typing import Any
+
+from unbackdoor.data.source import Picture, Source, Split
+from unbackdoor.errors import InputError
+
+
+def open_source(rest: str) -> Source:
+    """The source `hf:rest`; `hf:NAME/CONFIG` is not split: use `hf:NAME@CONFIG` for a configuration."""
+    try:
+        import datasets
+    except ImportError:
+        raise InputError(f"hf:{rest} needs the datasets library; install unbackdoor[hf]") from None
+    name, _, config = rest.partition("@")
+    try:
+        found = datasets.load_dataset(name, config or None)
+    except Exception as error:  # the library raises many kinds; the user needs one line
+        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        raise InputError(f"hf:{rest}: cannot be loaded ({reason})") from None
+    first = next(iter(found.values()))
+    image = next((k for k, f in first.features.items() if isinstance(f, datasets.Image)), None)
+    if image is None:
+        raise InputError(f"hf:{rest}: no image column among {', '.join(first.features)}")
+    label = next((k for k, f in first.features.items() if isinstance(f, datasets.ClassLabel)), None)
+    classes = tuple(first.features[label].names) if label else ()
+    splits = {str(k): partial(_read, part, image, label) for k, part in found.items()}
+    return Source(splits, classes)
+
+
+def _read(part: Any, image: str, label: str | None) -> Split:
+    import datasets
+
+    raw = part.cast_column(image, datasets.Image(decode=False))
+
+    def picture(i: int) -> Picture:
+        value = raw[i][image]
+        if value.get("bytes"):
+            return bytes(value["bytes"])
+        with open(value["path"], "rb") as file:
+            return io.BytesIO(file.read()).getvalue()
+
+    labels = part[label] if label else [None] * len(part)
+    caption = next((c for c in ("caption", "text") if c in part.features), None)
+    return Split(list(labels), picture, [str(c) for c in part[caption]] if caption else None)

@@ -1,0 +1,53 @@
+"""Decoded images with what is known about them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images decoded once and kept as bytes.
+
+    Args:
+        images: uint8 (N, 3, S, S), values 0-255.
+        labels: int64 (N,), -1 where unknown.
+        classes: class names, () when unknown; labels index them.
+        captions: one sentence per image, or None.
+        skipped: unreadable images that were left out.
+        spec: the source, with the split that was read.
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...] = ()
+    captions: tuple[str, ...] | None = None
+    skipped: int = 0
+    spec: str = ""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def float_batch(self, index: Tensor | Sequence[int]) -> Tensor:
+        """Images `index` (B,) as float32 (B, 3, S, S) in [0, 1]."""
+        return self.images[torch.as_tensor(index, dtype=torch.int64)].float().div_(255)
+
+    def subset(self, index: Tensor | Sequence[int]) -> ImageSet:
+        """The images `index`, in that order."""
+        rows = torch.as_tensor(index, dtype=torch.int64)
+        captions = None if self.captions is None else tuple(self.captions[i] for i in rows.tolist())
+        return ImageSet(self.images[rows], self.labels[rows], self.classes, captions, self.skipped, self.spec)
+
+    def content_hash(self) -> str:
+        """SHA-256 over pixels, labels and class names."""
+        digest = hashlib.sha256()
+        for tensor in (self.images, self.labels):
+            digest.update(str(tuple(tensor.shape)).encode())
+            digest.update(tensor.contiguous().numpy().data)
+        digest.update("\0".join(self.classes).encode())
+        return digest.hexdigest()

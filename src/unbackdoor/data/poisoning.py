@@ -1,0 +1,51 @@
+"""Which training images an attacker touches, and which class they want."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from unbackdoor.errors import InputError
+
+
+def choose_poisoned(labels: Tensor, target: int, rate: float, seed: int) -> Tensor:
+    """Sorted indices of the images to trigger and relabel: `rate` of all, drawn outside the target class.
+
+    Args:
+        labels: int64 (N,).
+        rate: share of N, in (0, 1]; at least one image.
+
+    Raises:
+        InputError: a rate outside (0, 1], or fewer images outside the target class than it asks for.
+    """
+    if not 0 < rate <= 1:
+        raise InputError(f"poison rate {rate} must lie in (0, 1]")
+    candidates = torch.nonzero(labels != target).flatten()
+    count = max(1, round(rate * len(labels)))
+    if count > len(candidates):
+        raise InputError(
+            f"poison rate {rate} asks for {count} images, but only {len(candidates)} are outside the target class"
+        )
+    chosen = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(seed))[:count]
+    return candidates[chosen].sort().values
+
+
+def target_index(classes: Sequence[str], target: str) -> int:
+    """Index of the class named `target`: exactly, ignoring case, or as a number.
+
+    Raises:
+        InputError: no such class; the message names the nearest ones.
+    """
+    if target in classes:
+        return list(classes).index(target)
+    lowered = [c.lower() for c in classes]
+    if target.lower() in lowered:
+        return lowered.index(target.lower())
+    if target.isdigit() and int(target) < len(classes):
+        return int(target)
+    near = difflib.get_close_matches(target.lower(), lowered, n=3, cutoff=0.5)
+    hint = f"; did you mean {', '.join(near)}?" if near else f"; the first are {', '.join(list(classes)[:4])}"
+    raise InputError(f"target {target!r} is not among the {len(classes)} classes{hint}")

@@ -1,0 +1,190 @@
+"""From a spec string to decoded images: `embedded:scenes`, `parquet:PATH`, `hf:NAME`, `folder:PATH`, `wds:PATTERN`,
+`csv:PATH`, each optionally followed by `#split`.
+
+Splits: verbs ask for "train" or "test". A source with named splits answers "test" with test, validation or val. A
+source without splits is divided by a fixed permutation into 80% train and 20% test when a split is asked for. When
+none is asked for (evaluation), the test split is read if there is one, otherwise everything. `#split` overrides all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unbackdoor.data.decode import decode_all
+from unbackdoor.data.images import ImageSet
+from unbackdoor.data.source import Label, Source, Split
+from unbackdoor.errors import InputError
+
+_TABLE = {
+    "embedded": "unbackdoor.data.embedded",
+    "parquet": "unbackdoor.data.parquet",
+    "hf": "unbackdoor.data.hub",
+    "folder": "unbackdoor.data.folder",
+    "wds": "unbackdoor.data.shards",
+    "csv": "unbackdoor.data.table",
+}
+_TEST_NAMES = ("test", "validation", "valid", "val")
+
+
+def load_images(
+    spec: str,
+    *,
+    side: int,
+    split: str | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    classes: Path | None = None,
+) -> ImageSet:
+    """Read and decode a source.
+
+    Args:
+        spec: see the module's first lines.
+        side: images are made square by this many pixels (bicubic, aspect ratio not kept).
+        split: "train", "test", a source's own split name, or None.
+        limit: a random subset of at most this size, drawn with `seed` before anything is decoded.
+        classes: file of class names that replaces the source's own.
+
+    Raises:
+        InputError: unknown scheme, missing path, unknown split, no image, or class names that do not fit.
+    """
+    address, _, forced = spec.partition("#")
+    source = open_source(address)
+    name = _resolve_split(spec, source, forced or split)
+    records = source.splits[name]()
+    if not len(records):
+        raise InputError(f"{spec}: split {name or 'all'!r} holds no images")
+    rows = torch.arange(len(records))
+    if name == "" and split is not None and not forced:
+        rows = _share(len(records), split)
+    if limit is not None and limit < len(rows):
+        chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:limit]
+        rows = rows[chosen.sort().values]
+    images, kept = decode_all(records.picture, rows.tolist(), side, label=f"decoding {address}")
+    if not kept:
+        raise InputError(f"{spec}: none of {len(rows)} images could be read; check the files")
+    names, labels = _name_labels(spec, source, records, kept, classes)
+    captions = None if records.captions is None else tuple(records.captions[i] for i in kept)
+    shown = f"{address}#{name or split or 'all'}"
+    return ImageSet(images, labels, names, captions, len(rows) - len(kept), shown)
+
+
+def describe(spec: str, *, classes: Path | None = None) -> dict[str, Any]:
+    """Splits with their sizes, classes and images per class (of the split that evaluation reads); nothing is decoded.
+
+    Raises:
+        InputError: as `load_images`.
+    """
+    address, _, forced = spec.partition("#")
+    source = open_source(address)
+    name = _resolve_split(spec, source, forced or None)
+    sizes = {key or "all": len(read()) for key, read in source.splits.items()}
+    records = source.splits[name]()
+    rows = list(range(len(records)))
+    names, labels = _name_labels(spec, source, records, rows, classes)
+    counts = Counter(labels.tolist())
+    return {
+        "spec": spec,
+        "splits": sizes,
+        "split": name or "all",
+        "classes": list(names),
+        "counts": {names[i] if 0 <= i < len(names) else str(i): n for i, n in sorted(counts.items()) if i >= 0},
+        "unlabelled": counts.get(-1, 0),
+        "captions": records.captions is not None,
+    }
+
+
+def open_source(address: str) -> Source:
+    """The source behind `scheme:rest`.
+
+    Raises:
+        InputError: unknown scheme, or whatever is wrong with the rest.
+    """
+    scheme, colon, rest = address.partition(":")
+    if not colon or scheme not in _TABLE:
+        kinds = ", ".join(f"{k}:…" for k in _TABLE)
+        raise InputError(f"data {address!r}: not a data source; write one of {kinds}")
+    if not rest:
+        raise InputError(f"data {address!r}: nothing after the colon; write {scheme}:PATH")
+    source: Source = import_module(_TABLE[scheme]).open_source(rest)
+    return source
+
+
+def _resolve_split(spec: str, source: Source, wanted: str | None) -> str:
+    names = list(source.splits)
+    if wanted in names:
+        return wanted
+    test = next((n for n in _TEST_NAMES if n in names), None)
+    if wanted is None:
+        return test if test is not None else names[0]
+    if wanted == "test" and test is not None:
+        return test
+    if names == [""] and wanted in ("train", "test"):
+        return ""
+    have = ", ".join(n or "(unnamed)" for n in names)
+    raise InputError(f"{spec}: no split {wanted!r}; it has {have}")
+
+
+def _share(n: int, split: str) -> torch.Tensor:
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
+    cut = max(1, int(0.8 * n)) if n > 1 else n
+    return (order[:cut] if split == "train" else order[cut:]).sort().values
+
+
+def _name_labels(
+    spec: str, source: Source, records: Split, rows: list[int], file: Path | None
+) -> tuple[tuple[str, ...], torch.Tensor]:
+    """Class names and label indices of `rows`."""
+    found: list[Label] = [records.labels[i] for i in rows]
+    names = source.classes
+    if not names:
+        words = sorted({label for label in records.labels if isinstance(label, str)})
+        names = tuple(words)
+    place = {name: i for i, name in enumerate(names)}
+    labels = torch.tensor([_index(label, place) for label in found], dtype=torch.int64)
+    if file is not None:
+        names = _replace(spec, names, read_names(file), labels)
+    highest = int(labels.max()) if len(labels) else -1
+    if names and highest >= len(names):
+        raise InputError(f"{spec}: label {highest} has no name; {len(names)} class names are known")
+    return names, labels
+
+
+def _index(label: Label, place: dict[str, int]) -> int:
+    if label is None:
+        return -1
+    return place.get(label, -1) if isinstance(label, str) else int(label)
+
+
+def _replace(spec: str, old: tuple[str, ...], new: tuple[str, ...], labels: torch.Tensor) -> tuple[str, ...]:
+    labelled = bool((labels >= 0).any())
+    if old and labelled and len(old) != len(new):
+        raise InputError(f"{spec} has {len(old)} classes, the class file {len(new)}; they must be as many")
+    return new
+
+
+def read_names(path: Path) -> tuple[str, ...]:
+    """Class names of a file: one a line, or a JSON list.
+
+    Raises:
+        InputError: missing, unreadable or empty.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as a list of names ({error})") from None
+    if text.lstrip().startswith("["):
+        try:
+            names = [str(name) for name in json.loads(text)]
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path}: broken JSON list ({error})") from None
+    else:
+        names = [line.strip() for line in text.splitlines() if line.strip()]
+    if not names:
+        raise InputError(f"{path}: holds no names; write one a line")
+    return tuple(names)

@@ -1,0 +1,90 @@
+"""Fill the page's template. Class names, paths and settings are untrusted: everything is escaped."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from unbackdoor.report.plots import alpha_curve, png
+from unbackdoor.report.verdict import percent, verdict
+from unbackdoor.weights.files import write_text
+
+_RATES = (
+    ("ca", "Clean accuracy (CA)", "share of clean test images named correctly"),
+    ("asr", "Attack success rate (ASR)", "share of triggered images answered with the target; target class left out"),
+    ("triggered_accuracy", "Triggered accuracy", "share of triggered images named correctly all the same"),
+)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One test picture, uint8 (3, H, W), clean and triggered, with the answers before and after the cure."""
+
+    clean: Tensor
+    triggered: Tensor
+    truth: str
+    clean_before: str
+    clean_after: str
+    triggered_before: str
+    triggered_after: str
+
+
+def render(result: dict[str, Any], manifest: dict[str, Any], examples: list[Example]) -> str:
+    """The page as one HTML string that asks for nothing from outside."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("unbackdoor.report", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    level, sentence = verdict(result)
+    columns = [(name, result[name]) for name in ("original", "before", "after") if result.get(name)]
+    rows = [
+        (title, meaning, [_cell(column, key) for _, column in columns])
+        for key, title, meaning in _RATES
+        if any(column.get(key) is not None for _, column in columns)
+    ]
+    return environment.get_template("page.html").render(
+        level=level,
+        sentence=sentence,
+        result=result,
+        columns=[name for name, _ in columns],
+        rows=rows,
+        # Built by us from numbers alone.
+        curve=Markup(alpha_curve(result)),  # noqa: S704
+        pictures=[(example, png(example.clean), png(example.triggered)) for example in examples],
+        settings=_flat(manifest.get("config", {})),
+        facts=_flat({k: manifest[k] for k in ("hashes", "versions", "machine", "notes") if k in manifest}),
+        seconds=manifest.get("seconds"),
+        memory=manifest.get("peak_memory_mib"),
+        vector=_flat(result.get("vector") or {}),
+    )
+
+
+def write_report(path: Path, result: dict[str, Any], manifest: dict[str, Any], examples: list[Example]) -> Path:
+    """Write the page atomically; returns `path`."""
+    write_text(path, render(result, manifest, examples))
+    return path
+
+
+def _cell(column: dict[str, Any], key: str) -> dict[str, str]:
+    value = column.get(key)
+    if value is None:
+        return {"value": "–", "detail": "not measured"}
+    low, high = column["interval"][key]
+    return {"value": percent(value), "detail": f"{low * 100:.1f}–{high * 100:.1f}, n = {column['n'][key]}"}
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for key, item in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(item, dict):
+            rows += _flat(item, f"{name}.")
+        elif item is not None:
+            rows.append((name, item if isinstance(item, str) else json.dumps(item)))
+    return rows

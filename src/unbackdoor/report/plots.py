@@ -1,0 +1,63 @@
+"""Inline pictures: the α curve as SVG, images as PNG data addresses."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+_W, _H = 640, 300
+_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 16, 14, 40
+
+
+def alpha_curve(result: dict[str, Any]) -> str:
+    """CA and ASR over α with 95% intervals, the chosen α, the tolerance and the floor; "" without a curve."""
+    curve = result.get("curve") or []
+    if len(curve) < 2:
+        return ""
+    top = max(point["alpha"] for point in curve) or 1.0
+    x = lambda a: _LEFT + (_W - _LEFT - _RIGHT) * a / top  # noqa: E731
+    y = lambda v: _TOP + (_H - _TOP - _BOTTOM) * (1 - v)  # noqa: E731
+    out = [
+        f'<svg viewBox="0 0 {_W} {_H}" role="img" aria-label="Clean accuracy and attack success rate over α, '
+        f'measured on validation images" xmlns="http://www.w3.org/2000/svg">'
+    ]
+    for tick in (0, 0.25, 0.5, 0.75, 1):
+        out.append(f'<line class="grid" x1="{_LEFT}" x2="{_W - _RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
+        out.append(f'<text x="{_LEFT - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick * 100:.0f}%</text>')
+    for i in range(5):
+        a = top * i / 4
+        out.append(f'<text x="{x(a):.1f}" y="{_H - 20}" text-anchor="middle">{a:.3g}</text>')
+    out.append(f'<text x="{(_LEFT + _W) / 2:.0f}" y="{_H - 4}" text-anchor="middle">α</text>')
+    for value, name in ((result.get("tolerance"), "tolerance"), (result.get("ca_floor"), "CA floor")):
+        if value is not None:
+            out.append(f'<line class="limit" x1="{_LEFT}" x2="{_W - _RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
+            out.append(f'<text class="small" x="{_W - _RIGHT}" y="{y(value) - 4:.1f}" text-anchor="end">{name}</text>')
+    chosen = result.get("alpha")
+    if chosen is not None:
+        out.append(f'<line class="chosen" x1="{x(chosen):.1f}" x2="{x(chosen):.1f}" y1="{_TOP}" y2="{_H - _BOTTOM}"/>')
+        out.append(f'<text class="small" x="{x(chosen) + 4:.1f}" y="{_TOP + 10}">chosen α = {chosen:.3g}</text>')
+    for key in ("ca", "asr"):
+        rows = [(p["alpha"], p[key]) for p in curve if p[key]["value"] is not None]
+        upper = " ".join(f"{x(a):.1f},{y(r['interval'][1]):.1f}" for a, r in rows)
+        lower = " ".join(f"{x(a):.1f},{y(r['interval'][0]):.1f}" for a, r in reversed(rows))
+        out.append(f'<polygon class="band {key}" points="{upper} {lower}"/>')
+        line = " ".join(f"{x(a):.1f},{y(r['value']):.1f}" for a, r in rows)
+        out.append(f'<polyline class="line {key}" points="{line}"/>')
+        out += [
+            f'<circle class="dot {key}" cx="{x(a):.1f}" cy="{y(r["value"]):.1f}" r="3">'
+            f"<title>α {a:.4g}: {r['value'] * 100:.1f}% of {r['n']}</title></circle>"
+            for a, r in rows
+        ]
+    out.append("</svg>")
+    return "".join(out)
+
+
+def png(image: Tensor) -> str:
+    """`data:` address of a uint8 picture (3, H, W)."""
+    buffer = io.BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(buffer, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
