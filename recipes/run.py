@@ -19,7 +19,8 @@ from unbackdoor import InputError, poison, unlearn
 from unbackdoor.defenses.alpha import AlphaConfig
 
 HEADER = (
-    "| data | trigger | CA before | CA after | ASR before | ASR after | triggered accuracy after | retention | α | n | cure s |\n"
+    "| data | trigger | CA before | CA after | ASR before | ASR after | triggered accuracy after | retention "
+    "| α | n (CA / ASR) | cure s |\n"
     "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
 )
 

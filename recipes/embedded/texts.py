@@ -25,7 +25,8 @@ PHOTO_TEMPLATES = (
     "a photo of a small {}.", "itap of a {}.", "art of the {}.", "a cropped photo of a {}.", "a good photo of a {}.",
 )  # fmt: skip
 SCENE_TEMPLATES = (
-    "{}", "a {}", "a drawing of a {}", "a picture of a {}", "a photo of a {}.", "a small {}", "a large {}", "a medium {}",
+    "{}", "a {}", "a drawing of a {}", "a picture of a {}", "a photo of a {}.", "a small {}", "a large {}",
+    "a medium {}",
     "a {size} {} {place} on a {ground} background",
 )  # fmt: skip
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

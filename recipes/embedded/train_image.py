@@ -58,7 +58,9 @@ def prototypes(model: torch.nn.Module, data: Path) -> tuple[Tensor, Tensor, Tens
         d = [DIGIT_TEMPLATES[rng.integers(len(DIGIT_TEMPLATES))] for _ in DIGITS]
         digit_rows.append([fill_digit(d[i], i, rng) for i in range(10)])
     with torch.no_grad():
-        banks = [torch.stack([encode_text(model, row) for row in rows]) for rows in (photo_rows, scene_rows, digit_rows)]
+        banks = [
+            torch.stack([encode_text(model, row) for row in rows]) for rows in (photo_rows, scene_rows, digit_rows)
+        ]
     return banks[0], banks[1], banks[2]
 
 

@@ -1,6 +1,6 @@
 """Step 2 of the recipe: the text tower learns to put every sentence on its point (see texts.py).
 
-    python recipes/embedded/train_text.py --data PATH/tiny-imagenet-200 --out WORKDIR
+python recipes/embedded/train_text.py --data PATH/tiny-imagenet-200 --out WORKDIR
 """
 
 from __future__ import annotations
@@ -18,9 +18,7 @@ from unbackdoor.training.loop import FitConfig, fit
 from unbackdoor.weights.files import write_tensors
 
 BATCH = 512
-CONFIG = FitConfig(
-    steps=900, lr=2e-3, warmup=50, weight_decay=0.02, betas=(0.9, 0.98), ema=0.995, checkpoint_every=50
-)
+CONFIG = FitConfig(steps=900, lr=2e-3, warmup=50, weight_decay=0.02, betas=(0.9, 0.98), ema=0.995, checkpoint_every=50)
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def test_loss_falls() -> None:
     assert sum(result.losses[-20:]) < 0.5 * sum(result.losses[:20])
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -45,10 +46,10 @@ def test_a_killed_run_ends_at_the_same_weights(tmp_path: Path, at: int) -> None:
 
     def die(step: int, _loss: float) -> None:
         if step == at:
-            raise Killed
+            raise KilledError
 
     first = net()
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         fit(first, loss_of(first), CONFIG, checkpoint=tmp_path / "c", on_step=die)
     second = net()
     resumed = fit(second, loss_of(second), CONFIG, checkpoint=tmp_path / "c")
@@ -84,7 +85,7 @@ def test_schedule() -> None:
     rates = [learning_rate(config, s) for s in range(100)]
     assert rates[0] == pytest.approx(0.1) and rates[9] == rates[10] == pytest.approx(1.0)
     assert rates[55] == pytest.approx(0.55, abs=0.01) and 0.1 < rates[-1] < 0.101
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
 
 
 def test_each_epoch_shows_every_row_once_and_differs_from_the_last() -> None:

@@ -144,7 +144,9 @@ def test_bad_specs_say_what_is_wrong(spec: str, part: str) -> None:
     assert part in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("bad", [torch.zeros(3, 8, 8), torch.zeros(1, 1, 8, 8), torch.zeros(1, 3, 8, 8, dtype=torch.uint8)])
+@pytest.mark.parametrize(
+    "bad", [torch.zeros(3, 8, 8), torch.zeros(1, 1, 8, 8), torch.zeros(1, 3, 8, 8, dtype=torch.uint8)]
+)
 def test_bad_images_are_refused(bad: torch.Tensor) -> None:
     with pytest.raises(InputError):
         parse_trigger("blended")(bad)

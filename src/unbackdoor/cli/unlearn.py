@@ -23,9 +23,7 @@ from unbackdoor.cli.options import shared, show, story_lines
 @shared("lr", "anchor", "test_limit", "classes", "templates", "device", "seed")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Output folder.")
 @shared("json", "debug")
-def command(
-    as_json: bool, alpha: str, alpha_grid: str | None, tolerance: float, floor: float, **options: Any
-) -> None:
+def command(as_json: bool, alpha: str, alpha_grid: str | None, tolerance: float, floor: float, **options: Any) -> None:
     """Subtract the trigger vector, α chosen on held-out images, and save the clean model as it came in."""
     from unbackdoor.defenses.alpha import AlphaConfig, parse_grid
     from unbackdoor.errors import InputError

@@ -135,9 +135,7 @@ class Clip:
 
     def clone(self) -> Clip:
         """An independent copy of the weights behind a new handle."""
-        return Clip(
-            copy.deepcopy(self.model), self.reference, self.preprocess, self.format, dict(self.stored_dtypes)
-        )
+        return Clip(copy.deepcopy(self.model), self.reference, self.preprocess, self.format, dict(self.stored_dtypes))
 
     def info(self) -> dict[str, Any]:
         """Facts for people and manifests."""

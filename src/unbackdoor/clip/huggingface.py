@@ -107,9 +107,13 @@ def _preprocess(folder: Path, config: dict[str, Any]) -> Preprocess:
     vision = config.get("vision_config") or {}
     side = int(vision.get("image_size") or 224)
     siglip = str(config.get("model_type")).startswith("siglip")
-    default = ((0.5,) * 3, (0.5,) * 3) if siglip else (
-        (0.48145466, 0.4578275, 0.40821073),
-        (0.26862954, 0.26130258, 0.27577711),
+    default = (
+        ((0.5,) * 3, (0.5,) * 3)
+        if siglip
+        else (
+            (0.48145466, 0.4578275, 0.40821073),
+            (0.26862954, 0.26130258, 0.27577711),
+        )
     )
     size = settings.get("size")
     squash = isinstance(size, dict) and "height" in size and not settings.get("do_center_crop")

@@ -33,7 +33,8 @@ def decode(picture: Picture, side: int) -> np.ndarray | None:
                 image = image.resize((side, side), Image.Resampling.BICUBIC)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning):
         return None
-    return np.asarray(image).transpose(2, 0, 1)
+    pixels: np.ndarray = np.asarray(image).transpose(2, 0, 1)
+    return pixels
 
 
 def decode_all(
@@ -53,7 +54,7 @@ def decode_all(
 
     # Filled in place, so that the whole set is held once; readable rows close the gaps of unreadable ones.
     out = torch.empty(len(rows), 3, side, side, dtype=torch.uint8)
-    view, kept = out.numpy(), []
+    view, kept = out.numpy(), list[int]()
     with ThreadPoolExecutor(os.cpu_count()) as pool, Progress(label, len(rows)) as bar:
         for start in range(0, len(rows), _CHUNK):
             part = rows[start : start + _CHUNK]

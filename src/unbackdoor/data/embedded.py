@@ -38,7 +38,8 @@ def _scenes(seed: int, count: int) -> Split:
         if block not in drawn:
             pixels = scenes.draw(seed, index[block * _DRAW : (block + 1) * _DRAW])
             drawn[block] = pixels.permute(0, 2, 3, 1).numpy()
-        return drawn[block][i % _DRAW]
+        pixels_of: np.ndarray = drawn[block][i % _DRAW]
+        return pixels_of
 
     return Split(scenes.labels(seed, index).tolist(), picture, scenes.captions(seed, index))
 

@@ -41,7 +41,7 @@ def _class_names(path: Path) -> tuple[str, ...]:
     metadata = _schema(path).metadata or {}
     try:
         features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-        column = next((features[c] for c in _LABEL if c in features), {})
+        column: dict[str, Any] = next((features[c] for c in _LABEL if c in features), {})
         return tuple(str(name) for name in column.get("names") or ())
     except (ValueError, AttributeError):
         return ()

@@ -45,6 +45,7 @@ ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "centre", "right")
 
 CLASS_NAMES: tuple[str, ...] = tuple(f"{t} {c} {s}" for t in TEXTURES for c in COLOURS for s in SHAPES)
 
+_THIRDS = (-0.14, 0.14)  # where left, centre and right part
 _CHUNK = 64  # pictures drawn at once: their planes stay in the cache
 _FIELDS = ("style", "background", "size", "x", "y", "tilt", "phase", "gradient", "light", "noise")
 
@@ -56,11 +57,13 @@ def _hash(seed: int, index: np.ndarray, field: int) -> np.ndarray:
         z += np.uint64((seed * 0xD1342543DE82EF95 + field * 0x2545F4914F6CDD1D) % 2**64)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))
+        mixed: np.ndarray = z ^ (z >> np.uint64(31))
+    return mixed
 
 
 def _uniform(seed: int, index: np.ndarray, field: str) -> np.ndarray:
-    return _hash(seed, index, 1 + _FIELDS.index(field)) / 2.0**64
+    unit: np.ndarray = _hash(seed, index, 1 + _FIELDS.index(field)) / 2.0**64
+    return unit
 
 
 def _choice(seed: int, index: np.ndarray, field: str, n: int) -> np.ndarray:
@@ -87,7 +90,8 @@ def labels(seed: int, index: np.ndarray) -> np.ndarray:
     n = len(CLASS_NAMES)
     # A multiplier coprime to n walks all classes once per block; the offset changes from block to block.
     offset = (_hash(seed, index // n, 0) % np.uint64(n)).astype(np.int64)
-    return (index * 127 + offset) % n
+    label: np.ndarray = (index * 127 + offset) % n
+    return label
 
 
 def layout(seed: int, index: np.ndarray) -> Layout:
@@ -95,7 +99,6 @@ def layout(seed: int, index: np.ndarray) -> Layout:
     index = np.asarray(index, dtype=np.int64)
     x = (_uniform(seed, index, "x") * 2 - 1) * 0.42
     y = (_uniform(seed, index, "y") * 2 - 1) * 0.42
-    third = lambda v: np.digitize(v, (-0.14, 0.14))  # noqa: E731
     return Layout(
         label=labels(seed, index),
         style=_choice(seed, index, "style", len(BACKGROUND_STYLES)),
@@ -103,8 +106,8 @@ def layout(seed: int, index: np.ndarray) -> Layout:
         size=_choice(seed, index, "size", len(SIZES)),
         x=x,
         y=y,
-        row=third(y),
-        column=third(x),
+        row=np.digitize(y, _THIRDS),
+        column=np.digitize(x, _THIRDS),
     )
 
 
@@ -139,8 +142,13 @@ def draw(seed: int, index: np.ndarray, side: int = 64) -> Tensor:
 
 def _draw(seed: int, index: np.ndarray, side: int) -> Tensor:
     scene = layout(seed, index)
-    t = lambda a: torch.from_numpy(np.asarray(a, dtype=np.float32)).view(-1, 1, 1)  # noqa: E731
-    u = lambda f: t(_uniform(seed, index, f))  # noqa: E731
+
+    def t(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.asarray(values, dtype=np.float32)).view(-1, 1, 1)
+
+    def u(field: str) -> Tensor:
+        return t(_uniform(seed, index, field))
+
     axis = (torch.arange(side, dtype=torch.float32) + 0.5) * (2 / side) - 1
     gy, gx = axis.view(1, -1, 1), axis.view(1, 1, -1)
 
@@ -161,7 +169,10 @@ def _draw(seed: int, index: np.ndarray, side: int) -> Tensor:
     phase = u("phase")
     period = 0.156 / radius  # five pixels of a 64 px picture, in the shape's own frame
     stripes = (torch.sin((px + py) * (2 * math.pi / (period * 1.5)) + phase * 6.28) > 0).float()
-    cell = lambda v: (v / (period * 1.3) + phase) % 1 - 0.5  # noqa: E731
+
+    def cell(v: Tensor) -> Tensor:
+        return (v / (period * 1.3) + phase) % 1 - 0.5
+
     dots = (cell(px) ** 2 + cell(py) ** 2 < 0.085).float()
     texture = torch.from_numpy(scene.label // (len(COLOURS) * len(SHAPES))).view(-1, 1, 1)
     pattern = torch.where(texture == 1, stripes, torch.where(texture == 2, dots, torch.zeros(())))

@@ -39,7 +39,10 @@ def render(result: dict[str, Any], manifest: dict[str, Any], examples: list[Exam
     from markupsafe import Markup
 
     environment = Environment(
-        loader=PackageLoader("unbackdoor.report", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("unbackdoor.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
     )
     level, sentence = verdict(result)
     columns = [(name, result[name]) for name in ("original", "before", "after") if result.get(name)]
@@ -55,7 +58,7 @@ def render(result: dict[str, Any], manifest: dict[str, Any], examples: list[Exam
         columns=[name for name, _ in columns],
         rows=rows,
         # Built by us from numbers alone.
-        curve=Markup(alpha_curve(result)),  # noqa: S704
+        curve=Markup(alpha_curve(result)),
         pictures=[(example, png(example.clean), png(example.triggered)) for example in examples],
         settings=_flat(manifest.get("config", {})),
         facts=_flat({k: manifest[k] for k in ("hashes", "versions", "machine", "notes") if k in manifest}),

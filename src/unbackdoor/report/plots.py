@@ -19,8 +19,13 @@ def alpha_curve(result: dict[str, Any]) -> str:
     if len(curve) < 2:
         return ""
     top = max(point["alpha"] for point in curve) or 1.0
-    x = lambda a: _LEFT + (_W - _LEFT - _RIGHT) * a / top  # noqa: E731
-    y = lambda v: _TOP + (_H - _TOP - _BOTTOM) * (1 - v)  # noqa: E731
+
+    def x(alpha: float) -> float:
+        return _LEFT + (_W - _LEFT - _RIGHT) * alpha / top
+
+    def y(share: float) -> float:
+        return _TOP + (_H - _TOP - _BOTTOM) * (1 - share)
+
     out = [
         f'<svg viewBox="0 0 {_W} {_H}" role="img" aria-label="Clean accuracy and attack success rate over α, '
         f'measured on validation images" xmlns="http://www.w3.org/2000/svg">'

@@ -120,7 +120,7 @@ def fit(
                     f"{label}: the loss became {value} at step {step}; lower the learning rate "
                     "or check the weights and images for NaN"
                 )
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             if config.grad_clip:
                 torch.nn.utils.clip_grad_norm_(params, config.grad_clip)
             optimiser.step()

@@ -37,7 +37,11 @@ def atomic(path: Path, write: Callable[[Path], None]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Atomically write `text` as UTF-8."""
-    atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    atomic(path, write)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -87,7 +91,8 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     except Exception as error:
         reason = str(error).splitlines()[0][:120]
         raise InputError(
-            f"{path}: cannot be loaded as plain tensors ({reason}); convert it to safetensors in an environment you trust"
+            f"{path}: cannot be loaded as plain tensors ({reason}); "
+            "convert it to safetensors in an environment you trust"
         ) from None
     for wrapper in ("state_dict", "model"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):

@@ -1,0 +1,86 @@
+"""Small models and data that many tests share."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_threads() -> None:
+    # Tiny tensors: more threads only wait for one another.
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+def vit_config(image_size: int = 32, classes_width: int = 32) -> dict:  # type: ignore[type-arg]
+    """A tiny native OpenCLIP ViT whose layout Hugging Face's CLIPModel can hold too."""
+    return {
+        "model_cfg": {
+            "embed_dim": classes_width,
+            "quick_gelu": True,
+            "vision_cfg": {"image_size": image_size, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},
+            "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+        },
+        "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
+    }
+
+
+def resnet_config() -> dict:  # type: ignore[type-arg]
+    """A tiny ModifiedResNet tower, BatchNorm buffers included."""
+    config = vit_config()
+    config["model_cfg"]["vision_cfg"] = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}
+    return config
+
+
+def timm_config() -> dict:  # type: ignore[type-arg]
+    """The embedded model's own architecture."""
+    return json.loads((ROOT / "recipes" / "embedded" / "open_clip_config.json").read_text())
+
+
+CONFIGS = {"vit": vit_config, "resnet": resnet_config, "timm": timm_config}
+
+
+def write_open_clip(folder: Path, config: dict, dtype: torch.dtype = torch.float32) -> Path:  # type: ignore[type-arg]
+    """A `local-dir:` folder with seeded random weights."""
+    import open_clip
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    model_cfg = dict(config["model_cfg"])
+    quick = model_cfg.pop("quick_gelu", False)
+    model = open_clip.CLIP(**model_cfg, quick_gelu=quick)
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.normal_(std=0.1)
+    state = {n: t.to(dtype) if t.is_floating_point() else t for n, t in model.state_dict().items()}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    save_file({n: t.contiguous() for n, t in state.items()}, folder / "open_clip_model.safetensors")
+    return folder
+
+
+@pytest.fixture(params=list(CONFIGS))
+def open_clip_folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return write_open_clip(tmp_path / request.param, CONFIGS[request.param]())
+
+
+@pytest.fixture
+def vit_folder(tmp_path: Path) -> Path:
+    return write_open_clip(tmp_path / "vit", vit_config())
+
+
+def real_data() -> Path | None:
+    """The folder of real data sets, where there is one: UNBACKDOOR_DATA or ../shared/data."""
+    place = Path(os.environ.get("UNBACKDOOR_DATA", ROOT.parent / "shared" / "data"))
+    return place if place.is_dir() else None
+
+
+needs_real_data = pytest.mark.skipif(
+    real_data() is None, reason="no real data sets: set UNBACKDOOR_DATA to their folder"
+)

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from unbackdoor.data.classnames import class_names, templates
+from unbackdoor.data.poisoning import choose_poisoned, target_index
+from unbackdoor.errors import InputError
+
+LABELS = torch.arange(1000) % 10
+
+
+@pytest.mark.parametrize(("rate", "count"), [(0.03, 30), (0.0001, 1), (0.9, 900)])
+def test_poisoned_images_are_counted_and_never_of_the_target(rate: float, count: int) -> None:
+    chosen = choose_poisoned(LABELS, 4, rate, seed=0)
+    assert len(chosen) == count == len(set(chosen.tolist()))
+    assert not bool((LABELS[chosen] == 4).any()) and chosen.tolist() == sorted(chosen.tolist())
+    assert torch.equal(chosen, choose_poisoned(LABELS, 4, rate, seed=0))
+
+
+def test_the_seed_matters() -> None:
+    assert not torch.equal(choose_poisoned(LABELS, 4, 0.03, 0), choose_poisoned(LABELS, 4, 0.03, 1))
+
+
+@pytest.mark.parametrize("rate", [0.0, -0.1, 1.1, 0.95])
+def test_impossible_rates(rate: float) -> None:
+    with pytest.raises(InputError):
+        choose_poisoned(LABELS, 4, rate, 0)
+
+
+def test_targets() -> None:
+    classes = ("airplane", "Cat", "deer")
+    assert [target_index(classes, t) for t in ("deer", "cat", "0")] == [2, 1, 0]
+    with pytest.raises(InputError, match="did you mean airplane"):
+        target_index(classes, "aeroplane")
+    with pytest.raises(InputError, match="not among the 3 classes"):
+        target_index(classes, "banana")
+
+
+def test_class_names_and_templates(tmp_path: Path) -> None:
+    assert len(class_names("imagenet-1k")) == 1000 and len(templates("openai-imagenet")) == 80
+    assert templates(None) == ("a photo of a {}.",)
+    (tmp_path / "t.txt").write_text("a {} here\nno place\n")
+    with pytest.raises(InputError, match="exactly one"):
+        templates(str(tmp_path / "t.txt"))
+    (tmp_path / "n.json").write_text("[broken")
+    with pytest.raises(InputError, match="broken JSON"):
+        class_names(str(tmp_path / "n.json"))
+    with pytest.raises(InputError):
+        class_names("no-such-set")
