@@ -192,7 +192,7 @@ def test_float_batch_and_subset() -> None:
     part = data.subset([3, 1])
     assert torch.equal(part.images[1], data.images[1]) and part.labels.tolist() == data.labels[[3, 1]].tolist()
     batch = data.float_batch([3])
-    assert batch.dtype == torch.float32 and 0 <= float(batch.min()) and float(batch.max()) <= 1
+    assert batch.dtype == torch.float32 and float(batch.min()) >= 0 and float(batch.max()) <= 1
     assert np.array_equal((batch[0] * 255).round().to(torch.uint8).numpy(), data.images[3].numpy())
 
 
