@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -50,3 +51,27 @@ def test_class_names_and_templates(tmp_path: Path) -> None:
         class_names(str(tmp_path / "n.json"))
     with pytest.raises(InputError):
         class_names("no-such-set")
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "member"),
+    [
+        ("CIFAR-10", 10, "airplane"),
+        ("cifar100", 100, "aquarium fish"),
+        ("sun397", 397, "abbey"),
+        ("gtsrb", 43, "stop"),
+        ("dtd", 47, "banded"),
+    ],
+)
+def test_standard_sets_resolve_by_name(name: str, count: int, member: str) -> None:
+    if importlib.util.find_spec("fusion_bench") is None:
+        pytest.skip("fusion-bench is not installed")
+    names = class_names(name)
+    assert len(names) == count and member in names
+    assert all(t.count("{}") == 1 for t in templates(name))
+
+
+def test_sets_of_clip_benchmark_resolve_by_name() -> None:
+    if importlib.util.find_spec("clip_benchmark") is None:
+        pytest.skip("clip-benchmark is not installed")
+    assert len(class_names("caltech101")) == 101 or len(class_names("caltech101")) == 102

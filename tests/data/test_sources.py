@@ -143,10 +143,10 @@ def test_named_splits(tmp_path: Path) -> None:
 def test_class_file(tmp_path: Path) -> None:
     spec = make_parquet(tmp_path / "d", RECORDS)
     (tmp_path / "names.txt").write_text("one\ntwo\nthree\n")
-    assert load_images(spec, side=8, classes=tmp_path / "names.txt").classes == ("one", "two", "three")
+    assert load_images(spec, side=8, classes=str(tmp_path / "names.txt")).classes == ("one", "two", "three")
     (tmp_path / "names.json").write_text('["one", "two"]')
     with pytest.raises(InputError, match="as many"):
-        load_images(spec, side=8, classes=tmp_path / "names.json")
+        load_images(spec, side=8, classes=str(tmp_path / "names.json"))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from unbackdoor.cli.options import show
 @click.option("--model", help="Model reference or output folder.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights for an OpenCLIP architecture name.")
 @click.option("--data", help="Data source.")
-@click.option("--classes", type=click.Path(path_type=Path), help="File of class names.")
+@click.option("--classes", help="Class names: a file, or a standard set such as cifar10.")
 @click.option("--trigger", help="Trigger spec.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 def command(as_json: bool, **options: Any) -> None:

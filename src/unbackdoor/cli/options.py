@@ -18,7 +18,7 @@ _SHARED: dict[str, Callable[[F], F]] = {
     "data": click.option("--data", required=True, help="Data source, such as embedded:scenes or parquet:PATH."),
     "trigger": click.option("--trigger", required=True, help="Trigger spec, such as badnets:size=16."),
     "target": click.option("--target", required=True, help="Name of the class that the attacker wants."),
-    "classes": click.option("--classes", type=_FILE, help="File of class names, one a line or a JSON list."),
+    "classes": click.option("--classes", help="Class names: a file, or a standard set such as cifar10."),
     "templates": click.option("--templates", help="Prompt templates: a file, or a name such as openai-imagenet."),
     "device": click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps."),
     "seed": click.option("--seed", type=int, default=0, show_default=True),

@@ -1,38 +1,37 @@
-"""Zero-shot class names and prompt templates by name or file; the lists come from libraries that carry them."""
+"""Zero-shot class names and prompt templates, by file or by the name of a standard set.
+
+The lists come from libraries that carry them: ImageNet-1k from OpenCLIP; CIFAR-10/100, SUN397, GTSRB, DTD, EuroSAT, …
+from fusion-bench; Caltech101, Country211, … from clip-benchmark. Those two are read as data: their code is not run.
+"""
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 from pathlib import Path
-from typing import Any
 
-from unbackdoor.data.specs import read_names
 from unbackdoor.errors import InputError
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
-_ALIASES = {"imagenet": "imagenet1k", "gtsrb": "gtsrb", "tinyimagenet": "imagenet1k"}
-
-
-def _normal(name: str) -> str:
-    return "".join(c for c in name.lower() if c.isalnum())
+_ALIASES = {"imagenet": "imagenet1k", "flowers102": "flower102", "oxfordpets": "oxfordiiitpet", "cars": "stanfordcars"}
+_NAME_VARIABLES = ("classnames", "fine_label")
 
 
 def class_names(name: str) -> tuple[str, ...]:
-    """Class names of a standard set (`imagenet-1k`, `cifar10`, `sun397`, `gtsrb`, `caltech101`, …) or of a file.
+    """Class names of a file, or of a standard set (`imagenet-1k`, `cifar10`, `sun397`, `gtsrb`, `caltech101`, …).
 
     Raises:
-        InputError: neither a file nor a known set, or the library that carries it is not installed.
+        InputError: neither a file nor a known set, or the libraries that carry it are not installed.
     """
     if Path(name).is_file():
         return read_names(Path(name))
-    key = _ALIASES.get(_normal(name), _normal(name))
+    key = _key(name)
     if key == "imagenet1k":
         from open_clip import IMAGENET_CLASSNAMES
 
         return tuple(IMAGENET_CLASSNAMES)
-    found = _benchmark_list("en_classnames.json", name, key)
-    return tuple(str(x) for x in found)
+    return _from_fusion_bench(key, _NAME_VARIABLES) or _from_clip_benchmark("en_classnames.json", key) or _unknown(name)
 
 
 def templates(name: str | None) -> tuple[str, ...]:
@@ -43,33 +42,95 @@ def templates(name: str | None) -> tuple[str, ...]:
     """
     if name is None:
         return DEFAULT_TEMPLATES
+    key = _key(name)
     if Path(name).is_file():
-        found: tuple[str, ...] = read_names(Path(name))
-    elif _normal(name) in ("openaiimagenet", "simple"):
+        found = read_names(Path(name))
+    elif key in ("openaiimagenet", "simple"):
         import open_clip
 
-        functions = (
-            open_clip.SIMPLE_IMAGENET_TEMPLATES if _normal(name) == "simple" else open_clip.OPENAI_IMAGENET_TEMPLATES
-        )
-        found = tuple(function("{}") for function in functions)
+        listed = open_clip.SIMPLE_IMAGENET_TEMPLATES if key == "simple" else open_clip.OPENAI_IMAGENET_TEMPLATES
+        found = tuple(function("{}") for function in listed)
     else:
-        key = _ALIASES.get(_normal(name), _normal(name))
-        listed = _benchmark_list("en_zeroshot_classification_templates.json", name, key)
-        found = tuple(str(t).replace("{c}", "{}") for t in listed)
+        found = _from_fusion_bench(key, ("templates",)) or tuple(
+            t.replace("{c}", "{}") for t in _from_clip_benchmark("en_zeroshot_classification_templates.json", key)
+        )
+        found = found or _unknown(name)
     for template in found:
         if template.count("{}") != 1:
             raise InputError(f"template {template!r} must hold exactly one {{}} for the class name")
     return found
 
 
-def _benchmark_list(file: str, name: str, key: str) -> Any:
-    """An entry of a list that clip-benchmark ships; read as data, its code is not imported."""
-    spec = importlib.util.find_spec("clip_benchmark")
-    if spec is None or not spec.submodule_search_locations:
-        raise InputError(f"{name!r} is no file; named lists come from clip-benchmark: install unbackdoor[classnames]")
-    path = Path(spec.submodule_search_locations[0]) / "datasets" / file
-    entries = {_normal(k): v for k, v in json.loads(path.read_text(encoding="utf-8")).items()}
-    for candidate in (key, f"vtab{key}"):
-        if candidate in entries:
-            return entries[candidate]
-    raise InputError(f"{name!r} is neither a file nor a known list; known are {', '.join(sorted(entries))}")
+def read_names(path: Path) -> tuple[str, ...]:
+    """Names of a file: one a line, or a JSON list.
+
+    Raises:
+        InputError: missing, unreadable or empty.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as a list of names ({error})") from None
+    if text.lstrip().startswith("["):
+        try:
+            names = [str(name) for name in json.loads(text)]
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path}: broken JSON list ({error})") from None
+    else:
+        names = [line.strip() for line in text.splitlines() if line.strip()]
+    if not names:
+        raise InputError(f"{path}: holds no names; write one a line")
+    return tuple(names)
+
+
+def _key(name: str) -> str:
+    plain = "".join(c for c in name.lower() if c.isalnum())
+    return _ALIASES.get(plain, plain)
+
+
+def _unknown(name: str) -> tuple[str, ...]:
+    raise InputError(
+        f"{name!r} is neither a file nor a known list; standard sets need: pip install unbackdoor[classnames]"
+    )
+
+
+def _package_folder(name: str) -> Path | None:
+    """Where a library lies, found without importing it."""
+    spec = importlib.util.find_spec(name)
+    return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
+
+
+def _from_clip_benchmark(file: str, key: str) -> tuple[str, ...]:
+    root = _package_folder("clip_benchmark")
+    if root is None:
+        return ()
+    entries = json.loads((root / "datasets" / file).read_text(encoding="utf-8"))
+    by_key = {_key(k): v for k, v in entries.items()}
+    return tuple(str(x) for x in by_key.get(key, by_key.get(f"{key}vtab", ())))
+
+
+def _from_fusion_bench(key: str, variables: tuple[str, ...]) -> tuple[str, ...]:
+    """A list of strings, or of `lambda c: f"…{c}…"`, assigned to one of `variables` in the set's file."""
+    root = _package_folder("fusion_bench")
+    if root is None:
+        return ()
+    files = {_key(p.stem): p for p in (root / "tasks" / "clip_classification").glob("*.py")}
+    if key not in files:
+        return ()
+    for node in ast.parse(files[key].read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.List):
+            names = {t.id for t in node.targets if isinstance(t, ast.Name)}
+            if names & set(variables):
+                found = [_text(item) for item in node.value.elts]
+                return tuple(t for t in found if t is not None) if None not in found else ()
+    return ()
+
+
+def _text(node: ast.expr) -> str | None:
+    """A string literal, or a one-argument template with its argument as `{}`."""
+    body = node.body if isinstance(node, ast.Lambda) else node
+    if isinstance(body, ast.Constant) and isinstance(body.value, str):
+        return body.value.replace("_", " ")
+    if isinstance(body, ast.JoinedStr):
+        return "".join(str(v.value) if isinstance(v, ast.Constant) else "{}" for v in body.values)
+    return None

@@ -8,14 +8,13 @@ none is asked for (evaluation), the test split is read if there is one, otherwis
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from unbackdoor.data.classnames import class_names
 from unbackdoor.data.decode import decode_all
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.source import Label, Source, Split
@@ -39,7 +38,7 @@ def load_images(
     split: str | None = None,
     limit: int | None = None,
     seed: int = 0,
-    classes: Path | None = None,
+    classes: str | None = None,
 ) -> ImageSet:
     """Read and decode a source.
 
@@ -48,7 +47,7 @@ def load_images(
         side: images are made square by this many pixels (bicubic, aspect ratio not kept).
         split: "train", "test", a source's own split name, or None.
         limit: a random subset of at most this size, drawn with `seed` before anything is decoded.
-        classes: file of class names that replaces the source's own.
+        classes: file of class names, or the name of a standard set, that replaces the source's own.
 
     Raises:
         InputError: unknown scheme, missing path, unknown split, no image, or class names that do not fit.
@@ -74,7 +73,7 @@ def load_images(
     return ImageSet(images, labels, names, captions, len(rows) - len(kept), shown)
 
 
-def describe(spec: str, *, classes: Path | None = None) -> dict[str, Any]:
+def describe(spec: str, *, classes: str | None = None) -> dict[str, Any]:
     """Splits with their sizes, classes and images per class (of the split that evaluation reads); nothing is decoded.
 
     Raises:
@@ -137,7 +136,7 @@ def _share(n: int, split: str) -> torch.Tensor:
 
 
 def _name_labels(
-    spec: str, source: Source, records: Split, rows: list[int], file: Path | None
+    spec: str, source: Source, records: Split, rows: list[int], file: str | None
 ) -> tuple[tuple[str, ...], torch.Tensor]:
     """Class names and label indices of `rows`."""
     found: list[Label] = [records.labels[i] for i in rows]
@@ -148,7 +147,7 @@ def _name_labels(
     place = {name: i for i, name in enumerate(names)}
     labels = torch.tensor([_index(label, place) for label in found], dtype=torch.int64)
     if file is not None:
-        names = _replace(spec, names, read_names(file), labels)
+        names = _replace(spec, names, class_names(file), labels)
     highest = int(labels.max()) if len(labels) else -1
     if names and highest >= len(names):
         raise InputError(f"{spec}: label {highest} has no name; {len(names)} class names are known")
@@ -166,25 +165,3 @@ def _replace(spec: str, old: tuple[str, ...], new: tuple[str, ...], labels: torc
     if old and labelled and len(old) != len(new):
         raise InputError(f"{spec} has {len(old)} classes, the class file {len(new)}; they must be as many")
     return new
-
-
-def read_names(path: Path) -> tuple[str, ...]:
-    """Class names of a file: one a line, or a JSON list.
-
-    Raises:
-        InputError: missing, unreadable or empty.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as a list of names ({error})") from None
-    if text.lstrip().startswith("["):
-        try:
-            names = [str(name) for name in json.loads(text)]
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}: broken JSON list ({error})") from None
-    else:
-        names = [line.strip() for line in text.splitlines() if line.strip()]
-    if not names:
-        raise InputError(f"{path}: holds no names; write one a line")
-    return tuple(names)

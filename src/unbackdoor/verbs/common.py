@@ -43,7 +43,7 @@ def open_data(
     *,
     limit: int | None = None,
     seed: int = 0,
-    classes: Path | None = None,
+    classes: str | None = None,
 ) -> ImageSet:
     """Images at the model's own resolution."""
     if isinstance(data, ImageSet):

@@ -33,7 +33,7 @@ def evaluate(
     counting: str = "standard",
     limit: int | None = None,
     checkpoint: Path | None = None,
-    classes: Path | None = None,
+    classes: str | None = None,
     templates: str | None = None,
     device: str = "auto",
     seed: int = 0,

@@ -16,7 +16,7 @@ def info(
     data: str | None = None,
     trigger: str | None = None,
     checkpoint: Path | None = None,
-    classes: Path | None = None,
+    classes: str | None = None,
 ) -> dict[str, Any]:
     """Describe a model (architecture, sizes, hash), a source (splits, classes, counts) or a trigger (parameters).
 

@@ -56,7 +56,7 @@ def unlearn(
     test: str | ImageSet | None = None,
     test_limit: int | None = None,
     checkpoint: Path | None = None,
-    classes: Path | None = None,
+    classes: str | None = None,
     templates: str | None = None,
     device: str = "auto",
     seed: int = 0,

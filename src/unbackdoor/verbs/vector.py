@@ -40,7 +40,7 @@ def trigger_vector(
     lr: float | None = None,
     anchor: float | None = None,
     checkpoint: Path | None = None,
-    classes: Path | None = None,
+    classes: str | None = None,
     templates: str | None = None,
     device: str = "auto",
     seed: int = 0,
