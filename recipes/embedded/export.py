@@ -23,9 +23,10 @@ SETS = ("parquet:{}/tiny-imagenet-200", "parquet:{}/cifar10", "parquet:{}/gtsrb"
 
 
 def export(state: dict[str, torch.Tensor], folder: Path) -> None:
-    """Half precision for everything but counters."""
-    own = build_model().state_dict()
-    half = {n: t.half() if t.is_floating_point() else t for n, t in state.items() if n in own}
+    """Half precision for parameters; BatchNorm statistics stay whole, linear attention's exceed half's range."""
+    own = build_model()
+    names, small = own.state_dict().keys(), {n for n, _ in own.named_parameters()}
+    half = {n: t.half() if n in small else t for n, t in state.items() if n in names}
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(HERE / "open_clip_config.json", folder / "open_clip_config.json")
     write_tensors(folder / "open_clip_model.safetensors", half, {"format": "pt"})
