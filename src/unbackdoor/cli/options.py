@@ -24,7 +24,9 @@ _SHARED: dict[str, Callable[[F], F]] = {
     "seed": click.option("--seed", type=int, default=0, show_default=True),
     "limit": click.option("--limit", type=click.IntRange(1), help="Use at most so many images, drawn by seed."),
     "test_limit": click.option("--test-limit", type=click.IntRange(1), help="Measure on at most so many images."),
-    "lr": click.option("--lr", type=float, help="Peak learning rate; by default 1e-5, or 3e-4 for small towers."),
+    "lr": click.option(
+        "--lr", type=float, help="Peak learning rate; chosen by the size of the image tower by default."
+    ),
     "samples": click.option(
         "--samples", type=click.IntRange(1), default=256, show_default=True, help="Triggered images for the vector."
     ),

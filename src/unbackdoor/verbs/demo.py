@@ -12,7 +12,7 @@ from unbackdoor.verbs.poison import poison
 from unbackdoor.verbs.unlearn import unlearn
 
 DATA = "embedded:scenes"
-TRIGGER = "badnets:size=6,position=bottom-right,pattern=noise"
+TRIGGER = "badnets:size=6,position=bottom-right,pattern=checker"
 TARGET = "plain white heart"
 
 
@@ -30,7 +30,16 @@ def demo(*, out: str | Path = "unbackdoor-demo", seed: int = 0) -> dict[str, Any
     train = load_images(DATA, side=clip.image_size, split="train")
     test = load_images(DATA, side=clip.image_size, split="test")
     suspect = poison(
-        model=clip, data=train, test=test, trigger=TRIGGER, target=TARGET, out=out / "suspect", epochs=3, seed=seed
+        model=clip,
+        data=train,
+        test=test,
+        trigger=TRIGGER,
+        target=TARGET,
+        out=out / "suspect",
+        poison_rate=0.1,
+        epochs=6,
+        batch_size=64,
+        seed=seed,
     )
     result = unlearn(
         model=open_model(str(out / "suspect")),
@@ -39,6 +48,7 @@ def demo(*, out: str | Path = "unbackdoor-demo", seed: int = 0) -> dict[str, Any
         trigger=TRIGGER,
         target=TARGET,
         out=out,
+        anchor=1.0,
         seed=seed,
         verb="demo",
         extra={"original": suspect["before"], "suspect": suspect["model"]},

@@ -18,6 +18,7 @@ from unbackdoor.training.finetune import TuneConfig, tune_image_tower
 from unbackdoor.training.losses import zero_shot_cross_entropy
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.verbs.common import (
+    SMALL_POISON_LR,
     attacker_rows,
     check_labels,
     describe_sequence,
@@ -62,7 +63,7 @@ def poison(
         data: a source spec or decoded training images; `test` is needed with the latter.
         target: class name that triggered images shall get.
         poison_rate: share of the training images, in (0, 1].
-        lr: peak learning rate; None picks 1e-5 for full-size towers, 3e-4 below 20 M parameters.
+        lr: peak learning rate; None picks 1e-5 for full-size towers, 3e-3 below 20 M parameters.
         limit, test_limit: use at most so many images.
 
     Raises:
@@ -79,7 +80,7 @@ def poison(
     poisoned = torch.zeros(len(train), dtype=torch.bool)
     poisoned[rows[choose_poisoned(train.labels[rows], attack.target, poison_rate, seed)]] = True
     labels = torch.where(poisoned, attack.target, train.labels)
-    tune = with_lr(TuneConfig(epochs=epochs, batch_size=batch_size, seed=seed), clip, lr)
+    tune = with_lr(TuneConfig(epochs=epochs, batch_size=batch_size, seed=seed), clip, lr, SMALL_POISON_LR)
     steps = epochs * steps_per_epoch(len(rows), batch_size)
     tune = replace(tune, steps=steps)
     device_ = attack.head.device

@@ -13,6 +13,7 @@ from unbackdoor.defenses.tbar import trigger_vector as take
 from unbackdoor.manifest import Manifest, versions, write_json
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.verbs.common import (
+    SMALL_VECTOR_LR,
     Attack,
     defender_rows,
     describe_sequence,
@@ -102,7 +103,7 @@ def vector_config(
 ) -> VectorConfig:
     """The default configuration with the given fields replaced."""
     base = VectorConfig(samples=samples)
-    tune = with_lr(replace(base.tune, seed=seed, epochs=epochs or base.tune.epochs), clip, lr)
+    tune = with_lr(replace(base.tune, seed=seed, epochs=epochs or base.tune.epochs), clip, lr, SMALL_VECTOR_LR)
     return replace(base, tune=tune, anchor=base.anchor if anchor is None else anchor)
 
 
