@@ -22,19 +22,27 @@ _CHUNK = 512
 def decode(picture: Picture, side: int) -> np.ndarray | None:
     """One picture as uint8 (3, side, side), None when it cannot be read (corrupt, not an image, absurdly large)."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            if isinstance(picture, bytes):
-                with Image.open(io.BytesIO(picture)) as opened:
-                    image = opened.convert("RGB")
-            else:
-                image = Image.fromarray(picture).convert("RGB")
-            if image.size != (side, side):
-                image = image.resize((side, side), Image.Resampling.BICUBIC)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+        if isinstance(picture, bytes):
+            with Image.open(io.BytesIO(picture)) as opened:
+                # Pillow itself refuses only above twice the limit, and warns below that.
+                if Image.MAX_IMAGE_PIXELS and opened.width * opened.height > Image.MAX_IMAGE_PIXELS:
+                    return None
+                image = _eight_bit(opened).convert("RGB")
+        else:
+            image = Image.fromarray(picture).convert("RGB")
+        if image.size != (side, side):
+            image = image.resize((side, side), Image.Resampling.BICUBIC)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
     pixels: np.ndarray = np.asarray(image).transpose(2, 0, 1)
     return pixels
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Pillow clips 16-bit grey at 255, which turns such pictures white; scale it instead."""
+    if not image.mode.startswith("I;16"):
+        return image
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
 
 
 def decode_all(
@@ -49,18 +57,21 @@ def decode_all(
     def one(row: int) -> np.ndarray | None:
         try:
             return decode(picture(row), side)
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a path with a null byte
             return None
 
     # Filled in place, so that the whole set is held once; readable rows close the gaps of unreadable ones.
     out = torch.empty(len(rows), 3, side, side, dtype=torch.uint8)
     view, kept = out.numpy(), list[int]()
-    with ThreadPoolExecutor(os.cpu_count()) as pool, Progress(label, len(rows)) as bar:
-        for start in range(0, len(rows), _CHUNK):
-            part = rows[start : start + _CHUNK]
-            for row, pixels in zip(part, pool.map(one, part), strict=True):
-                if pixels is not None:
-                    view[len(kept)] = pixels
-                    kept.append(row)
-            bar.step(start + len(part))
+    # Here and not in `decode`: catch_warnings is not thread-safe, and leaves the filters of the whole process changed.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with ThreadPoolExecutor(os.cpu_count()) as pool, Progress(label, len(rows)) as bar:
+            for start in range(0, len(rows), _CHUNK):
+                part = rows[start : start + _CHUNK]
+                for row, pixels in zip(part, pool.map(one, part), strict=True):
+                    if pixels is not None:
+                        view[len(kept)] = pixels
+                        kept.append(row)
+                bar.step(start + len(part))
     return (out if len(kept) == len(rows) else out[: len(kept)].clone()), kept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from threading import Lock
 
 import numpy as np
 
@@ -31,13 +32,15 @@ def _scenes(seed: int, count: int) -> Split:
 
     index = np.arange(count)
     drawn: dict[int, np.ndarray] = {}
+    drawing = Lock()
 
     def picture(i: int) -> np.ndarray:
         # Drawn in blocks: one by one would be ten times slower.
         block = i // _DRAW
-        if block not in drawn:
-            pixels = scenes.draw(seed, index[block * _DRAW : (block + 1) * _DRAW])
-            drawn[block] = pixels.permute(0, 2, 3, 1).numpy()
+        with drawing:  # decoding threads all come to a new block at once; one draws it, the others wait
+            if block not in drawn:
+                pixels = scenes.draw(seed, index[block * _DRAW : (block + 1) * _DRAW])
+                drawn[block] = pixels.permute(0, 2, 3, 1).numpy()
         pixels_of: np.ndarray = drawn[block][i % _DRAW]
         return pixels_of
 

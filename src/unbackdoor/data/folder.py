@@ -17,9 +17,17 @@ def open_source(rest: str) -> Source:
     root = Path(rest)
     if not root.is_dir():
         raise InputError(f"folder:{rest}: no such folder")
-    parts = {name: root / name for name in _SPLITS if (root / name).is_dir()} or {"": root}
+    parts = _splits(root) or {"": root}
     classes = sorted({d.name for part in parts.values() for d in part.iterdir() if d.is_dir()})
     return Source({name: partial(_read, part, tuple(classes)) for name, part in parts.items()}, tuple(classes))
+
+
+def _splits(root: Path) -> dict[str, Path]:
+    """Split folders; none where "train" is a class among others (a train beside a car), with pictures right inside."""
+    found = {name: root / name for name in _SPLITS if (root / name).is_dir()}
+    others = any(d.is_dir() and d.name not in found for d in root.iterdir())
+    nested = any(d.is_dir() for part in found.values() for d in part.iterdir())
+    return found if nested or not others else {}
 
 
 def _read(part: Path, classes: tuple[str, ...]) -> Split:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from unbackdoor.data.source import Picture, Source, Split
 from unbackdoor.errors import InputError
+
+_LABEL = ("label", "labels", "fine_label", "class")
 
 
 def open_source(rest: str) -> Source:
@@ -28,6 +30,11 @@ def open_source(rest: str) -> Source:
         raise InputError(f"hf:{rest}: no image column among {', '.join(first.features)}")
     label = next((k for k, f in first.features.items() if isinstance(f, datasets.ClassLabel)), None)
     classes = tuple(first.features[label].names) if label else ()
+    if label is None:
+        # Plain numbers or names; names are gathered over all splits, so that one lacking in a split shifts no index.
+        label = next((k for k in _LABEL if k in first.features), None)
+        if label and first.features[label].dtype in ("string", "large_string"):
+            classes = tuple(sorted({x for part in found.values() for x in part.unique(label)} - {None}))
     splits = {str(k): partial(_read, part, image, label) for k, part in found.items()}
     return Source(splits, classes)
 
@@ -39,10 +46,9 @@ def _read(part: Any, image: str, label: str | None) -> Split:
 
     def picture(i: int) -> Picture:
         value = raw[i][image]
-        if value.get("bytes"):
-            return bytes(value["bytes"])
-        with open(value["path"], "rb") as file:
-            return io.BytesIO(file.read()).getvalue()
+        if not value:
+            raise OSError("no image")
+        return bytes(value["bytes"]) if value.get("bytes") else Path(value["path"]).read_bytes()
 
     labels = part[label] if label else [None] * len(part)
     caption = next((c for c in ("caption", "text") if c in part.features), None)

@@ -38,8 +38,10 @@ class ImageSet:
         return self.images[torch.as_tensor(index, dtype=torch.int64)].float().div_(255)
 
     def subset(self, index: Tensor | Sequence[int]) -> ImageSet:
-        """The images `index`, in that order."""
-        rows = torch.as_tensor(index, dtype=torch.int64)
+        """The images `index`, in that order; `index` holds row numbers, or is a bool mask (N,)."""
+        rows = torch.as_tensor(index)
+        # Cast to int64, a mask would silently mean rows 0 and 1.
+        rows = rows.nonzero().flatten() if rows.dtype == torch.bool else rows.to(torch.int64)
         captions = None if self.captions is None else tuple(self.captions[i] for i in rows.tolist())
         return ImageSet(self.images[rows], self.labels[rows], self.classes, captions, self.skipped, self.spec)
 

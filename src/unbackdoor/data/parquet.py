@@ -18,26 +18,63 @@ from unbackdoor.errors import InputError
 _IMAGE = ("image", "img", "jpg", "png")
 _LABEL = ("label", "labels", "fine_label", "class")
 _CAPTION = ("caption", "text", "captions")
+_SPLITS = ("train", "test", "validation", "valid", "val")
 
 
 def open_source(rest: str) -> Source:
-    """The source `parquet:rest`; in a folder, files are grouped into splits by the word they begin with."""
+    """The source `parquet:rest`.
+
+    In a folder, a file belongs to the split that its name begins with (train-00000-of-00002), else to the one that its
+    own folder is called (default/train/0000.parquet). Files that all share another name are one unnamed split.
+    """
     path = Path(rest)
     if path.is_file():
-        return Source({"": partial(_read, [path])}, _class_names(path))
+        return Source({"": partial(_read, [path])}, _class_names([path]))
     if not path.is_dir():
         raise InputError(f"parquet:{rest}: no such file or folder")
     groups: dict[str, list[Path]] = {}
     for file in sorted(path.glob("**/*.parquet")):
-        name = re.match(r"[A-Za-z_]+", file.stem)
-        groups.setdefault(name.group(0).rstrip("_") if name else "", []).append(file)
+        groups.setdefault(_split_name(file), []).append(file)
     if not groups:
         raise InputError(f"parquet:{rest}: the folder holds no .parquet file")
-    classes = _class_names(next(iter(groups.values()))[0])
+    if len(groups) == 1 and not set(groups) & set(_SPLITS):
+        groups = {"": [file for files in groups.values() for file in files]}
+    classes = _class_names([file for files in groups.values() for file in files])
     return Source({name: partial(_read, files) for name, files in groups.items()}, classes)
 
 
-def _class_names(path: Path) -> tuple[str, ...]:
+def _split_name(file: Path) -> str:
+    known = re.match(f"({'|'.join(_SPLITS)})(?![a-z])", file.stem.lower())
+    if known:
+        return known.group(1)
+    if file.parent.name.lower() in _SPLITS:
+        return file.parent.name.lower()
+    name = re.match(r"[A-Za-z_]+", file.stem)
+    return name.group(0).rstrip("_") if name else ""
+
+
+def _class_names(files: list[Path]) -> tuple[str, ...]:
+    """Names in the schema; else the string labels of all splits, so that a class lacking in one shifts no index."""
+    return _schema_names(files[0]) or _label_names(files)
+
+
+def _label_names(files: list[Path]) -> tuple[str, ...]:
+    found: set[str] = set()
+    for file in files:
+        schema = _schema(file)
+        label = _column(file, schema.names, _LABEL)
+        if label is None or not (
+            pa.types.is_string(schema.field(label).type) or pa.types.is_large_string(schema.field(label).type)
+        ):
+            continue
+        try:
+            found |= set(pq.read_table(file, columns=[label]).column(label).unique().to_pylist()) - {None}
+        except (pa.ArrowInvalid, OSError) as error:
+            raise InputError(f"{file}: cannot be read ({str(error).splitlines()[0]})") from None
+    return tuple(sorted(found))
+
+
+def _schema_names(path: Path) -> tuple[str, ...]:
     metadata = _schema(path).metadata or {}
     try:
         features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})

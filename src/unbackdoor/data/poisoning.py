@@ -44,7 +44,7 @@ def target_index(classes: Sequence[str], target: str) -> int:
     lowered = [c.lower() for c in classes]
     if target.lower() in lowered:
         return lowered.index(target.lower())
-    if target.isdigit() and int(target) < len(classes):
+    if target.isdecimal() and int(target) < len(classes):
         return int(target)
     near = difflib.get_close_matches(target.lower(), lowered, n=3, cutoff=0.5)
     hint = f"; did you mean {', '.join(near)}?" if near else f"; the first are {', '.join(list(classes)[:4])}"

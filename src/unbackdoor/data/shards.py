@@ -11,7 +11,7 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from unbackdoor.data.source import Label, Picture, Source, Split
+from unbackdoor.data.source import Label, Picture, Source, Split, one_space, read_label
 from unbackdoor.errors import InputError
 
 _IMAGES = ("jpg", "jpeg", "png", "webp")
@@ -33,12 +33,16 @@ def open_source(rest: str) -> Source:
 
 
 def _expand(pattern: str) -> list[Path]:
-    """Brace ranges as WebDataset writes them, then globs."""
+    """Brace ranges and lists as WebDataset writes them, then globs."""
     brace = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
     if brace:
         first, last = brace.group(1), brace.group(2)
         numbers = (str(i).zfill(len(first)) for i in range(int(first), int(last) + 1))
         return [p for n in numbers for p in _expand(pattern[: brace.start()] + n + pattern[brace.end() :])]
+    listed = re.search(r"\{([^{}]*,[^{}]*)\}", pattern)
+    if listed:
+        words = listed.group(1).split(",")
+        return [p for w in words for p in _expand(pattern[: listed.start()] + w + pattern[listed.end() :])]
     path = Path(pattern)
     if path.is_dir():
         found = sorted(path.glob("*.tar"))
@@ -67,7 +71,7 @@ def _read(rest: str, shards: list[Path]) -> Split:
             return file.read(sample.size)
 
     captions = [s.caption or "" for s in with_image]
-    return Split([s.label for s in with_image], picture, captions if any(captions) else None)
+    return Split(one_space([s.label for s in with_image]), picture, captions if any(captions) else None)
 
 
 def _index(shard: Path) -> list[_Sample]:
@@ -92,18 +96,19 @@ def _index(shard: Path) -> list[_Sample]:
 def _annotate(sample: _Sample, kind: str, raw: bytes) -> None:
     text = raw.decode("utf-8", errors="replace").strip()
     if kind == "cls":
-        sample.label = int(text) if text.isdigit() else text or None
+        sample.label = read_label(text)
     elif kind == "txt":
         sample.caption = text
     else:
         try:
             entry = json.loads(text)
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, RecursionError):
             return  # the image may still be of use
         if not isinstance(entry, dict):
             return
         label = entry.get("label", entry.get("class"))
-        sample.label = label if isinstance(label, int | str) else sample.label
+        if isinstance(label, int | str) and not isinstance(label, bool):
+            sample.label = read_label(str(label))
         caption = entry.get("caption") or entry.get("captions")
         first = caption[0] if isinstance(caption, list) and caption else caption
         sample.caption = str(first) if first else sample.caption

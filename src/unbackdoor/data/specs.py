@@ -3,13 +3,15 @@
 
 Splits: verbs ask for "train" or "test". A source with named splits answers "test" with test, validation or val. A
 source without splits is divided by a fixed permutation into 80% train and 20% test when a split is asked for. When
-none is asked for (evaluation), the test split is read if there is one, otherwise everything. `#split` overrides all.
+none is asked for (evaluation), the test split is read if there is one, otherwise everything. `#split` overrides all;
+on a source without splits, `#train` and `#test` are the same two shares.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,7 +40,7 @@ def load_images(
     split: str | None = None,
     limit: int | None = None,
     seed: int = 0,
-    classes: str | None = None,
+    classes: str | Path | None = None,
 ) -> ImageSet:
     """Read and decode a source.
 
@@ -50,17 +52,23 @@ def load_images(
         classes: file of class names, or the name of a standard set, that replaces the source's own.
 
     Raises:
-        InputError: unknown scheme, missing path, unknown split, no image, or class names that do not fit.
+        InputError: unknown scheme, missing path, unknown split, no image, a limit below 1, or class names that do not
+            fit.
     """
+    if limit is not None and limit < 1:
+        raise InputError(f"limit {limit}: must be at least 1")
     address, _, forced = spec.partition("#")
     source = open_source(address)
-    name = _resolve_split(spec, source, forced or split)
+    wanted = forced or split
+    name = _resolve_split(spec, source, wanted)
     records = source.splits[name]()
     if not len(records):
         raise InputError(f"{spec}: split {name or 'all'!r} holds no images")
     rows = torch.arange(len(records))
-    if name == "" and split is not None and not forced:
-        rows = _share(len(records), split)
+    if name == "" and wanted:
+        rows = _share(len(records), wanted)
+        if not len(rows):
+            raise InputError(f"{spec}: {len(records)} image is too few to set a test share aside; give more")
     if limit is not None and limit < len(rows):
         chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:limit]
         rows = rows[chosen.sort().values]
@@ -69,11 +77,11 @@ def load_images(
         raise InputError(f"{spec}: none of {len(rows)} images could be read; check the files")
     names, labels = _name_labels(spec, source, records, kept, classes)
     captions = None if records.captions is None else tuple(records.captions[i] for i in kept)
-    shown = f"{address}#{name or split or 'all'}"
+    shown = f"{address}#{name or wanted or 'all'}"
     return ImageSet(images, labels, names, captions, len(rows) - len(kept), shown)
 
 
-def describe(spec: str, *, classes: str | None = None) -> dict[str, Any]:
+def describe(spec: str, *, classes: str | Path | None = None) -> dict[str, Any]:
     """Splits with their sizes, classes and images per class (of the split that evaluation reads); nothing is decoded.
 
     Raises:
@@ -136,7 +144,7 @@ def _share(n: int, split: str) -> torch.Tensor:
 
 
 def _name_labels(
-    spec: str, source: Source, records: Split, rows: list[int], file: str | None
+    spec: str, source: Source, records: Split, rows: list[int], file: str | Path | None
 ) -> tuple[tuple[str, ...], torch.Tensor]:
     """Class names and label indices of `rows`."""
     found: list[Label] = [records.labels[i] for i in rows]
@@ -145,9 +153,12 @@ def _name_labels(
         words = sorted({label for label in records.labels if isinstance(label, str)})
         names = tuple(words)
     place = {name: i for i, name in enumerate(names)}
-    labels = torch.tensor([_index(label, place) for label in found], dtype=torch.int64)
+    try:
+        labels = torch.tensor([_index(label, place) for label in found], dtype=torch.int64)
+    except (OverflowError, ValueError, RuntimeError):
+        raise InputError(f"{spec}: a label is no class number; labels must be small whole numbers or names") from None
     if file is not None:
-        names = _replace(spec, names, class_names(file), labels)
+        names = _replace(spec, names, class_names(str(file)), labels)
     highest = int(labels.max()) if len(labels) else -1
     if names and highest >= len(names):
         raise InputError(f"{spec}: label {highest} has no name; {len(names)} class names are known")

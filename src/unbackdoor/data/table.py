@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from unbackdoor.data.source import Label, Picture, Source, Split
+from unbackdoor.data.source import Picture, Source, Split, one_space, read_label
 from unbackdoor.errors import InputError
 
 _IMAGE = ("image", "path", "filepath", "file", "filename")
@@ -29,17 +29,11 @@ def open_source(rest: str) -> Source:
         raise InputError(f"csv:{rest}: no image column; expected one of {', '.join(_IMAGE)}")
 
     def picture(i: int) -> Picture:
-        return (path.parent / rows[i][image]).read_bytes()
+        name = rows[i][image]
+        if not name:  # None in a row shorter than the header
+            raise OSError("no image path")
+        return (path.parent / name).read_bytes()
 
-    labels = [_label(row.get(label)) if label else None for row in rows]
-    # Numbers in one row and names in another would be two label spaces; then all are names.
-    if any(isinstance(x, str) for x in labels):
-        labels = [None if x is None else str(x) for x in labels]
+    labels = one_space([read_label(row.get(label)) if label else None for row in rows])
     captions = [row.get(caption) or "" for row in rows] if caption else None
     return Source({"": lambda: Split(labels, picture, captions)})
-
-
-def _label(text: str | None) -> Label:
-    if not text:
-        return None
-    return int(text) if text.isdigit() else text
