@@ -48,6 +48,8 @@ def demo(*, out: str | Path = "unbackdoor-demo", seed: int = 0) -> dict[str, Any
         trigger=TRIGGER,
         target=TARGET,
         out=out,
+        epochs=12,
+        lr=5e-5,
         anchor=1.0,
         seed=seed,
         verb="demo",
