@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tests.conftest import vit_config, write_open_clip
+
 _BLOCK = {
     "ln_1.": "layer_norm1.",
     "ln_2.": "layer_norm2.",
@@ -54,6 +56,43 @@ def to_hf(state: dict[str, Tensor]) -> dict[str, Tensor]:
                 block = next(b for b in _BLOCK if rest.startswith(b))
                 out[base + _BLOCK[block] + rest.removeprefix(block)] = t
     return {n: t.contiguous() for n, t in out.items()}
+
+
+def to_open_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `to_hf`: CLIPModel's tensors (or its image tower's) under OpenCLIP's names."""
+    plain = {theirs: ours for ours, theirs in _PLAIN.items()}
+    projections = {theirs: ours for ours, theirs in _PROJECTIONS.items()}
+    prefixes = {theirs: ours for ours, theirs in _NORMS.items()}
+    towers = {f"{theirs}encoder.layers.": ours for ours, theirs in _TOWERS.items()}
+    blocks = {theirs: ours for ours, theirs in _BLOCK.items()}
+    out: dict[str, Tensor] = {}
+    for name, t in state.items():
+        if name in plain:
+            out[plain[name]] = t
+        elif name in projections:
+            out[projections[name]] = t.T
+        elif norm := next((n for n in prefixes if name.startswith(n)), None):
+            out[prefixes[norm] + name.removeprefix(norm)] = t
+        else:
+            tower = next(n for n in towers if name.startswith(n))
+            number, _, rest = name.removeprefix(tower).partition(".")
+            base = f"{towers[tower]}{number}."
+            if rest.startswith("self_attn.") and "_proj." in rest and "out_proj" not in rest:
+                if rest.startswith("self_attn.q_proj."):
+                    kind = rest.rpartition(".")[2]
+                    parts = [state[f"{tower}{number}.self_attn.{p}_proj.{kind}"] for p in "qkv"]
+                    out[f"{base}attn.in_proj_{kind}"] = torch.cat(parts)
+            else:
+                block = next(b for b in blocks if rest.startswith(b))
+                out[base + blocks[block] + rest.removeprefix(block)] = t
+    return {n: t.contiguous() for n, t in out.items()}
+
+
+def small_open_clip(folder: Path, *, quick_gelu: bool = True) -> Path:
+    """A tiny native ViT CLIP (32 px, patch 8, width 64, 2 layers) as a `local-dir:` folder with seeded weights."""
+    config = vit_config()
+    config["model_cfg"]["quick_gelu"] = quick_gelu
+    return write_open_clip(folder, config)
 
 
 def open_clip_to_hf(source: Path, folder: Path) -> Path:
@@ -113,4 +152,4 @@ def max_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
     return max(float((a[n] - b[n]).abs().max()) for n in a)
 
 
-__all__ = ["max_difference", "open_clip_to_hf", "to_hf", "torch"]
+__all__ = ["max_difference", "open_clip_to_hf", "small_open_clip", "to_hf", "to_open_clip"]

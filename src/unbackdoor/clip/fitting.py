@@ -14,7 +14,8 @@ def fit_state(model: nn.Module, state: Mapping[str, Tensor], what: str) -> dict[
     """Load `state` (any floating type) into the float32 `model`; returns the stored types.
 
     Raises:
-        InputError: missing, unexpected or mis-shaped tensors; the line counts them and names the first.
+        InputError: missing, unexpected or mis-shaped tensors (the line counts them and names the first), or integers
+            where weights belong, as in quantised files.
     """
     own = model.state_dict()
     missing = [n for n in own if n not in state]
@@ -26,6 +27,12 @@ def fit_state(model: nn.Module, state: Mapping[str, Tensor], what: str) -> dict[
         raise InputError(
             f"{what}: the weights do not fit the architecture: {len(missing)} tensors missing, {len(extra)} "
             f"unexpected, {len(shaped)} of another shape; first {first}{detail}"
+        )
+    packed = [n for n in own if own[n].is_floating_point() and not state[n].is_floating_point()]
+    if packed:
+        raise InputError(
+            f"{what}: {len(packed)} weights are stored as integers, first {packed[0]} ({state[packed[0]].dtype}); "
+            "quantised models have no weight arithmetic, so give the floating-point one"
         )
     model.load_state_dict({n: t.float() if t.is_floating_point() else t for n, t in state.items()})
     return {n: t.dtype for n, t in state.items()}

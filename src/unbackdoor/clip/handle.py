@@ -69,6 +69,26 @@ class Clip:
         return self.preprocess.size
 
     @property
+    def mean(self) -> tuple[float, ...]:
+        """Per channel, in [0, 1] units."""
+        return self.preprocess.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Per channel, in [0, 1] units."""
+        return self.preprocess.std
+
+    @property
+    def interpolation(self) -> str:
+        """`bicubic` or `bilinear`."""
+        return self.preprocess.mode
+
+    @property
+    def resize_mode(self) -> str:
+        """`squash` (to a square) or `shortest` (short side, then the centre)."""
+        return "squash" if self.preprocess.squash else "shortest"
+
+    @property
     def device(self) -> torch.device:
         """Where the weights lie."""
         return next(self.model.parameters()).device
@@ -91,7 +111,15 @@ class Clip:
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Unit embeddings (N, D) of N texts."""
+        """Unit embeddings (N, D) of N texts; no gradients, since no verb trains the text tower.
+
+        Raises:
+            InputError: no texts, or no usable tokeniser beside the model.
+        """
+        if isinstance(texts, str):
+            raise TypeError("encode_text takes a sequence of texts; one string would be read letter by letter")
+        if not texts:
+            raise InputError("no texts to encode")
         parts = [texts[i : i + _TEXT_BATCH] for i in range(0, len(texts), _TEXT_BATCH)]
         return torch.cat([F.normalize(self.format.text(self.model, part).float(), dim=-1) for part in parts])
 
@@ -115,15 +143,36 @@ class Clip:
         """Parameters of the image tower and its projection, named as in `state`."""
         return {n: p for n, p in self.model.named_parameters() if self._is_image(n)}
 
+    def image_module(self) -> nn.ModuleList:
+        """The image tower and its projection, for `train()` and `eval()`; the model's own modules, not copies."""
+        heads = {prefix.removesuffix(".") for prefix in self.format.image_prefixes}
+        return nn.ModuleList(m for n, m in self.model.named_children() if n in heads)
+
+    def freeze_statistics(self) -> None:
+        """Put every BatchNorm in eval mode: weights still learn, running statistics do not move. Call after `train`."""
+        for module in self.model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+
     def state(self) -> dict[str, Tensor]:
         """The live state dict: parameters and persistent buffers under the format's own names, not copies."""
         return dict(self.model.state_dict())
 
     def save(self, folder: Path) -> Path:
-        """Write the model in the format it came in, with the stored types; the library loads it without our help."""
+        """Write the model in the format it came in, with the stored types; the library loads it without our help.
+
+        Each file is written atomically; weights come last. Returns `folder`.
+
+        Raises:
+            InputError: a weight is not finite, or too large for the type it is stored in (float16 ends at 65504).
+        """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         stored = {n: t.detach().cpu().to(self.stored_dtypes.get(n, t.dtype)) for n, t in self.state().items()}
+        for name, t in stored.items():
+            if t.is_floating_point() and not bool(torch.isfinite(t).all()):
+                kind = str(t.dtype).removeprefix("torch.")
+                raise InputError(f"{folder}: not saved: tensor {name} holds values that are not finite in {kind}")
+        folder.mkdir(parents=True, exist_ok=True)
         self.format.save(stored, folder)
         return folder
 
@@ -147,10 +196,12 @@ class Clip:
         types = sorted({str(t).removeprefix("torch.") for t in self.stored_dtypes.values()}) or ["float32"]
         return {
             "kind": self.kind,
+            "reference": self.reference,
             "architecture": self.format.architecture,
             "parameters": {"image": image, "text": total - image, "total": total},
             "image_size": self.image_size,
             "embed_dim": width,
+            "dtype": str(next(self.model.parameters()).dtype).removeprefix("torch."),
             "stored_types": types,
             "logit_scale": self.logit_scale,
             "norm_layers": norms,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,18 +12,25 @@ from torch import Tensor, nn
 
 from unbackdoor.clip.fitting import fit_state
 from unbackdoor.clip.handle import Clip, Format
-from unbackdoor.clip.preprocess import Preprocess
+from unbackdoor.clip.library import copy_companions, first_line, guarded
+from unbackdoor.clip.preprocess import CLIP_MEAN, CLIP_STD, Preprocess, checked
 from unbackdoor.errors import InputError
 from unbackdoor.weights.files import read_checkpoint, write_tensors, write_text
 
 _TABLE = {
     "clip": ("CLIPModel", ("vision_model.", "visual_projection.")),
     "siglip": ("SiglipModel", ("vision_model.",)),
-    "siglip2": ("Siglip2Model", ("vision_model.",)),
     "vision-text-dual-encoder": ("VisionTextDualEncoderModel", ("vision_model.", "visual_projection.")),
 }
 _WEIGHTS, _INDEX, _OLD = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
-_COPIED = (".json", ".txt", ".model")
+_TOKENIZERS = (
+    "tokenizer.json",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+)
 
 
 def from_folder(folder: Path, reference: str) -> Clip:
@@ -36,24 +42,24 @@ def from_folder(folder: Path, reference: str) -> Clip:
     config = _read_json(folder / "config.json")
     kind = str(config.get("model_type"))
     if kind not in _TABLE:
+        # Siglip2Model takes packed patches of any aspect, not images; fixed-size SigLIP 2 models say siglip.
         raise InputError(f"{reference}: model_type {kind!r} is none of {', '.join(_TABLE)}")
     name, prefixes = _TABLE[kind]
     try:
         model_class = getattr(transformers, name)
         model: nn.Module = model_class(model_class.config_class.from_dict(config)).float()
     except Exception as error:  # a stranger's configuration can fail anywhere inside the library
-        raise InputError(f"{folder / 'config.json'}: {name} cannot be built ({type(error).__name__})") from None
+        raise InputError(f"{folder / 'config.json'}: {name} cannot be built ({first_line(error)})") from None
     state, files = _read_weights(folder, reference)
     own = model.state_dict()
-    state = {k: v for k, v in state.items() if k in own or not k.endswith("position_ids")}
-    types = fit_state(model, state, reference)
+    # Old files hold these counters, which newer versions compute; they go back unchanged.
+    counters = {k: v for k, v in state.items() if k not in own and k.endswith("position_ids")}
+    types = fit_state(model, {k: v for k, v in state.items() if k not in counters}, reference)
 
     def save(stored: dict[str, Tensor], target: Path) -> None:
-        for file in folder.iterdir():
-            if file.is_file() and file.suffix in _COPIED and file.name != _INDEX and target != folder:
-                shutil.copyfile(file, target / file.name)
+        copy_companions(folder, target, but=("config.json",))
         write_text(target / "config.json", json.dumps(config, indent=2) + "\n")
-        _write_weights(stored, files, target)
+        _write_weights({**stored, **counters}, files, target)
 
     layout = Format("hf", prefixes, _image, _text_encoder(folder, config, kind), save, f"Hugging Face {name}")
     return Clip(model, reference, _preprocess(folder, config), layout, types)
@@ -72,7 +78,10 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _read_weights(folder: Path, reference: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The state dict, and which file held which tensor."""
     if (folder / _INDEX).is_file():
-        places = {str(k): str(v) for k, v in (_read_json(folder / _INDEX).get("weight_map") or {}).items()}
+        found = _read_json(folder / _INDEX).get("weight_map")
+        if not isinstance(found, dict) or not found:
+            raise InputError(f"{folder / _INDEX}: holds no weight_map; fetch the model again")
+        places = {str(k): str(v) for k, v in found.items()}
         if any(Path(f).name != f for f in places.values()):
             raise InputError(f"{folder / _INDEX}: names a file outside its folder; the index is damaged or hostile")
         shards = {f: read_checkpoint(folder / f) for f in sorted(set(places.values()))}
@@ -102,28 +111,29 @@ def _write_weights(stored: dict[str, Tensor], files: dict[str, str], target: Pat
 
 
 def _preprocess(folder: Path, config: dict[str, Any]) -> Preprocess:
-    path = folder / "preprocessor_config.json"
-    settings = _read_json(path) if path.is_file() else {}
-    vision = config.get("vision_config") or {}
-    side = int(vision.get("image_size") or 224)
+    settings = _image_settings(folder)
     siglip = str(config.get("model_type")).startswith("siglip")
-    default = (
-        ((0.5,) * 3, (0.5,) * 3)
-        if siglip
-        else (
-            (0.48145466, 0.4578275, 0.40821073),
-            (0.26862954, 0.26130258, 0.27577711),
-        )
-    )
     size = settings.get("size")
     squash = isinstance(size, dict) and "height" in size and not settings.get("do_center_crop")
-    return Preprocess(
-        size=side,
-        mean=tuple(settings.get("image_mean") or default[0]),
-        std=tuple(settings.get("image_std") or default[1]),
+    return checked(
+        str(folder),
+        size=(config.get("vision_config") or {}).get("image_size") or 224,
+        mean=settings.get("image_mean") or ((0.5,) * 3 if siglip else CLIP_MEAN),
+        std=settings.get("image_std") or ((0.5,) * 3 if siglip else CLIP_STD),
         mode="bilinear" if settings.get("resample") == 2 else "bicubic",
         squash=bool(squash or siglip),
+        floor_crop=True,
     )
+
+
+def _image_settings(folder: Path) -> dict[str, Any]:
+    """The image processor's settings: a file of its own, or, since transformers 5, a part of the processor's."""
+    if (folder / "preprocessor_config.json").is_file():
+        return _read_json(folder / "preprocessor_config.json")
+    if (folder / "processor_config.json").is_file():
+        found = _read_json(folder / "processor_config.json").get("image_processor")
+        return found if isinstance(found, dict) else {}
+    return {}
 
 
 def _pooled(found: Any) -> Tensor:
@@ -152,10 +162,14 @@ def _text_encoder(folder: Path, config: dict[str, Any], kind: str) -> Callable[[
 def _tokenizer(folder: Path, config: dict[str, Any], kind: str) -> Callable[[list[str]], dict[str, Tensor]]:
     text_config = config.get("text_config") or {}
     length = int(text_config.get("max_position_embeddings") or 77)
-    if any((folder / f).is_file() for f in ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")):
+    if any((folder / f).is_file() for f in _TOKENIZERS):
         from transformers import AutoTokenizer
 
-        found = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        try:
+            with guarded():
+                found = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        except Exception as error:  # damaged files fail in many ways
+            raise InputError(f"{folder}: its tokeniser cannot be loaded ({first_line(error)})") from None
         padding = "max_length" if kind.startswith("siglip") else "longest"
 
         def tokenize(texts: list[str]) -> dict[str, Tensor]:

@@ -7,14 +7,12 @@ folder of `poison` or `unlearn`.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from unbackdoor.clip.handle import Clip
+from unbackdoor.clip.library import guarded
 from unbackdoor.devices import pick_device
 from unbackdoor.errors import InputError
 
@@ -30,10 +28,11 @@ def load(reference: str, *, checkpoint: Path | None = None, device: str = "auto"
         device: auto, cpu, cuda, mps, …
 
     Raises:
-        InputError: unknown reference, missing or corrupt files, weights that do not fit or are not finite.
+        InputError: unknown reference, missing or corrupt files, weights that do not fit or are not finite, or a
+            checkpoint beside a reference that brings its own weights.
     """
     where = pick_device(device)
-    with _quiet():
+    with guarded(online=reference.startswith("hf-hub:")):
         clip = _open(reference, checkpoint)
     for name, tensor in clip.state().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
@@ -45,6 +44,14 @@ def load(reference: str, *, checkpoint: Path | None = None, device: str = "auto"
 def _open(reference: str, checkpoint: Path | None) -> Clip:
     from unbackdoor.clip import huggingface, openclip
 
+    if not reference:
+        raise InputError("no model named; give --model REFERENCE, for example embedded")
+    path = Path(reference)
+    whole = reference == "embedded" or reference.startswith(("local-dir:", "hf-hub:", "random:")) or path.is_dir()
+    if checkpoint is not None and whole:
+        raise InputError(
+            f"{reference} brings its own weights; leave --checkpoint {checkpoint} out, or name its architecture"
+        )
     if reference == "embedded":
         return openclip.from_folder(EMBEDDED, "embedded")
     if reference.startswith("local-dir:"):
@@ -53,7 +60,6 @@ def _open(reference: str, checkpoint: Path | None) -> Clip:
         return openclip.from_hub(reference)
     if reference.startswith("random:"):
         return openclip.from_name(reference.removeprefix("random:"), reference, None)
-    path = Path(reference)
     if path.is_dir():
         for folder in (path / "model", path):
             if (folder / "open_clip_config.json").is_file():
@@ -67,18 +73,3 @@ def _open(reference: str, checkpoint: Path | None) -> Clip:
             "--model ViT-B-32 --checkpoint FILE"
         )
     return openclip.from_name(reference, reference, checkpoint, needs_weights=True)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the libraries' warnings and progress bars off the terminal: a refusal must be one line."""
-    import warnings
-
-    previous = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)

@@ -13,12 +13,24 @@ from torch import Tensor, nn
 
 from unbackdoor.clip.fitting import fit_state
 from unbackdoor.clip.handle import Clip, Format
-from unbackdoor.clip.preprocess import Preprocess
+from unbackdoor.clip.library import copy_companions, first_line, guarded
+from unbackdoor.clip.preprocess import CLIP_MEAN, CLIP_STD, checked
 from unbackdoor.errors import InputError
 from unbackdoor.weights.files import read_checkpoint, write_tensors, write_text
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
-_OLD_WEIGHTS = ("open_clip_pytorch_model.bin", "open_clip_model.pt")
+# The library's own order of preference; `.pt` is ours.
+_WEIGHTS_NAMES = (
+    WEIGHTS,
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth",
+    "model.safetensors",
+    "open_clip_model.pt",
+)
+_HUB_PATTERNS = ["*.json", "*.txt", "*.model"]
+# What OpenAI's scripted models carry beside their weights.
+_NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
 Json = dict[str, Any]
 
 
@@ -29,17 +41,17 @@ def from_folder(folder: Path, reference: str) -> Clip:
     path = folder / CONFIG
     try:
         config: Json = json.loads(path.read_text(encoding="utf-8"))
-        model_cfg = config["model_cfg"]
+        config["model_cfg"]["vision_cfg"], config["model_cfg"]["text_cfg"]
     except FileNotFoundError:
         raise InputError(f"{reference}: {CONFIG} is missing") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not an OpenCLIP configuration ({type(error).__name__}: {error})") from None
-    weights = next((folder / n for n in (WEIGHTS, *_OLD_WEIGHTS) if (folder / n).is_file()), None)
+    weights = next((folder / n for n in _WEIGHTS_NAMES if (folder / n).is_file()), None)
     if weights is None:
         raise InputError(f"{reference}: {WEIGHTS} is missing")
     state = read_checkpoint(weights)
     model = _build(lambda: _create(f"local-dir:{folder}"), str(path))
-    return _handle(model, state, str(weights), reference, model_cfg, config.get("preprocess_cfg") or {}, folder)
+    return _handle(model, state, str(weights), reference, config, folder)
 
 
 def from_name(name: str, reference: str, checkpoint: Path | None, *, needs_weights: bool = False) -> Clip:
@@ -55,7 +67,21 @@ def from_name(name: str, reference: str, checkpoint: Path | None, *, needs_weigh
         raise InputError(f"{name}: give its weights with --checkpoint FILE, or write random:{name} for random ones")
     state = None if checkpoint is None else read_checkpoint(checkpoint)
     model = _build(lambda: _create(name), name)
-    return _handle(model, state, str(checkpoint), reference, config, {}, None, name)
+    whole = {"model_cfg": config, "preprocess_cfg": _published_preprocess(name)}
+    return _handle(model, state, str(checkpoint), reference, whole, None, name)
+
+
+def _published_preprocess(name: str) -> Json:
+    """The preprocessing of an architecture's published weights where they all agree.
+
+    A bare checkpoint file says nothing about it, and the library's default is wrong for SigLIP among others.
+    """
+    import open_clip
+
+    keys = ("mean", "std", "interpolation", "resize_mode")
+    tags = [open_clip.get_pretrained_cfg(name, tag) for tag in open_clip.list_pretrained_tags_by_model(name)]
+    found: list[Json] = [{k: tag[k] for k in keys if tag.get(k)} for tag in tags]
+    return found[0] if found and all(f == found[0] for f in found) else {}
 
 
 def from_hub(reference: str) -> Clip:
@@ -63,10 +89,13 @@ def from_hub(reference: str) -> Clip:
     from huggingface_hub import snapshot_download
 
     try:
-        patterns = ["*.json", "*.txt", "*.model", "*.safetensors"]
-        folder = snapshot_download(reference.removeprefix("hf-hub:"), allow_patterns=patterns)
+        # Many repositories hold the same weights in several formats: one file is fetched, the best there is.
+        for weights in _WEIGHTS_NAMES:
+            folder = snapshot_download(reference.removeprefix("hf-hub:"), allow_patterns=[*_HUB_PATTERNS, weights])
+            if (Path(folder) / weights).is_file():
+                break
     except Exception as error:  # many kinds, from no network to no such repository; the user needs one line
-        raise InputError(f"{reference}: cannot be fetched ({str(error).splitlines()[0][:160]})") from None
+        raise InputError(f"{reference}: cannot be fetched ({first_line(error)})") from None
     return from_folder(Path(folder), reference)
 
 
@@ -84,8 +113,24 @@ def _build(create: Callable[[], nn.Module], what: str) -> nn.Module:
     try:
         return create()
     except Exception as error:  # a stranger's configuration can fail anywhere inside the library
-        reason = str(error).splitlines()[0][:160] if str(error) else ""
-        raise InputError(f"{what}: OpenCLIP cannot build this model ({type(error).__name__}: {reason})") from None
+        raise InputError(
+            f"{what}: OpenCLIP cannot build this model ({type(error).__name__}: {first_line(error)})"
+        ) from None
+
+
+def _conform(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The renamings that OpenCLIP itself makes on loading: old text-tower names, OpenAI's extras, scalar shapes."""
+    from open_clip.model import convert_to_custom_text_state_dict
+
+    own = model.state_dict()
+    if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
+        state = convert_to_custom_text_state_dict(state)
+    dropped = (*_NOT_WEIGHTS, "text.transformer.embeddings.position_ids")
+    state = {n: t for n, t in state.items() if n in own or n not in dropped}
+    for name in ("logit_scale", "logit_bias"):
+        if name in own and name in state and state[name].numel() == own[name].numel() == 1:
+            state[name] = state[name].reshape(own[name].shape)
+    return state
 
 
 def _handle(
@@ -93,56 +138,50 @@ def _handle(
     state: dict[str, Tensor] | None,
     weights: str,
     reference: str,
-    model_cfg: Json,
-    preprocess_cfg: Json,
+    config: Json,
     folder: Path | None,
     name: str | None = None,
 ) -> Clip:
-    types = fit_state(model, state, weights) if state is not None else {}
+    model_cfg = config["model_cfg"]
+    types = fit_state(model, _conform(model, state), weights) if state is not None else {}
     own = getattr(model.visual, "preprocess_cfg", None) or {}
-    own = {**(own if isinstance(own, dict) else vars(own)), **preprocess_cfg}
-    size = getattr(model.visual, "image_size", None) or model_cfg["vision_cfg"]["image_size"]
-    side = int(size[0] if isinstance(size, tuple | list) else size)
-    preprocess = Preprocess(
-        size=side,
-        mean=tuple(own.get("mean") or (0.48145466, 0.4578275, 0.40821073)),
-        std=tuple(own.get("std") or (0.26862954, 0.26130258, 0.27577711)),
+    own = {**(own if isinstance(own, dict) else vars(own)), **(config.get("preprocess_cfg") or {})}
+    if own.get("resize_mode") == "longest":
+        raise InputError(f"{reference}: resize_mode longest (pad to a square) is not supported; use shortest or squash")
+    preprocess = checked(
+        reference,
+        size=getattr(model.visual, "image_size", None) or model_cfg["vision_cfg"]["image_size"],
+        mean=own.get("mean") or CLIP_MEAN,
+        std=own.get("std") or CLIP_STD,
         mode="bilinear" if own.get("interpolation") == "bilinear" else "bicubic",
         squash=own.get("resize_mode") == "squash",
     )
     written: Json = {
-        "model_cfg": model_cfg,
+        **config,
         "preprocess_cfg": {
+            **(config.get("preprocess_cfg") or {}),
             "mean": list(preprocess.mean),
             "std": list(preprocess.std),
             "interpolation": preprocess.mode,
-            "resize_mode": "squash" if preprocess.squash else own.get("resize_mode") or "shortest",
+            "resize_mode": "squash" if preprocess.squash else "shortest",
         },
     }
 
     def save(stored: dict[str, Tensor], target: Path) -> None:
         write_text(target / CONFIG, json.dumps(written, indent=2) + "\n")
-        _copy_tokenizer(folder, target)
+        if folder is not None:  # SigLIP and Hugging Face text towers bring tokeniser files
+            copy_companions(folder, target, but=(CONFIG,))
         # Last, so that a folder with weights is a whole one.
         write_tensors(target / WEIGHTS, stored, {"format": "pt"})
 
     tokenizer = f"local-dir:{folder}" if folder is not None else str(name)
+    online = reference.startswith("hf-hub:")
     tower = model_cfg.get("vision_cfg", {})
     architecture = name or str(tower.get("timm_model_name") or type(model.visual).__name__)
-    layout = Format("open_clip", ("visual.",), _image, _text_encoder(tokenizer), save, f"OpenCLIP {architecture}")
+    layout = Format(
+        "open_clip", ("visual.",), _image, _text_encoder(tokenizer, online), save, f"OpenCLIP {architecture}"
+    )
     return Clip(model, reference, preprocess, layout, types)
-
-
-def _copy_tokenizer(folder: Path | None, target: Path) -> None:
-    """Tokeniser files of folders that bring their own (SigLIP and other Hugging Face text towers)."""
-    if folder is None:
-        return
-    for file in folder.iterdir():
-        token_file = file.suffix in (".json", ".txt", ".model") and file.name != CONFIG
-        if token_file and file.is_file() and not file.is_symlink() and file.parent != target:
-            content = file.read_bytes()
-            if not (target / file.name).exists():
-                (target / file.name).write_bytes(content)
 
 
 def _image(model: nn.Module, images: Tensor) -> Tensor:
@@ -150,7 +189,7 @@ def _image(model: nn.Module, images: Tensor) -> Tensor:
     return found
 
 
-def _text_encoder(tokenizer_name: str) -> Callable[[nn.Module, Sequence[str]], Tensor]:
+def _text_encoder(tokenizer_name: str, online: bool) -> Callable[[nn.Module, Sequence[str]], Tensor]:
     cache: list[Any] = []
 
     def text(model: nn.Module, texts: Sequence[str]) -> Tensor:
@@ -158,10 +197,13 @@ def _text_encoder(tokenizer_name: str) -> Callable[[nn.Module, Sequence[str]], T
 
         if not cache:
             try:
-                cache.append(open_clip.get_tokenizer(tokenizer_name))
-            except Exception as error:  # a tokeniser that must be fetched fails here when offline
-                reason = str(error).splitlines()[0][:160]
-                raise InputError(f"{tokenizer_name}: its tokeniser cannot be loaded ({reason})") from None
+                with guarded(online=online):
+                    cache.append(open_clip.get_tokenizer(tokenizer_name))
+            except Exception as error:  # a tokeniser that would have to be fetched fails here too
+                raise InputError(
+                    f"{tokenizer_name}: its tokeniser cannot be loaded ({first_line(error)}); "
+                    "use hf-hub:, or a local-dir: folder that holds the tokeniser's files"
+                ) from None
         tokens = cache[0](list(texts)).to(next(model.parameters()).device)
         return _encode_short(model, tokens) if _is_plain_causal(model) else model.encode_text(tokens)  # type: ignore
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from unbackdoor.errors import InputError
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
@@ -18,6 +25,7 @@ class Preprocess:
         mean, std: per channel, in [0, 1] units.
         mode: `bicubic` or `bilinear`.
         squash: make the image square; otherwise the short side is resized and the centre cropped.
+        floor_crop: where an odd margin puts the crop: OpenCLIP (torchvision) rounds, Hugging Face rounds down.
     """
 
     size: int
@@ -25,6 +33,7 @@ class Preprocess:
     std: tuple[float, ...]
     mode: str = "bicubic"
     squash: bool = False
+    floor_crop: bool = False
 
     def __call__(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] → normalised (B, 3, size, size). Images of the right size are not resampled."""
@@ -36,11 +45,37 @@ class Preprocess:
         return (images - mean) / std
 
     def _resize(self, images: Tensor, height: int, width: int) -> Tensor:
-        if self.squash:
-            size = (self.size, self.size)
-        else:
-            factor = self.size / min(height, width)
-            size = (max(self.size, round(height * factor)), max(self.size, round(width * factor)))
+        # Both libraries cut the long side's fraction off, in integers; rounding would shift the crop by a pixel.
+        short = min(height, width)
+        size = (self.size, self.size) if self.squash else (self.size * height // short, self.size * width // short)
         images = F.interpolate(images, size=size, mode=self.mode, align_corners=False, antialias=True).clamp(0, 1)
-        top, left = (size[0] - self.size) // 2, (size[1] - self.size) // 2
+        top, left = self._margin(size[0]), self._margin(size[1])
         return images[..., top : top + self.size, left : left + self.size]
+
+    def _margin(self, side: int) -> int:
+        margin = (side - self.size) / 2
+        return int(margin) if self.floor_crop else round(margin)
+
+
+def checked(
+    what: str, *, size: Any, mean: Any, std: Any, mode: str, squash: bool, floor_crop: bool = False
+) -> Preprocess:
+    """A `Preprocess` from a file's values.
+
+    Raises:
+        InputError: a size that is not one positive side, or mean and std that are not three usable numbers each.
+    """
+    sides = list(size) if isinstance(size, Sequence) and not isinstance(size, str) else [size]
+    if len(set(map(str, sides))) != 1 or not isinstance(sides[0], int) or sides[0] < 1:
+        raise InputError(f"{what}: image size {size!r} is not one positive number of pixels; only square towers work")
+    for name, values in (("mean", mean), ("std", std)):
+        numbers = isinstance(values, list | tuple) and all(isinstance(v, int | float) for v in values)
+        if (
+            not numbers
+            or len(values) != 3
+            or not all(map(math.isfinite, values))
+            or (name == "std" and min(values) <= 0)
+        ):
+            wanted = "positive numbers" if name == "std" else "numbers"
+            raise InputError(f"{what}: image {name} must be three {wanted}, not {values!r}")
+    return Preprocess(sides[0], tuple(map(float, mean)), tuple(map(float, std)), mode, squash, floor_crop)
