@@ -105,9 +105,16 @@ class Clip:
         bias = getattr(self.model, "logit_bias", None)
         return 0.0 if bias is None else float(bias.detach().float().mean())
 
-    def encode_image(self, images: Tensor) -> Tensor:
-        """Unit embeddings (B, D) of images (B, 3, H, W) in [0, 1]; differentiable in images and weights."""
-        return F.normalize(self.format.image(self.model, self.preprocess(images)).float(), dim=-1)
+    def encode_image(self, images: Tensor, *, compute: torch.dtype | None = None) -> Tensor:
+        """Unit float32 embeddings (B, D) of images (B, 3, H, W) in [0, 1]; differentiable in images and weights.
+
+        Args:
+            compute: type of the tower's products (autocast; the weights stay as they are), None for their own.
+        """
+        inputs = self.preprocess(images)
+        with torch.autocast(inputs.device.type, dtype=compute, enabled=compute is not None):
+            found = self.format.image(self.model, inputs)
+        return F.normalize(found.float(), dim=-1)
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:

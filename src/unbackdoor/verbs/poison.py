@@ -11,6 +11,7 @@ import torch
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.poisoning import choose_poisoned
+from unbackdoor.devices import training_type
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.manifest import Manifest, write_json, write_jsonl
 from unbackdoor.training.batches import batch_rows, steps_per_epoch
@@ -84,7 +85,7 @@ def poison(
     steps = epochs * steps_per_epoch(len(rows), batch_size)
     tune = replace(tune, steps=steps)
     device_ = attack.head.device
-    scale, head = clip.logit_scale, attack.head
+    scale, head, compute = clip.logit_scale, attack.head, training_type(clip.device)
 
     def loss_at(step: int) -> torch.Tensor:
         batch = rows[batch_rows(len(rows), batch_size, seed, step)]
@@ -92,7 +93,8 @@ def poison(
         hit = poisoned[batch]
         if hit.any():
             images[hit] = attack.trigger(images[hit], keys=batch[hit])
-        return zero_shot_cross_entropy(clip.encode_image(images.to(device_)), head, scale, labels[batch].to(device_))
+        embeddings = clip.encode_image(images.to(device_), compute=compute)
+        return zero_shot_cross_entropy(embeddings, head, scale, labels[batch].to(device_))
 
     config = {
         "model": clip.reference,
@@ -105,6 +107,7 @@ def poison(
         "templates": templates,
         "seed": seed,
         "tune": asdict(tune),
+        "compute": str(compute).removeprefix("torch."),
     }
     manifest = Manifest("poison", config)
     manifest.hashes["weights_before"] = weights_hash(clip)
