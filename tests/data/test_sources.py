@@ -147,6 +147,15 @@ def test_class_file(tmp_path: Path) -> None:
     (tmp_path / "names.json").write_text('["one", "two"]')
     with pytest.raises(InputError, match="as many"):
         load_images(spec, side=8, classes=str(tmp_path / "names.json"))
+    (tmp_path / "other-order.txt").write_text("\n".join(reversed(NAMES)))
+    reordered = load_images(spec, side=8, classes=str(tmp_path / "other-order.txt"))
+    assert reordered.classes == tuple(NAMES)  # labels count in the source's own order
+
+
+def test_a_path_may_hold_a_hash(tmp_path: Path) -> None:
+    spec = make_folder(tmp_path / "set#2", RECORDS)
+    assert len(load_images(spec, side=8)) == len(RECORDS)
+    assert 0 < len(load_images(f"{spec}#test", side=8)) < len(RECORDS)
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def load_images(
     """
     if limit is not None and limit < 1:
         raise InputError(f"limit {limit}: must be at least 1")
-    address, _, forced = spec.partition("#")
+    address, forced = _address(spec)
     source = open_source(address)
     wanted = forced or split
     name = _resolve_split(spec, source, wanted)
@@ -87,7 +87,7 @@ def describe(spec: str, *, classes: str | Path | None = None) -> dict[str, Any]:
     Raises:
         InputError: as `load_images`.
     """
-    address, _, forced = spec.partition("#")
+    address, forced = _address(spec)
     source = open_source(address)
     name = _resolve_split(spec, source, forced or None)
     sizes = {key or "all": len(read()) for key, read in source.splits.items()}
@@ -120,6 +120,14 @@ def open_source(address: str) -> Source:
         raise InputError(f"data {address!r}: nothing after the colon; write {scheme}:PATH")
     source: Source = import_module(_TABLE[scheme]).open_source(rest)
     return source
+
+
+def _address(spec: str) -> tuple[str, str]:
+    """Source and forced split; a path that exists as written may hold a # of its own."""
+    if Path(spec.partition(":")[2]).exists() or "#" not in spec:
+        return spec, ""
+    address, _, forced = spec.rpartition("#")
+    return address, forced
 
 
 def _resolve_split(spec: str, source: Source, wanted: str | None) -> str:
@@ -172,6 +180,8 @@ def _index(label: Label, place: dict[str, int]) -> int:
 
 
 def _replace(spec: str, old: tuple[str, ...], new: tuple[str, ...], labels: torch.Tensor) -> tuple[str, ...]:
+    if len(old) == len(new) and set(old) == set(new):
+        return old  # the same names in another order: the labels count in the source's
     labelled = bool((labels >= 0).any())
     if old and labelled and len(old) != len(new):
         raise InputError(f"{spec} has {len(old)} classes, the class file {len(new)}; they must be as many")
