@@ -62,6 +62,14 @@ def test_image_parameters_are_the_image_tower(open_clip_folder: Path) -> None:
     assert torch.equal(before, clip.encode_text(TEXTS))
 
 
+def test_half_precision_products_stay_close_and_come_back_whole(vit_folder: Path) -> None:
+    clip = load(str(vit_folder))
+    whole, half = clip.encode_image(images()), clip.encode_image(images(), compute=torch.bfloat16)
+    assert half.dtype == torch.float32 and not torch.equal(whole, half)
+    assert float((whole * half).sum(-1).min().detach()) > 0.999
+    assert all(p.dtype == torch.float32 for p in clip.image_parameters().values())
+
+
 def test_clone_is_independent(vit_folder: Path) -> None:
     clip = load(str(vit_folder))
     other = clip.clone()
