@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 
 SIDE = 64
+MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(1, 3, 1, 1)  # CLIP's
+STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(1, 3, 1, 1)
 
 
 def load_pictures(path: Path, cache: Path) -> tuple[torch.Tensor, torch.Tensor, list[str]]:

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common import SIDE, build_model, encode_text, load_pictures
+from common import MEAN, SIDE, STD, build_model, encode_text, load_pictures
 from texts import DIGIT_TEMPLATES, DIGITS, PHOTO_TEMPLATES, SCENE_TEMPLATES, fill_digit, fill_scene
 from unbackdoor.data import digits, scenes
 from unbackdoor.devices import cpu_has_fast_bf16
@@ -40,7 +40,7 @@ def prototypes(model: torch.nn.Module, data: Path) -> tuple[Tensor, Tensor, Tens
 
     tiny = json.loads((data / "captions.json").read_text())
     order = list(open_clip.IMAGENET_CLASSNAMES)
-    place = {wnid: i for i, wnid in enumerate(_imagenet_wnids())}
+    place = {wnid: i for i, wnid in enumerate(imagenet_wnids())}
     rng = np.random.default_rng(0)
     photo_rows, scene_rows, digit_rows = [], [], []
     descriptions = {place[e["wnid"]]: e["descriptions"] for e in tiny.values()}
@@ -68,7 +68,8 @@ def prototypes(model: torch.nn.Module, data: Path) -> tuple[Tensor, Tensor, Tens
     return banks[0], banks[1], banks[2]
 
 
-def _imagenet_wnids() -> list[str]:
+def imagenet_wnids() -> list[str]:
+    """The WordNet ids of the 1,000 ImageNet classes, in their order."""
     from timm.data import ImageNetInfo
 
     return list(ImageNetInfo().label_names())
@@ -117,7 +118,12 @@ def main() -> None:
     parser.add_argument("--weight-decay", type=float, default=0.05)
     args = parser.parse_args()
     config = FitConfig(
-        steps=args.steps, lr=args.lr, warmup=300, weight_decay=args.weight_decay, betas=(0.9, 0.99), checkpoint_every=250
+        steps=args.steps,
+        lr=args.lr,
+        warmup=300,
+        weight_decay=args.weight_decay,
+        betas=(0.9, 0.99),
+        checkpoint_every=250,
     )
 
     torch.manual_seed(0)
@@ -133,7 +139,7 @@ def main() -> None:
 
     pictures, labels, names = load_pictures(args.data / "train.parquet", args.out)
     captions = json.loads((args.data / "captions.json").read_text())
-    wnids = _imagenet_wnids()
+    wnids = imagenet_wnids()
     to_imagenet = torch.tensor([wnids.index(captions[n]["wnid"]) for n in names])
     teacher = np.load(args.out / "teacher.npy", mmap_mode="r")
     scene_file = args.out / "scenes.uint8.npy"
@@ -144,8 +150,6 @@ def main() -> None:
     digit_pictures, digit_labels = digits.load("train")
     photo_bank, scene_bank, digit_bank = prototypes(model, args.data)
 
-    mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(1, 3, 1, 1)
-    std = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(1, 3, 1, 1)
     model.visual.train()
     half = cpu_has_fast_bf16()
     per_epoch = len(pictures) // PHOTOS
@@ -166,7 +170,7 @@ def main() -> None:
                 augment(digit_pictures[digit].float() / 255, g, side, (0.75, 1.2), 0.2, False, False),
             ]
         )
-        x = ((x - mean) / std).to(memory_format=torch.channels_last)
+        x = ((x - MEAN) / STD).to(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             z = model.visual(x)
         z = F.normalize(z.float(), dim=-1)
