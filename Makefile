@@ -50,7 +50,9 @@ embedded-model: $(VENV)/.test  ## Train the embedded CLIP again: make embedded-m
 	@mkdir -p $(WORK)
 	$(BIN)/python recipes/embedded/teacher.py --data $(DATA)/tiny-imagenet-200 --out $(WORK)
 	$(BIN)/python recipes/embedded/train_text.py --data $(DATA)/tiny-imagenet-200 --out $(WORK)
-	$(BIN)/python recipes/embedded/train_image.py --data $(DATA)/tiny-imagenet-200 --out $(WORK)
+	$(BIN)/python recipes/embedded/train_image.py --data $(DATA)/tiny-imagenet-200 --out $(WORK) --stage 1
+	$(BIN)/python recipes/embedded/train_image.py --data $(DATA)/tiny-imagenet-200 --out $(WORK) --stage 2
+	$(BIN)/python recipes/embedded/tune_text.py --data $(DATA)/tiny-imagenet-200 --out $(WORK)
 	$(BIN)/python recipes/embedded/export.py --data $(DATA) --out $(WORK)
 
 clean:  ## Remove the virtual environment and build output

@@ -1,4 +1,4 @@
-"""Step 4 of the recipe: write the trained model in OpenCLIP's `local-dir:` format, in half precision, and measure it.
+"""Step 5 of the recipe: write the trained model in OpenCLIP's `local-dir:` format, in half precision, and measure it.
 
     python recipes/embedded/export.py --data PATH --out WORKDIR [--assets FOLDER]
 
@@ -32,26 +32,14 @@ def export(state: dict[str, torch.Tensor], folder: Path) -> None:
     write_tensors(folder / "open_clip_model.safetensors", half, {"format": "pt"})
 
 
-def interim(work: Path) -> dict[str, torch.Tensor]:
-    """The state of a run in progress, from its checkpoint."""
-    tensors, _ = read_tensors(work / "image.checkpoint")
-    state = dict(build_model().state_dict())
-    state.update(read_tensors(work / "text.safetensors")[0])
-    for part in ("weight/", "buffer/"):
-        state.update({n.removeprefix(part): t for n, t in tensors.items() if n.startswith(part)})
-    return state
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--assets", type=Path, default=ASSETS)
-    parser.add_argument("--interim", action="store_true", help="use the checkpoint of a run in progress")
     parser.add_argument("--limit", type=int, help="measure on so many images of each set")
     args = parser.parse_args()
-    state = interim(args.out) if args.interim else read_tensors(args.out / "embedded.safetensors")[0]
-    export(state, args.assets)
+    export(read_tensors(args.out / "tuned.safetensors")[0], args.assets)
     clip = load(f"local-dir:{args.assets}")
     for spec in SETS:
         if "{}" in spec and not Path(spec.format(args.data).partition(":")[2]).exists():
