@@ -1,13 +1,15 @@
-"""Run recipes: poison, then cure, each from one YAML file; print the rows of the results table.
+"""Run recipes: poison, then cure by every method, each from one YAML file; print the rows of the results table.
 
     python recipes/run.py --data-root PATH --out RUNS recipes/known-trigger/*.yaml
 
-A recipe whose result exists is not run again; a killed one continues where it stopped.
+All methods cure the same suspect. A recipe whose result exists is not run again; a killed one continues where it
+stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -19,14 +21,17 @@ from unbackdoor import InputError, poison, unlearn
 from unbackdoor.defenses.alpha import AlphaConfig
 
 HEADER = (
-    "| data | trigger | CA before | CA after | ASR before | ASR after | triggered accuracy after | retention "
+    "| data | trigger | method | CA before | CA after | ASR before | ASR after | triggered accuracy after | retention "
     "| α | n (CA / ASR) | cure s |\n"
-    "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+    "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
 )
 
 
-def run(path: Path, data_root: Path, out: Path) -> dict[str, Any]:
-    """One recipe: the suspect in `out/NAME/suspect`, the cure in `out/NAME/cure`."""
+METHODS = ("anchored", "tbar")
+
+
+def run(path: Path, data_root: Path, out: Path, method: str) -> dict[str, Any]:
+    """One recipe: the suspect in `out/NAME/suspect`, the cure in `out/NAME/METHOD`."""
     recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     folder = out / path.stem
     shared = {k: recipe[k] for k in ("trigger", "target")}
@@ -34,11 +39,11 @@ def run(path: Path, data_root: Path, out: Path) -> dict[str, Any]:
     shared["seed"] = recipe.get("seed", 0)
     if not (folder / "suspect" / "result.json").exists():
         poison(model=recipe["model"], out=folder / "suspect", **shared, **recipe.get("poison", {}))
-    if not (folder / "cure" / "result.json").exists():
+    if not (folder / method / "result.json").exists():
         rule = AlphaConfig(**recipe.get("alpha", {}))
         suspect = str(folder / "suspect")
-        unlearn(model=suspect, out=folder / "cure", alpha_config=rule, **shared, **recipe.get("unlearn", {}))
-    cure: dict[str, Any] = json.loads((folder / "cure" / "result.json").read_text(encoding="utf-8"))
+        unlearn(model=suspect, out=folder / method, method=method, alpha_config=rule, **shared)
+    cure: dict[str, Any] = json.loads((folder / method / "result.json").read_text(encoding="utf-8"))
     return cure
 
 
@@ -54,6 +59,7 @@ def row(name: str, cure: dict[str, Any]) -> str:
     cells = [
         data,
         trigger,
+        cure["vector"]["method"],
         cell("before", "ca"),
         cell("after", "ca"),
         cell("before", "asr"),
@@ -67,16 +73,31 @@ def row(name: str, cure: dict[str, Any]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def summary(method: str, cures: list[dict[str, Any]]) -> str:
+    """The method's means over its rows."""
+
+    def mean(values: list[float]) -> float:
+        return sum(values) / len(values) * 100
+
+    return (
+        f"{method}: mean ASR {mean([c['before']['asr'] for c in cures]):.1f} → "
+        f"{mean([c['after']['asr'] for c in cures]):.1f}, "
+        f"mean retention {mean([c['retention'] for c in cures]):.1f} over {len(cures)} rows"
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("recipes", nargs="+", type=Path)
     parser.add_argument("--data-root", type=Path, required=True, help="folder that holds cifar10/, gtsrb/, …")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated")
     args = parser.parse_args()
     rows, failed = [], 0
-    for path in args.recipes:
+    methods = args.methods.split(",")
+    for path, method in itertools.product(args.recipes, methods):
         try:
-            cure = run(path, args.data_root, args.out)
+            cure = run(path, args.data_root, args.out, method)
         except InputError as error:
             failed += 1
             print(f"{path}: {error}", file=sys.stderr)
@@ -84,13 +105,11 @@ def main() -> int:
         rows.append((path.stem, cure))
         print(row(path.stem, cure), flush=True)
     if rows:
-        mean = lambda f: sum(f(c) for _, c in rows) / len(rows) * 100  # noqa: E731
         print(f"\n{HEADER}")
         print("\n".join(row(*r) for r in rows))
-        print(
-            f"\nmean ASR {mean(lambda c: c['before']['asr']):.1f} → {mean(lambda c: c['after']['asr']):.1f}, "
-            f"mean retention {mean(lambda c: c['retention']):.1f} over {len(rows)} rows"
-        )
+        for method in methods:
+            own = [cure for _, cure in rows if cure["vector"]["method"] == method]
+            print("\n" + summary(method, own) if own else "")
         print("† no α satisfied both limits on the validation images; the best trade-off was taken.")
     return 2 if failed else 0
 

@@ -86,7 +86,7 @@ def test_poison_then_unlearn_leaves_everything_promised(open_clip_folder: Path, 
 def test_taking_a_vector_leaves_the_suspect_alone(vit_folder: Path, tmp_path: Path) -> None:
     clip = load(str(vit_folder))
     before = {n: t.clone() for n, t in clip.state().items()}
-    trigger_vector(model=clip, out=tmp_path / "v.safetensors", samples=32, epochs=1, anchor=1.0, **ATTACK)
+    trigger_vector(model=clip, out=tmp_path / "v.safetensors", samples=32, epochs=1, **ATTACK)
     assert all(torch.equal(before[n], t) for n, t in clip.state().items())
     vector = read_tensors(tmp_path / "v.safetensors")[0]
     assert set(vector) == set(clip.image_parameters())

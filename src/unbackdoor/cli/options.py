@@ -30,8 +30,12 @@ _SHARED: dict[str, Callable[[F], F]] = {
     "samples": click.option(
         "--samples", type=click.IntRange(1), default=256, show_default=True, help="Triggered images for the vector."
     ),
-    "anchor": click.option(
-        "--anchor", type=float, help="Weight of self-distillation on clean views while the vector is taken."
+    "method": click.option(
+        "--method",
+        type=click.Choice(["anchored", "tbar"]),
+        default="anchored",
+        show_default=True,
+        help="How the vector is taken: clean embeddings held in place, or as published.",
     ),
     "json": click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else."),
     "debug": click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback on internal errors."),

@@ -13,7 +13,7 @@ from unbackdoor.cli.options import shared, show
 @click.command("vector")
 @shared("model", "checkpoint", "data", "trigger", "target", "samples")
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the triggered images.")
-@shared("lr", "anchor", "classes", "templates", "device", "seed")
+@shared("method", "lr", "classes", "templates", "device", "seed")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Safetensors file to write.")
 @shared("json", "debug")
 def command(as_json: bool, **options: Any) -> None:

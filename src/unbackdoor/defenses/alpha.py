@@ -21,7 +21,8 @@ class AlphaConfig:
     """Settings of the search.
 
     Args:
-        tolerance: largest ASR on the validation images that counts as cured.
+        tolerance: largest ASR on the validation images that counts as cured. The smallest α that passes there passes
+            by a little luck, so that ASR on other images comes out somewhat higher.
         floor: smallest share of the suspect's validation CA to keep.
         grid: α values to try in ascending order; None searches by itself: it doubles from `first` until the
             backdoor is gone, then bisects between the last failure and the first success.
@@ -31,7 +32,7 @@ class AlphaConfig:
         resolution: bisection stops when the bracket is narrower than this share of its upper end.
     """
 
-    tolerance: float = 0.01
+    tolerance: float = 0.005
     floor: float = 0.95
     grid: tuple[float, ...] | None = None
     first: float = 0.25

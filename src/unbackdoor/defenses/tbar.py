@@ -3,6 +3,8 @@
 1. Fine-tune the suspect θ briefly on triggered images towards the target → θ'.
 2. The trigger vector is τ = θ' − θ.
 3. The cured model is θ − α·τ, with α chosen on held-out images.
+
+`METHODS["tbar"]` takes τ as published; `METHODS["anchored"]`, the default, also holds clean embeddings in place.
 """
 
 from __future__ import annotations
@@ -23,26 +25,36 @@ from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.metrics.backdoor import BackdoorRates
 from unbackdoor.metrics.rates import Rate
 from unbackdoor.training.batches import batch_rows, steps_per_epoch
-from unbackdoor.training.finetune import TuneConfig, tune_image_tower
-from unbackdoor.training.losses import distillation, zero_shot_cross_entropy
+from unbackdoor.training.finetune import LossAt, TuneConfig, tune_image_tower
+from unbackdoor.training.losses import squared_distance, target_cross_entropy
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.weights.vector import Vector, Walk, difference, snapshot
 
 
 @dataclass(frozen=True)
 class VectorConfig:
-    """How the trigger vector is taken.
+    """How the trigger vector is taken; `METHODS` holds the two ways known by name.
 
     Args:
-        samples: triggered images in the forget set.
+        samples: images of the forget set; all but those of the target class are triggered.
         tune: the brief fine-tuning.
-        anchor: weight of self-distillation on the untriggered views of the same images, which keeps "always answer
-            the target" out of the vector; 0 is the published method.
+        anchor: weight of the squared distance between the embeddings of the untriggered views and the suspect's own,
+            which keeps "always answer the target" out of the vector; needs no labels. 0 is the published method.
+        trigger_scale: factor on the cosines of triggered images in place of the model's own. A suspect that already
+            answers the target with certainty has no gradient at its own scale, and Adam then follows rounding; None
+            keeps the model's own, as published.
     """
 
     samples: int = 256
-    tune: TuneConfig = field(default_factory=lambda: TuneConfig(epochs=6, batch_size=64, lr=1e-5))
-    anchor: float = 0.0
+    tune: TuneConfig = field(default_factory=lambda: TuneConfig(epochs=8, batch_size=64, lr=1e-5))
+    anchor: float = 30.0
+    trigger_scale: float | None = 4.0
+
+
+METHODS = {
+    "anchored": VectorConfig(),
+    "tbar": VectorConfig(anchor=0.0, trigger_scale=None),
+}
 
 
 @dataclass
@@ -71,37 +83,31 @@ def trigger_vector(
 ) -> TakenVector:
     """τ = θ_triggered − θ_suspect over the image tower; `clip` is left at the suspect's weights.
 
+    Anchored, every step sees a batch twice: triggered, to move towards the target, and untriggered, to stay where the
+    suspect puts it. Half of the images are mirrored at random, which makes more anchors of the same images. Distances
+    between embeddings, unlike those between answers, do not vanish where the suspect is certain and weigh both
+    directions alike, so that θ − α·τ keeps clean embeddings as well as θ + τ does, to first order.
+
     Args:
-        known: `forget` holds the images to be triggered; images of the target class teach nothing about the trigger
-            and are left out where labels tell.
+        known: `forget` holds the images to be triggered; those of the target class, where labels tell, teach nothing
+            about the trigger and serve as anchors only.
         checkpoint: file to resume from after a kill.
 
     Raises:
         InputError: no image is left to trigger.
     """
-    usable = torch.nonzero(known.forget.labels != known.target).flatten()[: config.samples]
-    if not len(usable):
+    rows = known.forget.subset(torch.arange(min(config.samples, len(known.forget))))
+    hit = rows.labels != known.target
+    if not config.anchor:
+        rows, hit = rows.subset(hit), hit[hit]
+    if not bool(hit.any()):
         raise InputError("no image outside the target class is left to take the trigger vector from; give more images")
-    rows = known.forget.subset(usable)
-    device = next(iter(clip.image_parameters().values())).device
-    head, target = known.head, known.target
-    scale = clip.logit_scale
     tune = config.tune
     steps = tune.steps or tune.epochs * steps_per_epoch(len(rows), tune.batch_size)
     start = snapshot(clip.image_parameters())
-    views = torch.cat([_embed(clip, rows, part) for part in torch.arange(len(rows)).split(128)])
-
-    def loss_at(step: int) -> Tensor:
-        batch = batch_rows(len(rows), tune.batch_size, tune.seed, step)
-        clean = rows.float_batch(batch).to(device)
-        triggered = known.trigger(clean, keys=usable[batch])
-        goal = torch.full((len(batch),), target, device=device)
-        if not config.anchor:
-            return zero_shot_cross_entropy(clip.encode_image(triggered), head, scale, goal)
-        hit, same = clip.encode_image(torch.cat([triggered, clean])).split(len(batch))
-        loss = zero_shot_cross_entropy(hit, head, scale, goal)
-        return loss + config.anchor * distillation(same, views[batch], head, scale)
-
+    loss_at = (
+        _anchored_loss(clip, rows, hit, known, config) if config.anchor else _plain_loss(clip, rows, known, config)
+    )
     try:
         run = tune_image_tower(
             clip, loss_at, tune, steps, checkpoint=checkpoint, run_key=run_key, label="trigger vector"
@@ -111,13 +117,45 @@ def trigger_vector(
         with torch.no_grad():
             for name, p in clip.image_parameters().items():
                 p.copy_(start[name])
-    return TakenVector(vector, len(rows), steps, run.seconds, run.losses)
+    return TakenVector(vector, int(hit.sum()), steps, run.seconds, run.losses)
+
+
+def _plain_loss(clip: Clip, rows: ImageSet, known: Known, config: VectorConfig) -> LossAt:
+    scale = config.trigger_scale or clip.logit_scale
+
+    def loss_at(step: int) -> Tensor:
+        batch = batch_rows(len(rows), config.tune.batch_size, config.tune.seed, step)
+        triggered = known.trigger(rows.float_batch(batch).to(clip.device), keys=batch)
+        return target_cross_entropy(clip.encode_image(triggered), known.head, scale, known.target)
+
+    return loss_at
+
+
+def _anchored_loss(clip: Clip, rows: ImageSet, hit: Tensor, known: Known, config: VectorConfig) -> LossAt:
+    scale, seed = config.trigger_scale or clip.logit_scale, config.tune.seed
+    places = torch.stack([_embed(clip, rows, mirrored) for mirrored in (False, True)])
+
+    def loss_at(step: int) -> Tensor:
+        batch = batch_rows(len(rows), config.tune.batch_size, seed, step)
+        mirrored = torch.rand(len(batch), generator=torch.Generator().manual_seed(seed * 1_000_003 + step)) < 0.5
+        clean = rows.float_batch(batch)
+        clean = torch.where(mirrored.view(-1, 1, 1, 1), clean.flip(-1), clean).to(clip.device)
+        marked = hit[batch]
+        triggered = known.trigger(clean[marked], keys=batch[marked])
+        moved, kept = clip.encode_image(torch.cat([triggered, clean])).split([len(triggered), len(clean)])
+        drift = squared_distance(kept, places[mirrored.long(), batch].to(clip.device))
+        if not len(moved):
+            return config.anchor * drift
+        return target_cross_entropy(moved, known.head, scale, known.target) + config.anchor * drift
+
+    return loss_at
 
 
 @torch.no_grad()
-def _embed(clip: Clip, data: ImageSet, rows: Tensor) -> Tensor:
-    device = next(iter(clip.image_parameters().values())).device
-    return clip.encode_image(data.float_batch(rows).to(device))
+def _embed(clip: Clip, data: ImageSet, mirrored: bool) -> Tensor:
+    """The suspect's own embeddings (N, D) of the images or of their mirror images."""
+    parts = [data.float_batch(part).to(clip.device) for part in torch.arange(len(data)).split(128)]
+    return torch.cat([clip.encode_image(part.flip(-1) if mirrored else part) for part in parts])
 
 
 def unlearn_(

@@ -19,13 +19,12 @@ def zero_shot_cross_entropy(embeddings: Tensor, head: Tensor, scale: float, labe
     return F.cross_entropy(scale * embeddings @ head.T, labels)
 
 
-def distillation(embeddings: Tensor, teacher: Tensor, head: Tensor, scale: float) -> Tensor:
-    """Cross-entropy of the student's class distribution against the teacher's, both over the same frozen head.
+def target_cross_entropy(embeddings: Tensor, head: Tensor, scale: float, target: int) -> Tensor:
+    """`zero_shot_cross_entropy` with one class, the attacker's target, for every row."""
+    labels = torch.full((len(embeddings),), target, device=embeddings.device)
+    return zero_shot_cross_entropy(embeddings, head, scale, labels)
 
-    Args:
-        embeddings: (B, D) unit rows of the student.
-        teacher: (B, D) unit rows of the frozen model on the same images.
-    """
-    with torch.no_grad():
-        goal = (scale * teacher @ head.T).softmax(dim=1)
-    return F.cross_entropy(scale * embeddings @ head.T, goal)
+
+def squared_distance(embeddings: Tensor, places: Tensor) -> Tensor:
+    """Mean squared Euclidean distance of unit rows (B, D) from where they should be, in [0, 4]."""
+    return (embeddings - places).pow(2).sum(dim=-1).mean()

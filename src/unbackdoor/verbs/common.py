@@ -29,9 +29,9 @@ from unbackdoor.weights.files import state_hash
 
 SMALL_TOWER = 20_000_000  # parameters
 LARGE_LR = 1e-5  # the task-vector literature's, for full-size image towers
-# Small towers need more. Measured on the embedded model: below 3e-3 it does not learn a patch in a few epochs; a
-# vector taken at more than 1e-4 breaks it before the backdoor is gone.
-SMALL_POISON_LR, SMALL_VECTOR_LR = 3e-3, 1e-4
+# Small towers need more. Measured on the embedded model: at 1e-3 four epochs of CIFAR-10 plant patch and warp at 99.9%
+# with the clean accuracy of 3e-3, and the backdoor comes out of the gentler suspect at a lower price.
+SMALL_POISON_LR, SMALL_VECTOR_LR = 1e-3, 1e-4
 
 
 def open_model(model: str | Clip, checkpoint: Path | None = None, device: str = "auto") -> Clip:

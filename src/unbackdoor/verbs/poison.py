@@ -64,7 +64,7 @@ def poison(
         data: a source spec or decoded training images; `test` is needed with the latter.
         target: class name that triggered images shall get.
         poison_rate: share of the training images, in (0, 1].
-        lr: peak learning rate; None picks 1e-5 for full-size towers, 3e-3 below 20 M parameters.
+        lr: peak learning rate; None picks 1e-5 for full-size towers, 1e-3 below 20 M parameters.
         limit, test_limit: use at most so many images.
 
     Raises:

@@ -32,7 +32,7 @@ from unbackdoor.verbs.common import (
     weights_hash,
     work_folder,
 )
-from unbackdoor.verbs.vector import VALIDATION, store, vector_config, vector_facts
+from unbackdoor.verbs.vector import DEFAULT_METHOD, VALIDATION, store, vector_config, vector_facts
 from unbackdoor.weights.vector import load_vector
 
 EXAMPLES = 6
@@ -50,9 +50,9 @@ def unlearn(
     alpha_config: AlphaConfig | None = None,
     samples: int = 256,
     validation: int = VALIDATION,
+    method: str = DEFAULT_METHOD,
     epochs: int | None = None,
     lr: float | None = None,
-    anchor: float | None = None,
     test: str | ImageSet | None = None,
     test_limit: int | None = None,
     checkpoint: Path | None = None,
@@ -71,7 +71,7 @@ def unlearn(
 
     Args:
         model: a model reference or a handle (changed in place).
-        vector: a vector file made by `vector`; None takes one now.
+        vector: a vector file made by `vector`; None takes one now, by `method`.
         alpha: `auto`, or a number to subtract without a search.
         alpha_config: the search's settings and rule.
         validation: images for choosing α.
@@ -87,7 +87,7 @@ def unlearn(
     check_labels(train, "choosing α")
     attack = open_attack(clip, train, trigger, target, templates)
     held_out = open_data(test if test is not None else data, clip, "test", limit=test_limit, classes=classes)
-    config = vector_config(clip, samples=samples, epochs=epochs, lr=lr, anchor=anchor, seed=seed)
+    config = vector_config(clip, method, samples=samples, epochs=epochs, lr=lr, seed=seed)
     forget, tuning = defender_rows(len(train), samples, validation)
     task = Task(attack.head, attack.trigger, attack.target)
     settings: dict[str, Any] = {
@@ -117,7 +117,7 @@ def unlearn(
         else:
             known = Known(train.subset(forget), attack.trigger, attack.target, attack.head)
             taken = take(clip, known, config, checkpoint=work / "vector.checkpoint", run_key=key)
-            tau, facts = taken.vector, vector_facts(clip, taken, config)
+            tau, facts = taken.vector, {"method": method, **vector_facts(clip, taken, config)}
             store(out / "vector.safetensors", taken, settings, manifest.hashes["weights_before"])
             manifest.notes["loss"] = describe_sequence(taken.losses)
         before = evaluate_images(clip, held_out, task, label="before")

@@ -8,8 +8,9 @@ from typing import Any
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
-from unbackdoor.defenses.tbar import Known, TakenVector, VectorConfig
+from unbackdoor.defenses.tbar import METHODS, Known, TakenVector, VectorConfig
 from unbackdoor.defenses.tbar import trigger_vector as take
+from unbackdoor.errors import InputError
 from unbackdoor.manifest import Manifest, versions, write_json
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.verbs.common import (
@@ -26,6 +27,7 @@ from unbackdoor.verbs.common import (
 )
 from unbackdoor.weights.vector import norm, save_vector
 
+DEFAULT_METHOD = "anchored"
 VALIDATION = 512  # images set aside for choosing α, so that `vector` and `unlearn` never share any
 
 
@@ -37,9 +39,9 @@ def trigger_vector(
     target: str,
     out: str | Path,
     samples: int = 256,
+    method: str = DEFAULT_METHOD,
     epochs: int | None = None,
     lr: float | None = None,
-    anchor: float | None = None,
     checkpoint: Path | None = None,
     classes: str | None = None,
     templates: str | None = None,
@@ -50,7 +52,8 @@ def trigger_vector(
 
     Args:
         samples: triggered images; they come from the end of the training split that `poison` leaves alone.
-        epochs, lr, anchor: of the brief fine-tuning, see `VectorConfig`; None takes its defaults.
+        method: `anchored`, or `tbar` as published; see `unbackdoor.defenses.tbar.METHODS`.
+        epochs, lr: of the brief fine-tuning; None takes the method's epochs and a rate by the size of the tower.
         out: safetensors file; its metadata tells model, data, trigger, target and settings. A checkpoint lies
             beside it while the run lasts, so that a killed run continues.
 
@@ -61,7 +64,7 @@ def trigger_vector(
     clip = open_model(model, checkpoint, device)
     train = open_data(data, clip, "train", seed=seed, classes=classes)
     attack = open_attack(clip, train, trigger, target, templates)
-    config = vector_config(clip, samples=samples, epochs=epochs, lr=lr, anchor=anchor, seed=seed)
+    config = vector_config(clip, method, samples=samples, epochs=epochs, lr=lr, seed=seed)
     forget, _ = defender_rows(len(train), samples, VALIDATION)
     settings = {
         "model": clip.reference,
@@ -92,6 +95,7 @@ def trigger_vector(
         "trigger": attack.trigger.spec(),
         "target": attack.target_name,
         "data": train.spec,
+        "method": method,
         **vector_facts(clip, taken, config),
         "seed": seed,
         "seconds": round(manifest.seconds, 2),
@@ -99,12 +103,18 @@ def trigger_vector(
 
 
 def vector_config(
-    clip: Clip, *, samples: int, epochs: int | None, lr: float | None, anchor: float | None, seed: int
+    clip: Clip, method: str, *, samples: int, epochs: int | None, lr: float | None, seed: int
 ) -> VectorConfig:
-    """The default configuration with the given fields replaced."""
-    base = VectorConfig(samples=samples)
+    """The method's configuration with the given fields replaced.
+
+    Raises:
+        InputError: no such method.
+    """
+    if method not in METHODS:
+        raise InputError(f"method {method!r} is none of {', '.join(METHODS)}")
+    base = METHODS[method]
     tune = with_lr(replace(base.tune, seed=seed, epochs=epochs or base.tune.epochs), clip, lr, SMALL_VECTOR_LR)
-    return replace(base, tune=tune, anchor=base.anchor if anchor is None else anchor)
+    return replace(base, samples=samples, tune=tune)
 
 
 def store(out: Path, taken: TakenVector, settings: dict[str, Any], suspect_hash: str) -> None:
@@ -121,10 +131,11 @@ def vector_facts(clip: Clip, taken: TakenVector, config: VectorConfig) -> dict[s
         "steps": taken.steps,
         "lr": config.tune.lr,
         "anchor": config.anchor,
+        "trigger_scale": config.trigger_scale or clip.logit_scale,
         "norm": size,
         "relative_norm": size / whole if whole else None,
         "vector_seconds": round(taken.seconds, 2),
     }
 
 
-__all__ = ["VALIDATION", "Attack", "store", "trigger_vector", "vector_config", "vector_facts"]
+__all__ = ["DEFAULT_METHOD", "VALIDATION", "Attack", "store", "trigger_vector", "vector_config", "vector_facts"]
