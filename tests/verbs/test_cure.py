@@ -13,6 +13,7 @@ from unbackdoor import evaluate, load, load_images, poison, trigger_vector, unle
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.defenses.alpha import AlphaConfig
+from unbackdoor.defenses.tbar import METHODS
 from unbackdoor.errors import InputError
 from unbackdoor.verbs.common import attacker_rows, defender_rows
 from unbackdoor.weights.files import read_tensors
@@ -83,10 +84,11 @@ def test_poison_then_unlearn_leaves_everything_promised(open_clip_folder: Path, 
     assert again["ca"]["value"] == stored["after"]["ca"] and again["asr"]["value"] == stored["after"]["asr"]
 
 
-def test_taking_a_vector_leaves_the_suspect_alone(vit_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_taking_a_vector_leaves_the_suspect_alone(method: str, vit_folder: Path, tmp_path: Path) -> None:
     clip = load(str(vit_folder))
     before = {n: t.clone() for n, t in clip.state().items()}
-    trigger_vector(model=clip, out=tmp_path / "v.safetensors", samples=32, epochs=1, **ATTACK)
+    trigger_vector(model=clip, out=tmp_path / "v.safetensors", samples=32, epochs=1, method=method, **ATTACK)
     assert all(torch.equal(before[n], t) for n, t in clip.state().items())
     vector = read_tensors(tmp_path / "v.safetensors")[0]
     assert set(vector) == set(clip.image_parameters())
@@ -142,6 +144,11 @@ def test_bad_input_is_refused_before_any_work(
         with pytest.raises(InputError, match=part):
             verb(model=clip, out=tmp_path / "o", **{**ATTACK, **change}, **extra)  # type: ignore[operator]
     assert not (tmp_path / "o").exists()
+
+
+def test_an_unknown_method_is_refused(vit_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="method 'magic' is none of anchored, tbar"):
+        unlearn(model=str(vit_folder), out=tmp_path / "o", method="magic", **ATTACK)
 
 
 def test_unlabelled_data_is_refused_where_labels_are_needed(vit_folder: Path) -> None:

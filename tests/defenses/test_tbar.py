@@ -1,0 +1,95 @@
+"""TBAR on a small real case: a patch planted in the embedded model on scanned digits, and taken out again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from unbackdoor import load, load_images, poison, unlearn
+from unbackdoor.clip.handle import Clip
+from unbackdoor.data.images import ImageSet
+from unbackdoor.data.poisoning import target_index
+from unbackdoor.defenses.tbar import METHODS, Known, VectorConfig, trigger_vector
+from unbackdoor.errors import InputError
+from unbackdoor.training.finetune import TuneConfig
+from unbackdoor.triggers import parse_trigger
+from unbackdoor.weights.vector import add_
+
+ATTACK = {"data": "embedded:digits", "trigger": "badnets:size=6,pattern=checker", "target": "three"}
+
+
+@pytest.fixture(scope="module")
+def suspect(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("suspect")
+    found = poison(model="embedded", out=out, poison_rate=0.2, epochs=6, batch_size=32, **ATTACK)
+    assert found["after"]["asr"] > 0.95 and found["after"]["ca"] > 0.95 > 0.1 > found["before"]["asr"]
+    return out
+
+
+@pytest.fixture(scope="module")
+def digits() -> ImageSet:
+    return load_images("embedded:digits", side=64, split="train")
+
+
+def known(clip: Clip, digits: ImageSet, rows: torch.Tensor) -> Known:
+    target = target_index(digits.classes, ATTACK["target"])
+    return Known(digits.subset(rows), parse_trigger(ATTACK["trigger"]), target, clip.zero_shot_head(digits.classes))
+
+
+def test_the_backdoor_goes_and_the_rest_stays(suspect: Path, tmp_path: Path) -> None:
+    found = unlearn(model=str(suspect), out=tmp_path / "cure", samples=192, validation=256, **ATTACK)
+    assert found["before"]["asr"] > 0.95 and found["after"]["asr"] <= 0.03
+    assert found["retention"] >= 0.97 and found["vector"]["method"] == "anchored"
+    vector = tmp_path / "cure" / "vector.safetensors"
+    untouched = unlearn(model=str(suspect), out=tmp_path / "none", vector=vector, alpha=0.0, **ATTACK)
+    assert untouched["after"] == untouched["before"] == found["before"]
+
+
+@torch.no_grad()
+def moves(clip: Clip, vector: dict[str, torch.Tensor], attack: Known) -> tuple[float, float]:
+    """How far θ − τ moves clean embeddings, and how far it takes triggered ones from the target."""
+    clean = attack.forget.float_batch(torch.arange(len(attack.forget)))
+    triggered = attack.trigger(clean)
+    text = attack.head[attack.target]
+    before = clip.encode_image(clean), clip.encode_image(triggered) @ text
+    add_(clip.image_parameters(), vector, -1.0)
+    after = clip.encode_image(clean), clip.encode_image(triggered) @ text
+    add_(clip.image_parameters(), vector, 1.0)
+    return float((after[0] - before[0]).norm(dim=1).mean()), float((before[1] - after[1]).mean())
+
+
+def test_the_anchor_keeps_clean_images_out_of_the_vector(suspect: Path, digits: ImageSet) -> None:
+    """Per unit of movement away from the target, on images that neither vector has seen."""
+    clip = load(str(suspect))
+    forget, fresh = known(clip, digits, torch.arange(192)), known(clip, digits, torch.arange(300, 450))
+    ratio = {}
+    for name, base in METHODS.items():
+        config = replace(base, samples=192, tune=replace(base.tune, lr=1e-4, epochs=4))
+        clean, triggered = moves(clip, trigger_vector(clip, forget, config).vector, fresh)
+        assert triggered > 0, f"{name}: θ − τ leads towards the target"
+        ratio[name] = clean / triggered
+    assert ratio["anchored"] < 0.5 * ratio["tbar"], ratio
+
+
+def test_batches_without_anything_to_trigger_only_anchor(digits: ImageSet) -> None:
+    clip = load("embedded")
+    target = target_index(digits.classes, ATTACK["target"])
+    threes, others = ((digits.labels == target).nonzero().flatten(), (digits.labels != target).nonzero().flatten())
+    rows = torch.cat([others[:1], threes[:7]])
+    config = VectorConfig(samples=8, tune=TuneConfig(epochs=1, batch_size=2, lr=1e-4))
+    taken = trigger_vector(clip, known(clip, digits, rows), config)
+    assert taken.samples == 1 and taken.steps == 4
+    assert all(torch.isfinite(t).all() for t in taken.vector.values())
+    for method in METHODS.values():
+        with pytest.raises(InputError, match="no image outside the target class"):
+            trigger_vector(clip, known(clip, digits, threes), method)
+
+
+def test_the_command_line_offers_every_method() -> None:
+    from unbackdoor.cli.unlearn import command
+
+    offered = next(p.type.choices for p in command.params if p.name == "method")  # type: ignore[attr-defined]
+    assert tuple(offered) == tuple(METHODS)
