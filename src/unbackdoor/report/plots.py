@@ -44,7 +44,11 @@ def alpha_curve(result: dict[str, Any]) -> str:
     chosen = result.get("alpha")
     if chosen is not None:
         out.append(f'<line class="chosen" x1="{x(chosen):.1f}" x2="{x(chosen):.1f}" y1="{_TOP}" y2="{_H - _BOTTOM}"/>')
-        out.append(f'<text class="small" x="{x(chosen) + 4:.1f}" y="{_TOP + 10}">chosen α = {chosen:.3g}</text>')
+        side, place = ("end", -4) if chosen > top / 2 else ("start", 4)
+        out.append(
+            f'<text class="small" x="{x(chosen) + place:.1f}" y="{y(0.55):.1f}" text-anchor="{side}">'
+            f"chosen α = {chosen:.3g}</text>"
+        )
     for key in ("ca", "asr"):
         rows = [(p["alpha"], p[key]) for p in curve if p[key]["value"] is not None]
         upper = " ".join(f"{x(a):.1f},{y(r['interval'][1]):.1f}" for a, r in rows)

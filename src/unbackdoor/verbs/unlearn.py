@@ -132,6 +132,7 @@ def unlearn(
             "model": str(out / "model"),
             "model_reference": clip.reference,
             "data": train.spec,
+            "test": held_out.spec,
             "trigger": attack.trigger.spec(),
             "target": attack.target_name,
             "alpha": found.alpha,
