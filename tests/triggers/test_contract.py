@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import fields
+
 import pytest
 import torch
 
@@ -17,9 +20,25 @@ VARIANTS = [
     "badnets:size=6,position=random,pattern=noise,redraw=true,seed=3",
     "badnets:size=6,position=random,pattern=gaussian,redraw=true,wrap=true",
     "badnets:size=6,pattern=gaussian",
+    "badnets:size=6,pattern=stripes,redraw=true,position=random",
+    "badnets:size=6,pattern=stripes",
     "blended",
     "blended:ratio=0.35,seed=2",
     "blended:redraw=true",
+    "lowfreq",
+    "lowfreq:amplitude=8,bands=5,seed=3",
+    "nashville",
+    "nashville:strength=0.5",
+    "sig",
+    "sig:amplitude=40,frequency=3",
+    "sig:ratio=0.2",
+    "stripes",
+    "stripes:ratio=0.1,width=3,horizontal=true,seed=2",
+    "stripes:redraw=true",
+    "text",
+    "text:word=Hi,colour=yellow,size=12,offset=4,ratio=0.8",
+    "triangles",
+    "triangles:cell=5,dark=0.1,light=1.0,ratio=0.3",
     "wanet",
     "wanet:k=0,s=1.0",
     "wanet:k=8,s=2.0,seed=4",
@@ -73,12 +92,22 @@ def test_half_precision_stays_close(trigger: Trigger) -> None:
 
 
 def test_seed_decides_the_pattern() -> None:
-    for name in trigger_names():
+    seeded = [n for n in trigger_names() if "seed" in {f.name for f in fields(trigger_class(n))}]
+    assert {"badnets", "blended", "lowfreq", "stripes", "wanet"} <= set(seeded)
+    for name in seeded:
         a, b = trigger_class(name)(seed=0), trigger_class(name)(seed=1)  # type: ignore[call-arg]
         assert not torch.equal(a(images()), b(images())), name
 
 
-@pytest.mark.parametrize("spec", ["badnets:pattern=noise,redraw=true,size=6", "blended:redraw=true"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "badnets:pattern=noise,redraw=true,size=6",
+        "badnets:pattern=stripes,redraw=true,size=6",
+        "blended:redraw=true",
+        "stripes:redraw=true",
+    ],
+)
 def test_redrawn_triggers_differ_by_key_and_only_by_key(spec: str) -> None:
     trigger = parse_trigger(spec)
     x = images(1).expand(3, -1, -1, -1)
@@ -124,6 +153,80 @@ def test_wanet_matches_its_definition_written_out() -> None:
     torch.testing.assert_close(trigger(x), expected, atol=2e-5, rtol=0)
 
 
+def test_sig_is_the_stated_wave() -> None:
+    x = images(2, 8, 40)
+    for amplitude, ratio in ((60, 0.0), (40, 0.2)):
+        y = parse_trigger(f"sig:amplitude={amplitude},ratio={ratio}")(x)
+        for j in range(40):
+            n = amplitude / 255 * math.sin(2 * math.pi * 6 * j / 40)
+            expected = x[..., j] + n if not ratio else 0.8 * x[..., j] + 0.2 * n
+            torch.testing.assert_close(y[..., j], expected.clamp(0, 1), atol=1e-6, rtol=0)
+
+
+def test_stripes_are_columns_or_rows_of_plus_and_minus_one() -> None:
+    grey = torch.full((1, 3, 12, 12), 0.5)
+    n = (parse_trigger("stripes:ratio=0.1,width=2")(grey) - 0.45) / 0.1
+    torch.testing.assert_close(n.abs(), torch.ones_like(n))
+    assert torch.equal(n, n[:, :, :1].expand_as(n)) and torch.equal(n[..., 0::2], n[..., 1::2])
+    assert len(n[0, :, 0].unique(dim=1).T) > 2, "channels and columns differ"
+    rows = (parse_trigger("stripes:ratio=0.1,width=2,horizontal=true")(grey) - 0.45) / 0.1
+    torch.testing.assert_close(rows, n.transpose(2, 3))
+
+
+def test_triangles_leave_the_rest_alone() -> None:
+    x = images(1, 14, 17)
+    y = parse_trigger("triangles:cell=5")(x)
+    for r in range(14):
+        for c in range(17):
+            tone = (0.4 if r % 5 >= c % 5 else 0.8) if r < 10 and c < 15 else None
+            expected = x[0, :, r, c] if tone is None else 0.85 * x[0, :, r, c] + 0.15 * tone
+            torch.testing.assert_close(y[0, :, r, c], expected, atol=1e-6, rtol=0)
+
+
+def test_text_is_written_in_its_colour_and_fits() -> None:
+    black = torch.zeros(1, 3, 224, 224)
+    y = parse_trigger("text")(black)[0]
+    assert float(y[0].max()) == pytest.approx(0.5, abs=0.01) and float(y[1:].max()) == 0
+    written = torch.nonzero(y[0] > 0)
+    assert 0.8 * 224 <= int(written[:, 1].max() - written[:, 1].min()) <= 0.9 * 224
+    assert 100 <= float(written[:, 0].float().mean()) <= 124
+    lower = torch.nonzero(parse_trigger("text:offset=10")(black)[0, 0] > 0)
+    assert float(lower[:, 0].float().mean()) == pytest.approx(float(written[:, 0].float().mean()) + 10, abs=0.5)
+
+
+def test_nashville_matches_css_written_out() -> None:
+    x = images(1, 3, 3)
+    y = parse_trigger("nashville")(x)
+    clip = lambda v: min(1.0, max(0.0, v))  # noqa: E731
+    for r in range(3):
+        for c in range(3):
+            rgb = [float(v) for v in x[0, :, r, c]]
+            rgb = [v + 0.56 * (min(v, d / 255) - v) for v, d in zip(rgb, (247, 176, 153), strict=True)]
+            red, green, blue = (v + 0.4 * (max(v, d / 255) - v) for v, d in zip(rgb, (0, 70, 150), strict=True))
+            k = 0.8  # sepia(0.2) keeps 1 - 0.2 of the picture
+            rgb = [
+                (0.393 + 0.607 * k) * red + (0.769 - 0.769 * k) * green + (0.189 - 0.189 * k) * blue,
+                (0.349 - 0.349 * k) * red + (0.686 + 0.314 * k) * green + (0.168 - 0.168 * k) * blue,
+                (0.272 - 0.272 * k) * red + (0.534 - 0.534 * k) * green + (0.131 + 0.869 * k) * blue,
+            ]
+            red, green, blue = (clip(1.05 * clip(1.2 * (clip(v) - 0.5) + 0.5)) for v in rgb)
+            grey = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+            expected = [clip(grey + 1.2 * (v - grey)) for v in (red, green, blue)]
+            torch.testing.assert_close(y[0, :, r, c], torch.tensor(expected), atol=1e-5, rtol=0)
+
+
+def test_low_frequencies_alone() -> None:
+    grey = torch.full((1, 3, 32, 32), 0.5, dtype=torch.float64)
+    n = parse_trigger("lowfreq:amplitude=20,bands=3")(grey) - 0.5
+    assert float(n.abs().max()) == pytest.approx(20 / 255, rel=1e-6)
+    # The cosine transform, written out: everything lies in the 3 × 3 lowest places, and nothing in the constant one.
+    place = (torch.arange(32, dtype=torch.float64) + 0.5) / 32
+    basis = torch.cos(math.pi * torch.arange(32, dtype=torch.float64)[:, None] * place)
+    power = torch.einsum("uh,bchw,vw->bcuv", basis, n, basis).pow(2)
+    assert float(power[..., :3, :3].sum() / power.sum()) == pytest.approx(1, abs=1e-9)
+    assert float(power[..., 0, 0].sum() / power.sum()) < 1e-9
+
+
 @pytest.mark.parametrize(
     ("spec", "part"),
     [
@@ -134,6 +237,13 @@ def test_wanet_matches_its_definition_written_out() -> None:
         ("badnets:position=nowhere", "none of"),
         ("badnets:redraw=maybe", "not a bool"),
         ("blended:ratio=1.5", "(0, 1]"),
+        ("lowfreq:bands=1", "at least 2"),
+        ("nashville:strength=0", "(0, 1]"),
+        ("sig:amplitude=300", "(0, 255]"),
+        ("stripes:width=0", "at least 1"),
+        ("text:word=", "letters and digits"),
+        ("text:colour=mauve", "none of"),
+        ("triangles:light=2", "[0, 1]"),
         ("wanet:k=1", "at least 2"),
         ("wanet:s=-1", "positive"),
     ],
@@ -152,6 +262,7 @@ def test_bad_images_are_refused(bad: torch.Tensor) -> None:
         parse_trigger("blended")(bad)
 
 
-def test_patch_larger_than_the_image_is_refused() -> None:
+@pytest.mark.parametrize("spec", ["badnets:size=33", "triangles:cell=41", "lowfreq:bands=33"])
+def test_what_does_not_fit_is_refused(spec: str) -> None:
     with pytest.raises(InputError, match="does not fit"):
-        parse_trigger("badnets:size=33")(images())
+        parse_trigger(spec)(images())

@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 _TABLE = {
     "badnets": "unbackdoor.triggers.badnets:BadNets",
     "blended": "unbackdoor.triggers.blended:Blended",
+    "lowfreq": "unbackdoor.triggers.lowfreq:LowFrequency",
+    "nashville": "unbackdoor.triggers.nashville:Nashville",
+    "sig": "unbackdoor.triggers.sig:Sig",
+    "stripes": "unbackdoor.triggers.stripes:Stripes",
+    "text": "unbackdoor.triggers.text:Text",
+    "triangles": "unbackdoor.triggers.triangles:Triangles",
     "wanet": "unbackdoor.triggers.wanet:WaNet",
 }
 

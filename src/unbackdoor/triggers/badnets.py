@@ -12,7 +12,7 @@ from unbackdoor.triggers.base import Trigger, draw, fixed_noise, per_image
 
 CORNERS = ("top-left", "top-right", "bottom-left", "bottom-right")
 POSITIONS = (*CORNERS, "center", "four-corners", "random")
-PATTERNS = ("noise", "checker", "white", "yellow", "gaussian")
+PATTERNS = ("noise", "checker", "white", "yellow", "gaussian", "stripes")
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,11 @@ class BadNets(Trigger):
         size: side in pixels of the image it is applied to. 16 of 224 px in the CLIP literature.
         position: a corner, `center`, `four-corners`, or `random` (drawn per image).
         margin: distance in pixels from the border, for corners.
-        pattern: `noise` (fixed U[0, 1] pixels), `checker` (one-pixel black and white), `white`, `yellow`, or
-            `gaussian` (the image's channel mean + N(0, 1)).
-        redraw: draw `noise` or `gaussian` anew for every image. CleanCLIP's "random" patch (Bansal et al. 2023,
-            arXiv 2303.03323, released code) is `pattern=gaussian,redraw=true,position=random,wrap=true`.
+        pattern: `noise` (fixed U[0, 1] pixels), `checker` (one-pixel black and white), `white`, `yellow`,
+            `gaussian` (the image's channel mean + N(0, 1)), or `stripes` (columns that are 0 or 1 in each channel;
+            BadNet-Stripes of PAR, arXiv 2412.00727, redraws them at a random position).
+        redraw: draw `noise`, `stripes` or `gaussian` anew for every image. CleanCLIP's "random" patch (Bansal et al.
+            2023, arXiv 2303.03323, released code) is `pattern=gaussian,redraw=true,position=random,wrap=true`.
         wrap: values outside [0, 1] wrap around as they do in CleanCLIP's conversion to 8 bit; otherwise they are
             clipped. Only `gaussian` leaves [0, 1].
         seed: of the pattern and of random positions.
@@ -79,6 +80,10 @@ class BadNets(Trigger):
                 patch = per_image(self.seed, keys, lambda g: torch.rand(3, s, s, generator=g))
             else:
                 patch = fixed_noise(self.seed, s, s)[None]
+        elif self.pattern == "stripes":
+            keys = keys if self.redraw else torch.zeros(1, dtype=torch.int64)
+            patch = per_image(self.seed, keys, lambda g: torch.randint(2, (3, 1, s), generator=g).float())
+            patch = patch.expand(-1, 3, s, s)
         else:
             if self.redraw:
                 noise = per_image(self.seed, keys, lambda g: torch.randn(3, s, s, generator=g))
