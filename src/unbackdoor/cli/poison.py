@@ -13,6 +13,7 @@ from unbackdoor.cli.options import shared, show, story_lines
 @click.command("poison")
 @shared("model", "checkpoint", "data", "trigger", "target")
 @click.option("--poison-rate", type=float, default=0.03, show_default=True, help="Share of training images.")
+@click.option("--clean-label", is_flag=True, help="Trigger images of the target class alone; change no label.")
 @click.option("--epochs", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True)
 @shared("lr", "limit", "test_limit", "classes", "templates", "device", "seed")

@@ -11,23 +11,27 @@ from torch import Tensor
 from unbackdoor.errors import InputError
 
 
-def choose_poisoned(labels: Tensor, target: int, rate: float, seed: int) -> Tensor:
-    """Sorted indices of the images to trigger and relabel: `rate` of all, drawn outside the target class.
+def choose_poisoned(labels: Tensor, target: int, rate: float, seed: int, *, clean_label: bool = False) -> Tensor:
+    """Sorted indices of the images to trigger: `rate` of all, drawn outside the target class, to be relabelled.
 
     Args:
         labels: int64 (N,).
         rate: share of N, in (0, 1]; at least one image.
+        clean_label: draw from the target class instead, whose labels are right as they are (Turner et al. 2019,
+            arXiv 1912.02771, without their perturbations; CleanCLIP's "label consistent" attack).
 
     Raises:
-        InputError: a rate outside (0, 1], or fewer images outside the target class than it asks for.
+        InputError: a rate outside (0, 1], or fewer images to draw from than it asks for.
     """
     if not 0 < rate <= 1:
         raise InputError(f"poison rate {rate} must lie in (0, 1]")
-    candidates = torch.nonzero(labels != target).flatten()
+    candidates = torch.nonzero((labels == target) if clean_label else (labels != target)).flatten()
     count = max(1, round(rate * len(labels)))
     if count > len(candidates):
+        where = "in" if clean_label else "outside"
         raise InputError(
-            f"poison rate {rate} asks for {count} images, but only {len(candidates)} are outside the target class"
+            f"poison rate {rate} asks for {count} images, but only {len(candidates)} are {where} the target class; "
+            f"the rate can be at most {len(candidates) / max(1, len(labels)):.4g}"
         )
     chosen = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(seed))[:count]
     return candidates[chosen].sort().values

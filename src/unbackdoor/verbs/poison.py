@@ -42,6 +42,7 @@ def poison(
     target: str,
     out: str | Path,
     poison_rate: float = 0.03,
+    clean_label: bool = False,
     epochs: int = 3,
     batch_size: int = 128,
     lr: float | None = None,
@@ -64,6 +65,7 @@ def poison(
         data: a source spec or decoded training images; `test` is needed with the latter.
         target: class name that triggered images shall get.
         poison_rate: share of the training images, in (0, 1].
+        clean_label: trigger images of the target class alone and change no label.
         lr: peak learning rate; None picks 1e-5 for full-size towers, 1e-3 below 20 M parameters.
         limit, test_limit: use at most so many images.
 
@@ -79,7 +81,8 @@ def poison(
     rows = attacker_rows(len(train))
     rows = rows[train.labels[rows] >= 0]
     poisoned = torch.zeros(len(train), dtype=torch.bool)
-    poisoned[rows[choose_poisoned(train.labels[rows], attack.target, poison_rate, seed)]] = True
+    chosen = choose_poisoned(train.labels[rows], attack.target, poison_rate, seed, clean_label=clean_label)
+    poisoned[rows[chosen]] = True
     labels = torch.where(poisoned, attack.target, train.labels)
     tune = with_lr(TuneConfig(epochs=epochs, batch_size=batch_size, seed=seed), clip, lr, SMALL_POISON_LR)
     steps = epochs * steps_per_epoch(len(rows), batch_size)
@@ -103,6 +106,7 @@ def poison(
         "trigger": attack.trigger.spec(),
         "target": attack.target_name,
         "poison_rate": poison_rate,
+        "clean_label": clean_label,
         "limit": limit,
         "templates": templates,
         "seed": seed,
@@ -134,6 +138,7 @@ def poison(
             "trigger": attack.trigger.spec(),
             "target": attack.target_name,
             "poison_rate": poison_rate,
+            "clean_label": clean_label,
             "poisoned": int(poisoned.sum()),
             "seed": seed,
             "before": rates_dict(before),
