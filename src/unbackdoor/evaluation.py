@@ -11,6 +11,8 @@ from torch import Tensor
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.metrics.backdoor import BackdoorMeter, BackdoorRates
+from unbackdoor.metrics.rates import Rate
+from unbackdoor.metrics.retrieval import RetrievalMeter
 from unbackdoor.progress import Progress
 from unbackdoor.triggers.base import Trigger
 
@@ -79,4 +81,25 @@ def evaluate_images(
             bar.step(done)
             if enough is not None and done < len(index) and enough(meter.compute()):
                 break
+    return meter.compute()
+
+
+@torch.inference_mode()
+def evaluate_retrieval(clip: Clip, data: ImageSet, *, label: str | None = None) -> dict[str, dict[int, Rate]]:
+    """R@1/5/10 both ways between images and their captions; images without a caption are candidates all the same.
+
+    Args:
+        data: decoded images with captions, "" where an image has none.
+        label: name of the progress bar; None shows none.
+    """
+    assert data.captions is not None
+    meter, device = RetrievalMeter(), next(iter(clip.image_parameters().values())).device
+    with Progress(label or "", len(data), quiet=label is None) as bar:
+        for rows in torch.arange(len(data)).split(BATCH):
+            captions = [data.captions[i] for i in rows.tolist()]
+            owner = torch.tensor([i for i, caption in enumerate(captions) if caption], dtype=torch.int64)
+            images = clip.encode_image(data.float_batch(rows).to(device))
+            texts = clip.encode_text([captions[i] for i in owner]) if len(owner) else images[:0]
+            meter.update(images, texts, owner)
+            bar.step(int(rows[-1]) + 1)
     return meter.compute()

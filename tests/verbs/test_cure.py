@@ -127,6 +127,24 @@ def test_evaluate_counts_as_told(vit_folder: Path) -> None:
     assert whole == {"standard": 360 - threes, "par": 360, "cleanclip": 360}
 
 
+def test_retrieval_needs_captions_but_no_classes(vit_folder: Path) -> None:
+    clip = load(str(vit_folder))
+    pictures = load_images("embedded:scenes", side=clip.image_size, split="test", limit=30)
+    bare = ImageSet(pictures.images, torch.full((30,), -1), (), pictures.captions, spec="pairs")
+    found = evaluate(model=clip, data=bare, retrieval=True)
+    assert "ca" not in found
+    for way in ("image_to_text", "text_to_image"):
+        rows = found["retrieval"][way]
+        assert [rows[k]["n"] for k in ("r@1", "r@5", "r@10")] == [30] * 3
+        assert rows["r@1"]["value"] <= rows["r@5"]["value"] <= rows["r@10"]["value"]
+    both = evaluate(model=clip, data=pictures, retrieval=True)
+    assert both["ca"]["n"] == 30 and both["retrieval"] == found["retrieval"]
+    with pytest.raises(InputError, match="holds no captions"):
+        evaluate(model=clip, data=ImageSet(bare.images, pictures.labels, pictures.classes, spec="x"), retrieval=True)
+    with pytest.raises(InputError, match="holds no labels"):
+        evaluate(model=clip, data=bare)
+
+
 @pytest.mark.parametrize(
     ("change", "part"),
     [

@@ -20,6 +20,7 @@ from unbackdoor.cli.options import RATE_NAMES, rate_line, shared, show
     show_default=True,
     help="How ASR is counted; the others reproduce those papers' code.",
 )
+@click.option("--retrieval", is_flag=True, help="Also measure R@1/5/10 between images and their captions.")
 @shared("limit", "classes", "templates", "device", "seed", "json", "debug")
 def command(as_json: bool, **options: Any) -> None:
     """Measure clean accuracy, attack success rate and triggered accuracy, each with n and a 95% interval."""
@@ -32,6 +33,9 @@ def lines(result: dict[str, Any]) -> list[str]:
     """The rates for people."""
     rows = ((label, result[key]) for key, label in RATE_NAMES.items() if key in result)
     out = [rate_line(label, row["value"], row["n"], row["interval"]) for label, row in rows]
+    for way, recalls in result.get("retrieval", {}).items():
+        name = way.replace("_", " ")
+        out += [rate_line(f"{name} {k.upper()}", r["value"], r["n"], r["interval"]) for k, r in recalls.items()]
     if result["skipped"]:
         out.append(f"{result['skipped']} unreadable images were skipped")
     return out

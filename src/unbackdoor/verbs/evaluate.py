@@ -9,7 +9,7 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.poisoning import target_index
 from unbackdoor.errors import InputError
-from unbackdoor.evaluation import Task, evaluate_images
+from unbackdoor.evaluation import Task, evaluate_images, evaluate_retrieval
 from unbackdoor.manifest import Manifest
 from unbackdoor.metrics.backdoor import COUNTINGS
 from unbackdoor.triggers.base import Trigger
@@ -31,6 +31,7 @@ def evaluate(
     trigger: str | Trigger | None = None,
     target: str | None = None,
     counting: str = "standard",
+    retrieval: bool = False,
     limit: int | None = None,
     checkpoint: Path | None = None,
     classes: str | None = None,
@@ -43,11 +44,13 @@ def evaluate(
     Args:
         trigger, target: both or neither.
         counting: `standard`, or `cleanclip` / `par` to count ASR as those papers' code does.
+        retrieval: also find captions by image and images by caption; class names and labels are not needed then.
         limit: use at most so many images, drawn with `seed`.
 
     Returns:
-        `ca` and, with a trigger, `asr` and `triggered_accuracy`, each with value, n and 95% Wilson interval, next
-        to what was measured (model, data, trigger, target, hashes, skipped images, seconds).
+        `ca`, with a trigger `asr` and `triggered_accuracy`, with `retrieval` R@1/5/10 both ways under that name, each
+        with value, n and 95% Wilson interval, next to what was measured (model, data, trigger, target, hashes, skipped
+        images, seconds).
 
     Raises:
         InputError: anything unusable in the above.
@@ -58,12 +61,22 @@ def evaluate(
         raise InputError(f"counting {counting!r} is none of {', '.join(COUNTINGS)}")
     clip = open_model(model, checkpoint, device)
     images = open_data(data, clip, None, limit=limit, seed=seed, classes=classes)
-    check_labels(images, "evaluation")
-    head = open_head(clip, images, templates)
+    if retrieval and not any(images.captions or ()):
+        raise InputError(f"{images.spec} holds no captions, and retrieval needs them; use captioned data")
+    named = bool(images.classes) and bool((images.labels >= 0).any())
+    if named or not retrieval or trigger is not None:
+        check_labels(images, "evaluation")
+        require_classes(images)
     chosen = None if trigger is None else open_trigger(trigger)
     index = None if target is None else target_index(require_classes(images), target)
     manifest = Manifest("evaluate", {})
-    rates = evaluate_images(clip, images, Task(head, chosen, index, counting), label="evaluating")
+    rates: dict[str, Any] = {}
+    if named:
+        task = Task(open_head(clip, images, templates), chosen, index, counting)
+        rates.update(evaluate_images(clip, images, task, label="evaluating").as_dict())
+    if retrieval:
+        ways = evaluate_retrieval(clip, images, label="retrieving")
+        rates["retrieval"] = {way: {f"r@{k}": r.as_dict() for k, r in found.items()} for way, found in ways.items()}
     return {
         "verb": "evaluate",
         "model": clip.reference,
@@ -71,7 +84,7 @@ def evaluate(
         "trigger": None if chosen is None else chosen.spec(),
         "target": None if index is None else images.classes[index],
         "counting": counting,
-        **rates.as_dict(),
+        **rates,
         "skipped": images.skipped,
         "hashes": {"weights": weights_hash(clip), "data": images.content_hash()},
         "seconds": round(manifest.seconds, 2),
