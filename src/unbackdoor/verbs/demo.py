@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unbackdoor.data import load_images
+from unbackdoor.manifest import write_json
 from unbackdoor.verbs.common import open_model
 from unbackdoor.verbs.poison import poison
 from unbackdoor.verbs.unlearn import unlearn
@@ -54,4 +55,5 @@ def demo(*, out: str | Path = "unbackdoor-demo", seed: int = 0) -> dict[str, Any
     )
     result["cure_seconds"] = result["seconds"]
     result["seconds"] = round(time.perf_counter() - began, 2)
+    write_json(out / "result.json", result)
     return result
