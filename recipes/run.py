@@ -21,9 +21,9 @@ from unbackdoor import InputError, poison, unlearn
 from unbackdoor.defenses.alpha import AlphaConfig
 
 HEADER = (
-    "| data | trigger | method | CA before | CA after | ASR before | ASR after | triggered accuracy after | retention "
+    "| recipe | method | CA before | CA after | ASR before | ASR after | triggered accuracy after | retention "
     "| α | n (CA / ASR) | cure s |\n"
-    "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+    "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
 )
 
 
@@ -54,11 +54,9 @@ def row(name: str, cure: dict[str, Any]) -> str:
         low, high = cure[when]["interval"][key]
         return f"{cure[when][key] * 100:.1f} [{low * 100:.1f}, {high * 100:.1f}]"
 
-    data, _, trigger = name.rpartition("-")
     n = cure["after"]["n"]
     cells = [
-        data,
-        trigger,
+        name,
         cure["vector"]["method"],
         cell("before", "ca"),
         cell("after", "ca"),
