@@ -18,7 +18,9 @@ def open_source(rest: str) -> Source:
     path = Path(rest)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
+            # Before Python 3.11 the reader gives up at a NUL; as another odd character it spoils its own row alone.
+            lines = (line.replace("\0", "\ufffd") for line in file)
+            rows = list(csv.DictReader(lines, delimiter="\t" if path.suffix == ".tsv" else ","))
             header = list(rows[0]) if rows else []
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"csv:{rest}: cannot be read ({error})") from None
