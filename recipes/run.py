@@ -19,15 +19,13 @@ import yaml
 
 from unbackdoor import InputError, poison, unlearn
 from unbackdoor.defenses.alpha import AlphaConfig
+from unbackdoor.defenses.tbar import METHODS
 
 HEADER = (
     "| recipe | method | CA before | CA after | ASR before | ASR after | triggered accuracy after | retention "
     "| α | n (CA / ASR) | cure s |\n"
     "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
 )
-
-
-METHODS = ("anchored", "tbar")
 
 
 def run(path: Path, data_root: Path, out: Path, method: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import torch
 import unbackdoor
 from unbackdoor import evaluate, load, load_images, poison, unlearn
 from unbackdoor.data import scenes
+from unbackdoor.defenses.tbar import METHODS
 from unbackdoor.devices import training_type
 from unbackdoor.training.loop import FitConfig, fit
 from unbackdoor.training.losses import zero_shot_cross_entropy
@@ -86,7 +87,7 @@ def main() -> None:
         shared = {"data": data["train"], "test": data["test"], "trigger": trigger, "target": TARGET}
         place = args.out / trigger.partition(":")[0]
         poison(model=str(folder), out=place / "suspect", poison_rate=0.1, epochs=6, batch_size=64, **shared)
-        for method in ("anchored", "tbar"):
+        for method in METHODS:
             cure = unlearn(model=str(place / "suspect"), out=place / method, method=method, **shared)
             row = {k: cure[k] for k in ("trigger", "alpha", "chosen", "retention", "seconds")}
             for when in ("before", "after"):

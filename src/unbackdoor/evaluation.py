@@ -66,7 +66,7 @@ def evaluate_images(
     """
     meter = BackdoorMeter(task.target if task.trigger else None, task.counting)
     index = torch.arange(len(data)) if order is None else order
-    device, head = next(iter(clip.image_parameters().values())).device, task.head
+    device, head = clip.device, task.head
     with Progress(label or "", len(index), quiet=label is None) as bar:
         done = 0
         for rows in index.split(BATCH):
@@ -93,12 +93,12 @@ def evaluate_retrieval(clip: Clip, data: ImageSet, *, label: str | None = None) 
         label: name of the progress bar; None shows none.
     """
     assert data.captions is not None
-    meter, device = RetrievalMeter(), next(iter(clip.image_parameters().values())).device
+    meter = RetrievalMeter()
     with Progress(label or "", len(data), quiet=label is None) as bar:
         for rows in torch.arange(len(data)).split(BATCH):
             captions = [data.captions[i] for i in rows.tolist()]
             owner = torch.tensor([i for i, caption in enumerate(captions) if caption], dtype=torch.int64)
-            images = clip.encode_image(data.float_batch(rows).to(device))
+            images = clip.encode_image(data.float_batch(rows).to(clip.device))
             texts = clip.encode_text([captions[i] for i in owner]) if len(owner) else images[:0]
             meter.update(images, texts, owner)
             bar.step(int(rows[-1]) + 1)
