@@ -12,10 +12,10 @@ from tests.clip.convert import open_clip_to_hf, to_hf
 from unbackdoor import evaluate, load, load_images, poison, trigger_vector, unlearn
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
+from unbackdoor.data.shares import attacker_rows, defender_rows
 from unbackdoor.defenses.alpha import AlphaConfig
 from unbackdoor.defenses.tbar import METHODS
 from unbackdoor.errors import InputError
-from unbackdoor.verbs.common import attacker_rows, defender_rows
 from unbackdoor.weights.files import read_tensors
 from unbackdoor.weights.vector import load_vector
 

@@ -124,9 +124,12 @@ class Clip:
             found = self.format.image(self.model, inputs)
         return F.normalize(found.float(), dim=-1)
 
-    @torch.no_grad()
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Unit embeddings (N, D) of N texts; no gradients, since no verb trains the text tower.
+    def encode_text(self, texts: Sequence[str], *, grad: bool = False, compute: torch.dtype | None = None) -> Tensor:
+        """Unit float32 embeddings (N, D) of N texts.
+
+        Args:
+            grad: keep the graph, for training the text tower; otherwise no gradient is computed.
+            compute: type of the tower's products, as in `encode_image`.
 
         Raises:
             InputError: no texts, or no usable tokeniser beside the model.
@@ -136,7 +139,12 @@ class Clip:
         if not texts:
             raise InputError("no texts to encode")
         parts = [texts[i : i + _TEXT_BATCH] for i in range(0, len(texts), _TEXT_BATCH)]
-        return torch.cat([F.normalize(self.format.text(self.model, part).float(), dim=-1) for part in parts])
+        with (
+            torch.set_grad_enabled(grad and torch.is_grad_enabled()),
+            torch.autocast(self.device.type, dtype=compute, enabled=compute is not None),
+        ):
+            found = [self.format.text(self.model, part) for part in parts]
+            return torch.cat([F.normalize(rows.float(), dim=-1) for rows in found])
 
     def zero_shot_head(self, classes: Sequence[str], templates: Sequence[str] = ("a photo of a {}.",)) -> Tensor:
         """Unit rows (C, D): per class, the mean of its templates' embeddings. Cached while the text tower stands.
@@ -157,6 +165,14 @@ class Clip:
     def image_parameters(self) -> dict[str, nn.Parameter]:
         """Parameters of the image tower and its projection, named as in `state`."""
         return {n: p for n, p in self.model.named_parameters() if self._is_image(n)}
+
+    def text_parameters(self) -> dict[str, nn.Parameter]:
+        """Parameters of the text tower and its projection, named as in `state`; logit scale and bias are neither."""
+        return {n: p for n, p in self.model.named_parameters() if not self._is_image(n) and not _is_logit(n)}
+
+    def tower_parameters(self, towers: str) -> dict[str, nn.Parameter]:
+        """Parameters of `image` or `both` towers."""
+        return {**self.image_parameters(), **(self.text_parameters() if towers == "both" else {})}
 
     def image_module(self) -> nn.ModuleList:
         """The image tower and its projection, for `train()` and `eval()`; the model's own modules, not copies."""
@@ -225,3 +241,7 @@ class Clip:
 
     def _is_image(self, name: str) -> bool:
         return name.startswith(self.format.image_prefixes)
+
+
+def _is_logit(name: str) -> bool:
+    return name.rpartition(".")[2] in ("logit_scale", "logit_bias")

@@ -10,8 +10,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -20,15 +21,18 @@ from torch import Tensor
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.defenses.alpha import AlphaConfig, AlphaSearch, search_alpha
+from unbackdoor.defenses.base import Cure, Defender, Work, require
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.metrics.backdoor import BackdoorRates
 from unbackdoor.metrics.rates import Rate
 from unbackdoor.training.batches import batch_rows, steps_per_epoch
-from unbackdoor.training.finetune import LossAt, TuneConfig, tune_image_tower
+from unbackdoor.training.finetune import LossAt, TuneConfig, settle_lr, tune_towers
 from unbackdoor.training.losses import squared_distance, target_cross_entropy
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.weights.vector import Vector, Walk, difference, snapshot
+
+SMALL_LR = 1e-4  # rate of the brief fine-tuning for towers below 20 M parameters, chosen on the embedded model
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class VectorConfig:
     """
 
     samples: int = 256
-    tune: TuneConfig = field(default_factory=lambda: TuneConfig(epochs=8, batch_size=64, lr=1e-5))
+    tune: TuneConfig = field(default_factory=lambda: TuneConfig(epochs=8, batch_size=64))
     anchor: float = 30.0
     trigger_scale: float | None = 4.0
 
@@ -96,6 +100,7 @@ def trigger_vector(
     Raises:
         InputError: no image is left to trigger.
     """
+    config = replace(config, tune=settle_lr(config.tune, clip, SMALL_LR))
     rows = known.forget.subset(torch.arange(min(config.samples, len(known.forget))))
     hit = rows.labels != known.target
     if not config.anchor:
@@ -109,9 +114,7 @@ def trigger_vector(
         _anchored_loss(clip, rows, hit, known, config) if config.anchor else _plain_loss(clip, rows, known, config)
     )
     try:
-        run = tune_image_tower(
-            clip, loss_at, tune, steps, checkpoint=checkpoint, run_key=run_key, label="trigger vector"
-        )
+        run = tune_towers(clip, loss_at, tune, steps, checkpoint=checkpoint, run_key=run_key, label="trigger vector")
         vector = difference(clip.image_parameters(), start)
     finally:
         with torch.no_grad():
@@ -213,3 +216,47 @@ def _append_log(log: Path | None, alpha: float, rates: BackdoorRates) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
         file.write(json.dumps({"alpha": alpha, **{k: (r.hits, r.n) for k, r in counts.items()}}) + "\n")
+
+
+@dataclass(frozen=True)
+class Config(VectorConfig):
+    """The vector's settings, and the choice of α.
+
+    Args:
+        alpha: number to subtract with; None searches.
+        rule: the search's settings.
+        validation: images for the search.
+    """
+
+    alpha: float | None = None
+    rule: AlphaConfig = field(default_factory=AlphaConfig)
+    validation: int = 512
+
+
+def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
+    """Take the trigger vector on the first clean images, choose α on validation images, subtract.
+
+    Labels of the forget set tell only which images already show the target; labels of the validation images measure CA.
+    """
+    require("tbar", "the trigger and the target", data.trigger)
+    assert data.trigger is not None and data.target is not None
+    began = time.perf_counter()
+    known = Known(data.clean, data.trigger, data.target, data.head)
+    taken = trigger_vector(clip, known, config, checkpoint=work.checkpoint("vector"), run_key=work.key)
+    tuning = data.validation.subset(torch.arange(min(config.validation, len(data.validation))))
+    task = Task(data.head, data.trigger, data.target)
+    log = None if work.folder is None else work.folder / "alpha.jsonl"
+    found = unlearn_(clip, taken.vector, tuning, task, config.rule, alpha=config.alpha, log=log)
+    searched = len(tuning) if config.alpha is None else 0
+    return Cure(
+        images=min(config.samples, len(data.clean)) + searched,
+        labels=searched,
+        steps=taken.steps,
+        seconds=time.perf_counter() - began,
+        facts={
+            "alpha": found.alpha,
+            "satisfied": found.satisfied,
+            "curve": [point.as_dict() for point in found.curve],
+            "tune": asdict(settle_lr(config.tune, clip, SMALL_LR)),
+        },
+    )

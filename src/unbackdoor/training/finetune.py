@@ -1,9 +1,9 @@
-"""Fine-tuning the image tower against a frozen zero-shot head: poisoning, and taking the trigger vector."""
+"""Fine-tuning one tower or both: poisoning, taking the trigger vector, and the defences that train."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,26 +17,42 @@ LossAt = Callable[[int], Tensor]
 
 @dataclass(frozen=True)
 class TuneConfig:
-    """Fine-tuning of the image tower.
+    """Fine-tuning of a model.
 
     The defaults of the literature (AdamW, weight decay 0.1, batch 128, cosine with warm-up, clipping at 1.0:
     Ilharco et al. 2023, arXiv 2212.04089, released code) except the learning rate, which depends on the model.
 
     Args:
         epochs: passes over the images; `steps`, when positive, decides instead.
+        lr: peak learning rate; 0 stands for "by the size of the tower" until `settle_lr` has replaced it.
         warmup: share of the steps spent warming up, at most 500 steps.
+        towers: `image`, the text tower frozen, or `both`. Logit scale and bias are never trained.
     """
 
     epochs: int = 3
     steps: int = 0
     batch_size: int = 128
-    lr: float = 1e-5
+    lr: float = 0.0
     warmup: float = 0.1
     weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.999)
+    towers: str = "image"
     seed: int = 0
 
 
-def tune_image_tower(
+SMALL_TOWER = 20_000_000  # parameters
+LARGE_LR = 1e-5  # the task-vector literature's, for full-size image towers
+
+
+def settle_lr(tune: TuneConfig, clip: Clip, small: float, lr: float | None = None) -> TuneConfig:
+    """`tune` with its learning rate settled: `lr`, or its own, or 1e-5 (`small` for towers below 20 M parameters)."""
+    if lr is None and not tune.lr:
+        size = sum(p.numel() for p in clip.image_parameters().values())
+        lr = small if size < SMALL_TOWER else LARGE_LR
+    return tune if lr is None else replace(tune, lr=lr)
+
+
+def tune_towers(
     clip: Clip,
     loss_at: LossAt,
     config: TuneConfig,
@@ -46,12 +62,12 @@ def tune_image_tower(
     run_key: str,
     label: str,
 ) -> FitResult:
-    """Train the image tower in place on `loss_at(step)`; the text tower stays frozen.
+    """Train `config.towers` in place on `loss_at(step)`; everything else stays frozen.
 
     BatchNorm statistics stay frozen too: with running statistics updating on triggered batches, subtracting the
     vector was seen to restore the attack instead of removing it.
     """
-    wanted = {id(p) for p in clip.image_parameters().values()}
+    wanted = {id(p) for p in clip.tower_parameters(config.towers).values()}
     before = {name: p.requires_grad for name, p in clip.model.named_parameters()}
     for p in clip.model.parameters():
         p.requires_grad_(id(p) in wanted)
@@ -61,6 +77,7 @@ def tune_image_tower(
         lr=config.lr,
         warmup=min(500, int(config.warmup * steps)),
         weight_decay=config.weight_decay,
+        betas=config.betas,
         checkpoint_every=max(1, min(50, steps // 4)),
     )
     try:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +20,10 @@ from unbackdoor.data.images import ImageSet
 from unbackdoor.data.poisoning import target_index
 from unbackdoor.errors import InputError
 from unbackdoor.metrics.backdoor import BackdoorRates
-from unbackdoor.training.finetune import TuneConfig
+from unbackdoor.training.plant import Attack
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.weights.files import state_hash
-
-SMALL_TOWER = 20_000_000  # parameters
-LARGE_LR = 1e-5  # the task-vector literature's, for full-size image towers
-# Small towers need more. Measured on the embedded model: at 1e-3 four epochs of CIFAR-10 plant patch and warp at 99.9%
-# with the clean accuracy of 3e-3, and the backdoor comes out of the gentler suspect at a lower price.
-SMALL_POISON_LR, SMALL_VECTOR_LR = 1e-3, 1e-4
 
 
 def open_model(model: str | Clip, checkpoint: Path | None = None, device: str = "auto") -> Clip:
@@ -60,18 +52,15 @@ def open_trigger(trigger: str | Trigger) -> Trigger:
 
 
 @dataclass(frozen=True)
-class Attack:
-    """Trigger, target class and the zero-shot head over the data's classes."""
+class OpenAttack(Attack):
+    """An attack with the zero-shot head over the data's classes."""
 
     head: Tensor
-    trigger: Trigger
-    target: int
-    target_name: str
 
 
 def open_attack(
     clip: Clip, data: ImageSet, trigger: str | Trigger, target: str, templates: str | None = None
-) -> Attack:
+) -> OpenAttack:
     """Resolve trigger and target against the data's classes.
 
     Raises:
@@ -80,7 +69,7 @@ def open_attack(
     index = target_index(require_classes(data), target)
     found = open_trigger(trigger)
     found(torch.zeros(1, 3, clip.image_size, clip.image_size))  # a trigger that does not fit says so at once
-    return Attack(open_head(clip, data, templates), found, index, data.classes[index])
+    return OpenAttack(found, index, data.classes[index], open_head(clip, data, templates))
 
 
 def require_classes(data: ImageSet) -> tuple[str, ...]:
@@ -99,44 +88,6 @@ def open_head(clip: Clip, data: ImageSet, templates: str | None) -> Tensor:
     return clip.zero_shot_head(require_classes(data), find_templates(templates))
 
 
-def auto_lr(clip: Clip, lr: float | None, small: float) -> float:
-    """`lr`, or 1e-5 for full-size image towers and `small` below 20 M parameters."""
-    if lr is not None:
-        return lr
-    size = sum(p.numel() for p in clip.image_parameters().values())
-    return small if size < SMALL_TOWER else LARGE_LR
-
-
-def with_lr(tune: TuneConfig, clip: Clip, lr: float | None, small: float) -> TuneConfig:
-    """`tune` with the learning rate settled."""
-    return replace(tune, lr=auto_lr(clip, lr, small))
-
-
-def attacker_rows(n: int) -> Tensor:
-    """Training images that `poison` may use: all but the last tenth (at least 768, at most 5,000 and a quarter)."""
-    return _order(n)[: n - _reserve(n)].sort().values
-
-
-def defender_rows(n: int, samples: int, validation: int) -> tuple[Tensor, Tensor]:
-    """Disjoint forget and validation images, taken from the end that `poison` leaves alone.
-
-    When the reserve is too small for both, training images are used as well; with fewer than `samples +
-    validation` images in all, they are shared out in proportion.
-    """
-    order = _order(n).flip(0)
-    total = min(n, samples + validation)
-    forget = max(1, min(samples, total * samples // (samples + validation)))
-    return order[:forget], order[forget:total]
-
-
-def _reserve(n: int) -> int:
-    return min(max(n // 10, 768), 5000, n // 4)
-
-
-def _order(n: int) -> Tensor:
-    return torch.randperm(n, generator=torch.Generator().manual_seed(0))
-
-
 def rates_dict(rates: BackdoorRates) -> dict[str, Any]:
     """`{ca, asr, triggered_accuracy, n: {...}, interval: {...}}`, the form of `before` and `after`."""
     rows = rates.as_dict()
@@ -150,11 +101,6 @@ def rates_dict(rates: BackdoorRates) -> dict[str, Any]:
 def retention(before: BackdoorRates, after: BackdoorRates) -> float | None:
     """after.ca / before.ca, None when the model knew nothing before."""
     return after.ca.value / before.ca.value if before.ca.hits else None
-
-
-def run_key(*parts: Any) -> str:
-    """Identity of a run: a hash over everything that decides its result."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def weights_hash(clip: Clip) -> str:

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
-from unbackdoor.data.poisoning import choose_poisoned
+from unbackdoor.data.shares import attacker_rows
 from unbackdoor.devices import training_type
 from unbackdoor.evaluation import Task, evaluate_images
-from unbackdoor.manifest import Manifest, write_json, write_jsonl
-from unbackdoor.training.batches import batch_rows, steps_per_epoch
-from unbackdoor.training.finetune import TuneConfig, tune_image_tower
-from unbackdoor.training.losses import zero_shot_cross_entropy
+from unbackdoor.manifest import Manifest, run_key, write_json, write_jsonl
+from unbackdoor.training.finetune import TuneConfig
+from unbackdoor.training.plant import PoisonConfig, plant, settle
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.verbs.common import (
-    SMALL_POISON_LR,
-    attacker_rows,
     check_labels,
     describe_sequence,
     open_attack,
     open_data,
     open_model,
     rates_dict,
-    run_key,
     weights_hash,
-    with_lr,
     work_folder,
 )
 
@@ -79,26 +72,11 @@ def poison(
     attack = open_attack(clip, train, trigger, target, templates)
     held_out = open_data(test if test is not None else data, clip, "test", limit=test_limit, classes=classes)
     rows = attacker_rows(len(train))
-    rows = rows[train.labels[rows] >= 0]
-    poisoned = torch.zeros(len(train), dtype=torch.bool)
-    chosen = choose_poisoned(train.labels[rows], attack.target, poison_rate, seed, clean_label=clean_label)
-    poisoned[rows[chosen]] = True
-    labels = torch.where(poisoned, attack.target, train.labels)
-    tune = with_lr(TuneConfig(epochs=epochs, batch_size=batch_size, seed=seed), clip, lr, SMALL_POISON_LR)
-    steps = epochs * steps_per_epoch(len(rows), batch_size)
-    tune = replace(tune, steps=steps)
-    device_ = attack.head.device
-    scale, head, compute = clip.logit_scale, attack.head, training_type(clip.device)
-
-    def loss_at(step: int) -> torch.Tensor:
-        batch = rows[batch_rows(len(rows), batch_size, seed, step)]
-        images = train.float_batch(batch)
-        hit = poisoned[batch]
-        if hit.any():
-            images[hit] = attack.trigger(images[hit], keys=batch[hit])
-        embeddings = clip.encode_image(images.to(device_), compute=compute)
-        return zero_shot_cross_entropy(embeddings, head, scale, labels[batch].to(device_))
-
+    own = train.subset(rows[train.labels[rows] >= 0])
+    settings = PoisonConfig(
+        poison_rate, clean_label, TuneConfig(epochs=epochs, batch_size=batch_size, lr=lr or 0.0, seed=seed)
+    )
+    settings = settle(settings, clip, len(own))
     config = {
         "model": clip.reference,
         "data": train.spec,
@@ -110,26 +88,25 @@ def poison(
         "limit": limit,
         "templates": templates,
         "seed": seed,
-        "tune": asdict(tune),
-        "compute": str(compute).removeprefix("torch."),
+        "tune": asdict(settings.tune),
+        "compute": str(training_type(clip.device)).removeprefix("torch."),
     }
     manifest = Manifest("poison", config)
     manifest.hashes["weights_before"] = weights_hash(clip)
     manifest.hashes["train_data"] = train.content_hash()
     manifest.hashes["test_data"] = held_out.content_hash()
-    manifest.notes.update(poisoned=int(poisoned.sum()), trained_on=len(rows), skipped=train.skipped)
-    task = Task(head, attack.trigger, attack.target)
+    manifest.notes["skipped"] = train.skipped
+    task = Task(attack.head, attack.trigger, attack.target)
     with work_folder(out) as work:
         before = evaluate_images(clip, held_out, task, label="before")
         key = run_key("poison", config, manifest.hashes)
-        run = tune_image_tower(
-            clip, loss_at, tune, steps, checkpoint=work / "poison.checkpoint", run_key=key, label="poisoning"
-        )
+        done = plant(clip, own, attack.head, attack, settings, checkpoint=work / "poison.checkpoint", run_key=key)
+        manifest.notes.update(poisoned=done.poisoned, trained_on=done.trained_on)
         after = evaluate_images(clip, held_out, task, label="after")
         clip.save(out / "model")
         manifest.hashes["weights_after"] = weights_hash(clip)
-        manifest.notes["loss"] = describe_sequence(run.losses)
-        manifest.notes["resumed_from"] = run.resumed_from
+        manifest.notes["loss"] = describe_sequence(done.run.losses)
+        manifest.notes["resumed_from"] = done.run.resumed_from
         result = {
             "verb": "poison",
             "model": str(out / "model"),
@@ -139,7 +116,7 @@ def poison(
             "target": attack.target_name,
             "poison_rate": poison_rate,
             "clean_label": clean_label,
-            "poisoned": int(poisoned.sum()),
+            "poisoned": done.poisoned,
             "seed": seed,
             "before": rates_dict(before),
             "after": rates_dict(after),

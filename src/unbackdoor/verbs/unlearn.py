@@ -11,24 +11,23 @@ from torch import Tensor
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
+from unbackdoor.data.shares import defender_rows
 from unbackdoor.defenses.alpha import AlphaConfig
 from unbackdoor.defenses.tbar import Known, unlearn_
 from unbackdoor.defenses.tbar import trigger_vector as take
 from unbackdoor.evaluation import Task, evaluate_images, predict
-from unbackdoor.manifest import Manifest, write_json, write_jsonl
+from unbackdoor.manifest import Manifest, run_key, write_json, write_jsonl
 from unbackdoor.report import Example, write_report
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.verbs.common import (
-    Attack,
+    OpenAttack,
     check_labels,
-    defender_rows,
     describe_sequence,
     open_attack,
     open_data,
     open_model,
     rates_dict,
     retention,
-    run_key,
     weights_hash,
     work_folder,
 )
@@ -171,7 +170,7 @@ def _pick_examples(data: ImageSet, target: int) -> Tensor:
     return torch.tensor(list(picked.values()), dtype=torch.int64)
 
 
-def _answers(clip: Clip, data: ImageSet, rows: Tensor, attack: Attack) -> tuple[list[int], list[int]]:
+def _answers(clip: Clip, data: ImageSet, rows: Tensor, attack: OpenAttack) -> tuple[list[int], list[int]]:
     """Predicted classes of the clean and of the triggered examples."""
     images = data.float_batch(rows).to(attack.head.device)
     clean = predict(clip, images, attack.head)
@@ -182,7 +181,7 @@ def _answers(clip: Clip, data: ImageSet, rows: Tensor, attack: Attack) -> tuple[
 def _examples(
     data: ImageSet,
     rows: Tensor,
-    attack: Attack,
+    attack: OpenAttack,
     before: tuple[list[int], list[int]],
     after: tuple[list[int], list[int]],
 ) -> list[Example]:

@@ -8,22 +8,19 @@ from typing import Any
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
-from unbackdoor.defenses.tbar import METHODS, Known, TakenVector, VectorConfig
+from unbackdoor.data.shares import defender_rows
+from unbackdoor.defenses.tbar import METHODS, SMALL_LR, Known, TakenVector, VectorConfig
 from unbackdoor.defenses.tbar import trigger_vector as take
 from unbackdoor.errors import InputError
-from unbackdoor.manifest import Manifest, versions, write_json
+from unbackdoor.manifest import Manifest, run_key, versions, write_json
+from unbackdoor.training.finetune import settle_lr
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.verbs.common import (
-    SMALL_VECTOR_LR,
-    Attack,
-    defender_rows,
     describe_sequence,
     open_attack,
     open_data,
     open_model,
-    run_key,
     weights_hash,
-    with_lr,
 )
 from unbackdoor.weights.vector import norm, save_vector
 
@@ -113,7 +110,7 @@ def vector_config(
     if method not in METHODS:
         raise InputError(f"method {method!r} is none of {', '.join(METHODS)}")
     base = METHODS[method]
-    tune = with_lr(replace(base.tune, seed=seed, epochs=epochs or base.tune.epochs), clip, lr, SMALL_VECTOR_LR)
+    tune = settle_lr(replace(base.tune, seed=seed, epochs=epochs or base.tune.epochs), clip, SMALL_LR, lr)
     return replace(base, samples=samples, tune=tune)
 
 
@@ -138,4 +135,4 @@ def vector_facts(clip: Clip, taken: TakenVector, config: VectorConfig) -> dict[s
     }
 
 
-__all__ = ["DEFAULT_METHOD", "VALIDATION", "Attack", "store", "trigger_vector", "vector_config", "vector_facts"]
+__all__ = ["DEFAULT_METHOD", "VALIDATION", "store", "trigger_vector", "vector_config", "vector_facts"]

@@ -1,0 +1,107 @@
+"""What every defence takes and gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from unbackdoor.clip.handle import Clip
+from unbackdoor.data.classnames import DEFAULT_TEMPLATES
+from unbackdoor.data.images import ImageSet
+from unbackdoor.errors import InputError
+from unbackdoor.training.finetune import TuneConfig
+from unbackdoor.triggers.base import Trigger
+
+SMALL_CURE_LR = 1e-4  # rate of towers below 20 M parameters where a defence's paper speaks of full-size ones
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class Defender:
+    """What a defender has. A defence takes of it what its paper allows and asks for the rest with `InputError`.
+
+    Args:
+        clean: trusted images, none triggered, with labels, captions or both.
+        validation: other trusted images, for choices such as α.
+        head: (C, D) zero-shot head of the suspect over the classes of `clean`.
+        templates: prompts of that head; captions of labelled images are made from them.
+        trigger, target: known attacks only; target is an index into the classes.
+        pretrained: the model before anyone fine-tuned it, where it is to be had.
+        training: the data that the suspect was trained on, poison included, where they are to be had.
+    """
+
+    clean: ImageSet
+    validation: ImageSet
+    head: Tensor
+    templates: tuple[str, ...] = DEFAULT_TEMPLATES
+    trigger: Trigger | None = None
+    target: int | None = None
+    pretrained: Clip | None = None
+    training: ImageSet | None = None
+
+
+@dataclass(frozen=True)
+class Work:
+    """Where a defence may keep checkpoints (None: nowhere), and the identity of the run that they belong to."""
+
+    folder: Path | None = None
+    key: str = ""
+
+    def checkpoint(self, name: str) -> Path | None:
+        """File for the checkpoint of one stage."""
+        return None if self.folder is None else self.folder / f"{name}.checkpoint"
+
+
+@dataclass
+class Cure:
+    """What a defence used; the clip that it was given now holds the cured weights.
+
+    Args:
+        images: different images seen, those for choices included.
+        labels: how many of their labels (or captions) were used.
+        steps: gradient steps.
+        seconds: wall time.
+        head: (C, D) classifier that replaces the zero-shot head, None where the cured model keeps its own.
+        facts: whatever else is worth a line in the result, JSON-ready.
+    """
+
+    images: int
+    labels: int
+    steps: int
+    seconds: float
+    head: Tensor | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def configured(name: str, base: C, settings: Mapping[str, Any]) -> C:
+    """`base` with the fields named in `settings` replaced; fields of its `tune: TuneConfig` may be named directly.
+
+    Raises:
+        InputError: no such setting.
+    """
+    assert is_dataclass(base) and not isinstance(base, type)
+    own = {f.name for f in fields(base)}
+    inner = {f.name for f in fields(TuneConfig)} if "tune" in own else set()
+    unknown = set(settings) - own - inner
+    if unknown:
+        raise InputError(
+            f"defence {name}: no setting {sorted(unknown)[0]!r}; it has {', '.join(sorted((own | inner) - {'tune'}))}"
+        )
+    found = replace(base, **{k: v for k, v in settings.items() if k in own})
+    tuned = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if k in inner - own}
+    return replace(found, tune=replace(found.tune, **tuned)) if tuned else found  # type: ignore[attr-defined]
+
+
+def require(name: str, what: str, value: Any) -> None:
+    """Refuse to run without something the defence cannot do without.
+
+    Raises:
+        InputError: value is None.
+    """
+    if value is None:
+        raise InputError(f"defence {name} needs {what}, which was not given")
