@@ -15,6 +15,7 @@ _PUBLIC = {
     "load": "unbackdoor.clip.load",
     "load_images": "unbackdoor.data",
     "parse_trigger": "unbackdoor.triggers",
+    "bench": "unbackdoor.verbs.bench",
     "poison": "unbackdoor.verbs.poison",
     "trigger_vector": "unbackdoor.verbs.vector",
     "unlearn": "unbackdoor.verbs.unlearn",
@@ -25,6 +26,7 @@ _PUBLIC = {
 }
 __all__ = [
     "InputError",
+    "bench",
     "demo",
     "evaluate",
     "info",
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from unbackdoor.data import load_images
     from unbackdoor.errors import InputError
     from unbackdoor.triggers import parse_trigger
+    from unbackdoor.verbs.bench import bench
     from unbackdoor.verbs.demo import demo
     from unbackdoor.verbs.evaluate import evaluate
     from unbackdoor.verbs.info import info

@@ -36,8 +36,7 @@ class Manifest:
         return time.perf_counter() - self._clock
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON form; peak memory is the process's largest resident set so far, in MiB."""
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        """JSON form; peak memory is the process's largest resident set, in MiB, since `reset_peak_memory` if ever."""
         return {
             "verb": self.verb,
             "config": self.config,
@@ -47,7 +46,7 @@ class Manifest:
             "machine": {"cpus": os.cpu_count(), "processor": platform.machine(), "system": platform.system()},
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.started)),
             "seconds": round(self.seconds, 2),
-            "peak_memory_mib": round(peak / (1024 if sys.platform != "darwin" else 1024**2), 1),
+            "peak_memory_mib": round(peak_memory(), 1),
         }
 
     def write(self, folder: Path) -> Path:
@@ -55,6 +54,25 @@ class Manifest:
         path = folder / "manifest.json"
         write_json(path, self.as_dict())
         return path
+
+
+def peak_memory() -> float:
+    """Largest resident set of this process in MiB, since the last `reset_peak_memory` where the system can do that."""
+    try:
+        with open("/proc/self/status", encoding="ascii") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("VmHWM:")) / 1024
+    except (OSError, StopIteration):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / (1024 if sys.platform != "darwin" else 1024**2)
+
+
+def reset_peak_memory() -> None:
+    """Start `peak_memory` anew, where the system can do that (Linux); elsewhere it goes on from before."""
+    try:
+        with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+            file.write("5")
+    except OSError:
+        pass
 
 
 def versions() -> dict[str, str]:

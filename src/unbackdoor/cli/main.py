@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 _COMMANDS = {
+    "bench": "Run a grid of attacks and defences, and tabulate it.",
     "demo": "Poison and cure the embedded model: the whole story in three minutes.",
     "evaluate": "Measure clean accuracy and attack success rate.",
     "info": "Describe a model, a data source or a trigger.",

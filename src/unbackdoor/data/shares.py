@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from unbackdoor.errors import InputError
+
 
 def attacker_rows(n: int) -> Tensor:
     """Training images that `poison` may use: all but the last tenth (at least 768, at most 5,000 and a quarter)."""
@@ -29,3 +31,17 @@ def _reserve(n: int) -> int:
 
 def _order(n: int) -> Tensor:
     return torch.randperm(n, generator=torch.Generator().manual_seed(0))
+
+
+def shares(n: int, attacker: int, defender: int, validation: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Three disjoint shares of n training images, attacker's, defender's and for choices, the same for every seed.
+
+    Raises:
+        InputError: n images are too few for all three.
+    """
+    wanted = attacker + defender + validation
+    if wanted > n:
+        raise InputError(f"attacker, defender and validation ask for {wanted} images, but there are {n}; lower one")
+    order = _order(n)
+    own, rest = order[:attacker], order[attacker:].flip(0)
+    return own.sort().values, rest[:defender], rest[defender : defender + validation]

@@ -41,7 +41,7 @@ def defence_config(name: str, settings: Mapping[str, Any] | None = None) -> Any:
         raise InputError(f"unknown defence {name!r}: choose one of {', '.join(_TABLE)}")
     module, preset = _TABLE[name]
     base = import_module(f"unbackdoor.defenses.{module}").Config()
-    return configured(name, base, {**preset, **(settings or {})})
+    return configured(f"defence {name}", base, {**preset, **(settings or {})})
 
 
 def defence(name: str) -> Callable[[Clip, Defender, Any, Work], Cure]:

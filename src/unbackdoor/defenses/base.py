@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,7 +32,7 @@ class Defender:
         templates: prompts of that head; captions of labelled images are made from them.
         trigger, target: known attacks only; target is an index into the classes.
         pretrained: the model before anyone fine-tuned it, where it is to be had.
-        training: the data that the suspect was trained on, poison included, where they are to be had.
+        training: makes the data that the suspect was trained on, poison included, where they are to be had.
     """
 
     clean: ImageSet
@@ -42,7 +42,7 @@ class Defender:
     trigger: Trigger | None = None
     target: int | None = None
     pretrained: Clip | None = None
-    training: ImageSet | None = None
+    training: Callable[[], ImageSet] | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def configured(name: str, base: C, settings: Mapping[str, Any]) -> C:
     unknown = set(settings) - own - inner
     if unknown:
         raise InputError(
-            f"defence {name}: no setting {sorted(unknown)[0]!r}; it has {', '.join(sorted((own | inner) - {'tune'}))}"
+            f"{name}: no setting {sorted(unknown)[0]!r}; it has {', '.join(sorted((own | inner) - {'tune'}))}"
         )
     found = replace(base, **{k: v for k, v in settings.items() if k in own})
     tuned = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if k in inner - own}

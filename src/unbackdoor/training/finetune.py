@@ -61,6 +61,7 @@ def tune_towers(
     checkpoint: Path | None,
     run_key: str,
     label: str,
+    on_step: Callable[[int, float], None] | None = None,
 ) -> FitResult:
     """Train `config.towers` in place on `loss_at(step)`; everything else stays frozen.
 
@@ -82,7 +83,9 @@ def tune_towers(
     )
     try:
         with torch.enable_grad():
-            return fit(clip.model, loss_at, fit_config, checkpoint=checkpoint, run_key=run_key, label=label)
+            return fit(
+                clip.model, loss_at, fit_config, checkpoint=checkpoint, run_key=run_key, label=label, on_step=on_step
+            )
     finally:
         for name, p in clip.model.named_parameters():
             p.requires_grad_(before[name])

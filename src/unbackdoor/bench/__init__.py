@@ -1,0 +1,1 @@
+"""Grids of models × data × attacks × defences × seeds: recipes, resumable cells, engines and tables."""

@@ -1,0 +1,196 @@
+"""The two kinds of cells, each a function of its configuration alone: plant a backdoor, or cure one and measure.
+
+A cell's address is a hash over its whole configuration. A finished cell is read, not run; a killed one continues from
+its training checkpoint. Decoded images and opened models stay in memory between the cells of one process.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from functools import lru_cache
+from pathlib import Path
+
+from torch import Tensor
+
+from unbackdoor.bench.rebound import trace_rebound
+from unbackdoor.bench.recipe import DataEntry, Json, Rebound
+from unbackdoor.clip.handle import Clip
+from unbackdoor.clip.load import load
+from unbackdoor.data.classnames import templates as find_templates
+from unbackdoor.data.images import ImageSet
+from unbackdoor.data.poisoning import target_index
+from unbackdoor.data.shares import shares
+from unbackdoor.data.specs import load_images
+from unbackdoor.defenses import defence, defence_config
+from unbackdoor.defenses.base import Defender, Work, configured
+from unbackdoor.errors import InputError
+from unbackdoor.evaluation import Task, evaluate_images
+from unbackdoor.manifest import Manifest, reset_peak_memory, run_key, write_json
+from unbackdoor.training.finetune import TuneConfig
+from unbackdoor.training.plant import Attack, PoisonConfig, plant, poisoned_set
+from unbackdoor.triggers import parse_trigger
+
+_RESULT = "result.json"
+
+
+def address(config: Json) -> str:
+    """Sixteen hex digits that stand for a whole configuration."""
+    return run_key(config)[:16]
+
+
+def folder_of(out: Path, config: Json) -> Path:
+    """Where a cell's files lie."""
+    return out / f"{config['kind']}s" / address(config)
+
+
+def read_result(out: Path, config: Json) -> Json | None:
+    """Result of a finished cell, None when it is not finished."""
+    path = folder_of(out, config) / _RESULT
+    if not path.exists():
+        return None
+    found: Json = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def run_cell(out: Path, config: Json, device: str = "auto") -> Json:
+    """Run a cell, or read its result when it is finished.
+
+    Raises:
+        InputError: anything in the configuration that cannot be used.
+    """
+    done = read_result(out, config)
+    if done is not None:
+        return done
+    folder = folder_of(out, config)
+    (folder / ".work").mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", config)
+    manifest = Manifest(config["kind"], config)
+    reset_peak_memory()
+    found = (_suspect if config["kind"] == "suspect" else _cure)(out, config, folder, device, manifest)
+    facts = manifest.as_dict()
+    manifest.write(folder)
+    result = {
+        **found,
+        "address": address(config),
+        "wall_seconds": facts["seconds"],
+        "peak_memory_mib": facts["peak_memory_mib"],
+    }
+    write_json(folder / _RESULT, result)
+    shutil.rmtree(folder / ".work", ignore_errors=True)
+    return result
+
+
+def _suspect(out: Path, config: Json, folder: Path, device: str, manifest: Manifest) -> Json:
+    entry = DataEntry(**config["data"])
+    clip = _start(config["model"], device).clone()
+    train, test = _images(entry, clip.image_size)
+    own = train.subset(shares(len(train), entry.attacker, entry.defender, entry.validation)[0])
+    attack = _attack(config, own)
+    poison = _poison_config(config)
+    manifest.hashes["train_data"], manifest.hashes["test_data"] = own.content_hash(), test.content_hash()
+    head = _head(clip, entry, own)
+    before = evaluate_images(clip, test, _task(head, attack))
+    checkpoint = folder / ".work" / "poison.checkpoint"
+    planted = plant(clip, own, head, attack, poison, checkpoint=checkpoint, run_key=address(config))
+    after = evaluate_images(clip, test, _task(_head(clip, entry, own), attack))
+    clip.save(folder / "model")
+    return {
+        "trigger": None if attack is None else attack.trigger.spec(),
+        "target": config["target"],
+        "poisoned": planted.poisoned,
+        "images": planted.trained_on,
+        "steps": planted.tune.steps,
+        "lr": planted.tune.lr,
+        "seconds": round(planted.run.seconds, 2),
+        "before": before.as_dict(),
+        "after": after.as_dict(),
+    }
+
+
+def _cure(out: Path, config: Json, folder: Path, device: str, manifest: Manifest) -> Json:
+    suspect = config["suspect"]
+    story = read_result(out, suspect)
+    if story is None:
+        raise InputError(f"suspect {address(suspect)} is not there; it has to be planted first")
+    entry = DataEntry(**suspect["data"])
+    clip = load(str(folder_of(out, suspect) / "model"), device=device)
+    train, test = _images(entry, clip.image_size)
+    attacker, clean, choice = (
+        train.subset(rows) for rows in shares(len(train), entry.attacker, entry.defender, entry.validation)
+    )
+    attack = _attack({**suspect, "trigger": story["trigger"]}, train)
+    assert attack is not None
+    name = config["method"]
+    method = defence_config(name, config["settings"])
+    seed = suspect["poison"]["tune"]["seed"]
+    if hasattr(method, "tune"):
+        method = configured(name, method, {"seed": seed})
+    data = Defender(
+        clean,
+        choice,
+        _head(clip, entry, train),
+        find_templates(entry.templates),
+        attack.trigger,
+        attack.target,
+        _start(suspect["model"], device),
+        lambda: poisoned_set(attacker, attack, _poison_config(suspect))[0],
+    )
+    cure = defence(name)(clip, data, method, Work(folder / ".work", address(config)))
+    head = cure.head if cure.head is not None else _head(clip, entry, train)
+    after = evaluate_images(clip, test, _task(head, attack))
+    before = story["after"]
+    result = {
+        "before": before,
+        "after": after.as_dict(),
+        "retention": after.ca.value / before["ca"]["value"] if before["ca"]["value"] else None,
+        "images": cure.images,
+        "labels": cure.labels,
+        "steps": cure.steps,
+        "seconds": round(cure.seconds, 2),
+        "facts": cure.facts,
+    }
+    if config["rebound"] is not None:
+        rebound = Rebound(**config["rebound"])
+        result["rebound"] = trace_rebound(clip, clean, test, _task(head, attack), rebound, seed)
+    return result
+
+
+def _poison_config(config: Json) -> PoisonConfig:
+    tune = {**config["poison"]["tune"], "betas": tuple(config["poison"]["tune"]["betas"])}
+    return PoisonConfig(**{**config["poison"], "tune": TuneConfig(**tune)})
+
+
+def _attack(config: Json, images: ImageSet) -> Attack | None:
+    if config["trigger"] is None:
+        return None
+    index = target_index(images.classes, config["target"])
+    return Attack(parse_trigger(config["trigger"]), index, images.classes[index])
+
+
+def _task(head: Tensor, attack: Attack | None) -> Task:
+    return Task(head) if attack is None else Task(head, attack.trigger, attack.target)
+
+
+def _head(clip: Clip, entry: DataEntry, images: ImageSet) -> Tensor:
+    if not images.classes:
+        raise InputError(f"{entry.source} names no classes; name a file of them under classes")
+    return clip.zero_shot_head(images.classes, find_templates(entry.templates))
+
+
+@lru_cache(maxsize=2)
+def _start(reference: str, device: str) -> Clip:
+    """The model before anyone touched it; callers clone it before they train."""
+    return load(reference, device=device)
+
+
+def _images(entry: DataEntry, side: int) -> tuple[ImageSet, ImageSet]:
+    return _decoded(entry.source, entry.test or entry.source, entry.test_limit, entry.classes, side)
+
+
+@lru_cache(maxsize=1)
+def _decoded(source: str, test: str, limit: int | None, classes: str | None, side: int) -> tuple[ImageSet, ImageSet]:
+    train = load_images(source, side=side, split="train", classes=classes)
+    if bool((train.labels < 0).any()):
+        train = train.subset(train.labels >= 0)
+    return train, load_images(test, side=side, split="test", limit=limit, classes=classes)

@@ -1,0 +1,119 @@
+"""Walking a grid: suspects first, each followed by its cures; finished cells are read, failing ones reported."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unbackdoor.bench.cells import address, read_result
+from unbackdoor.bench.engine import Engine
+from unbackdoor.bench.recipe import Grid, Json, cures, suspects
+
+
+@dataclass
+class GridRun:
+    """What became of every cell.
+
+    Args:
+        rows: finished cells, in the recipe's order: names beside results.
+        failed: cells that failed, or whose suspect did, with the reason.
+        missing: cells that were not run.
+    """
+
+    rows: list[Json] = field(default_factory=list)
+    failed: list[Json] = field(default_factory=list)
+    missing: list[Json] = field(default_factory=list)
+
+
+def plan(grid: Grid, hashes: dict[str, str]) -> list[tuple[Json, list[Json]]]:
+    """Every suspect with its cures, in the order in which they are run."""
+    return [(suspect, cures(grid, suspect)) for suspect in suspects(grid, hashes)]
+
+
+def run_grid(
+    cells: list[tuple[Json, list[Json]]],
+    out: Path,
+    engine: Callable[[], Engine],
+    told: Callable[[Json, int, int], None],
+) -> dict[str, str]:
+    """Run what is not finished.
+
+    Args:
+        cells: from `plan`.
+        engine: opened only when there is something to run.
+        told: (cell with its result or error, done, total) after each.
+
+    Returns:
+        Reason by address of each cell that failed.
+    """
+    cures_of = {address(s["config"]): c for s, c in cells}
+    waiting: deque[Json] = deque()
+    seen: set[str] = set()
+    todo = 0
+
+    def enqueue(cell: Json, first: bool) -> None:
+        nonlocal todo
+        key = address(cell["config"])
+        if key in seen:
+            return
+        seen.add(key)
+        todo += 1
+        (waiting.appendleft if first else waiting.append)(cell)
+
+    for suspect, own in cells:
+        if read_result(out, suspect["config"]) is None:
+            enqueue(suspect, first=False)
+            continue
+        for cure in own:
+            if read_result(out, cure["config"]) is None:
+                enqueue(cure, first=False)
+    later = sum(len(own) for s, own in cells if address(s["config"]) in seen)
+    errors: dict[str, str] = {}
+    if not waiting:
+        return errors
+    machine = engine()
+    running: dict[Any, Json] = {}
+    done = 0
+    try:
+        while waiting or running:
+            while waiting and len(running) < machine.slots:
+                cell = waiting.popleft()
+                running[machine.submit(cell["config"])] = cell
+            handle, (result, error) = machine.next_done(list(running))
+            cell = running.pop(handle)
+            done += 1
+            key = address(cell["config"])
+            if error is not None:
+                errors[key] = error
+            if cell["config"]["kind"] == "suspect":
+                own = cures_of[key]
+                later -= len(own)
+                if error is None:
+                    # Before other suspects, so that the first rows of the table come early; in the recipe's order.
+                    for cure in reversed(own):
+                        enqueue(cure, first=True)
+            told({**cell, "result": result, "error": error}, done, todo + later)
+    finally:
+        machine.close()
+    return errors
+
+
+def collect(cells: list[tuple[Json, list[Json]]], out: Path, errors: dict[str, str]) -> GridRun:
+    """Read every finished cell back."""
+    found = GridRun()
+    for suspect, own in cells:
+        broken = errors.get(address(suspect["config"]))
+        for cell in (suspect, *own):
+            result = read_result(out, cell["config"])
+            row = {**cell["names"], "kind": cell["config"]["kind"]}
+            error = errors.get(address(cell["config"])) or (f"its suspect failed: {broken}" if broken else None)
+            if result is not None:
+                found.rows.append({**row, **result})
+            elif error is not None:
+                found.failed.append({**row, "error": error})
+            else:
+                found.missing.append(row)
+    return found

@@ -1,0 +1,52 @@
+"""Rebound: does the backdoor come back when the cured model is fine-tuned on clean images?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unbackdoor.bench.recipe import Rebound
+from unbackdoor.clip.handle import Clip
+from unbackdoor.data.images import ImageSet
+from unbackdoor.devices import training_type
+from unbackdoor.evaluation import Task, evaluate_images
+from unbackdoor.training.batches import batch_rows
+from unbackdoor.training.finetune import TuneConfig, settle_lr, tune_towers
+from unbackdoor.training.losses import zero_shot_cross_entropy
+from unbackdoor.training.plant import SMALL_LR
+
+
+def trace_rebound(
+    clip: Clip, clean: ImageSet, test: ImageSet, task: Task, config: Rebound, seed: int
+) -> list[dict[str, Any]]:
+    """Fine-tune `clip` in place on clean labelled images, at the rate it was poisoned with, and trace CA and ASR.
+
+    Args:
+        clean: the defender's labelled images.
+        task: classifier (kept fixed), trigger and target.
+        config: how long, and on how many test images each point is measured.
+
+    Returns:
+        One entry per point: step and rates. The first is step 0, the cured model on the same images.
+    """
+    tune = settle_lr(
+        TuneConfig(steps=config.steps, batch_size=config.batch_size, lr=config.lr, seed=seed), clip, SMALL_LR
+    )
+    shown = test.subset(torch.arange(min(config.images, len(test))))
+    compute = training_type(clip.device)
+    points = {round(config.steps * (i + 1) / config.points) for i in range(config.points)}
+    trace = [{"step": 0, **evaluate_images(clip, shown, task).as_dict()}]
+
+    def loss_at(step: int) -> Tensor:
+        batch = batch_rows(len(clean), tune.batch_size, seed, step)
+        embeddings = clip.encode_image(clean.float_batch(batch).to(clip.device), compute=compute)
+        return zero_shot_cross_entropy(embeddings, task.head, clip.logit_scale, clean.labels[batch].to(clip.device))
+
+    def on_step(step: int, loss: float) -> None:
+        if step + 1 in points:
+            trace.append({"step": step + 1, **evaluate_images(clip, shown, task).as_dict()})
+
+    tune_towers(clip, loss_at, tune, tune.steps, checkpoint=None, run_key="", label="rebound", on_step=on_step)
+    return trace

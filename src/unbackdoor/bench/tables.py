@@ -1,0 +1,249 @@
+"""From finished cells to tables: mean ± standard deviation over seeds, best in bold; Markdown, CSV and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the tables.
+
+    Args:
+        name: heading.
+        value: row of a finished cure → number, None where it has none.
+        shown: number → text.
+        best: `max`, `min`, or "" where no value is better than another.
+    """
+
+    name: str
+    value: Callable[[Json], float | None]
+    shown: str = "{:.1f}"
+    best: str = ""
+
+
+def _rate(when: str, name: str) -> Callable[[Json], float | None]:
+    def value(row: Json) -> float | None:
+        found = row[when].get(name)
+        return None if found is None or found["value"] is None else 100 * found["value"]
+
+    return value
+
+
+def _rebound(row: Json) -> float | None:
+    trace = row.get("rebound")
+    return 100 * trace[-1]["asr"]["value"] if trace else None
+
+
+def _retention(row: Json) -> float | None:
+    return None if row["retention"] is None else 100 * row["retention"]
+
+
+COLUMNS = (
+    Column("CA before", _rate("before", "ca")),
+    Column("CA", _rate("after", "ca"), best="max"),
+    Column("ASR before", _rate("before", "asr")),
+    Column("ASR", _rate("after", "asr"), best="min"),
+    Column("triggered acc.", _rate("after", "triggered_accuracy"), best="max"),
+    Column("retention", _retention, best="max"),
+    Column("ASR on rebound", _rebound, best="min"),
+    Column("images", lambda r: float(r["images"]), "{:.0f}"),
+    Column("labels", lambda r: float(r["labels"]), "{:.0f}"),
+    Column("steps", lambda r: float(r["steps"]), "{:.0f}"),
+    Column("seconds", lambda r: float(r["seconds"]), "{:.0f}"),
+    Column("MiB", lambda r: r["peak_memory_mib"], "{:.0f}"),
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Mean and standard deviation over seeds; the deviation is None with one seed."""
+
+    mean: float | None
+    deviation: float | None = None
+    best: bool = False
+
+    def text(self, shown: str, plus_minus: str = " ± ") -> str:
+        """`12.3 ± 0.4`."""
+        if self.mean is None:
+            return "–"
+        tail = "" if self.deviation is None else plus_minus + shown.format(self.deviation)
+        return shown.format(self.mean) + tail
+
+
+def spread(values: Iterable[float | None]) -> Cell:
+    """Mean and sample standard deviation of the values that are there."""
+    found = [v for v in values if v is not None]
+    if not found:
+        return Cell(None)
+    return Cell(statistics.fmean(found), statistics.stdev(found) if len(found) > 1 else None)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a table: what it is about, how many seeds it rests on, and its cells by column."""
+
+    labels: tuple[str, ...]
+    seeds: int
+    cells: tuple[Cell, ...]
+
+
+def _mark(lines: list[Line], idle: Callable[[Line], bool]) -> list[Line]:
+    """The best mean of each column in bold, among the lines that do something."""
+    best: list[float | None] = []
+    for i, column in enumerate(COLUMNS):
+        means = [m for line in lines if not idle(line) and (m := line.cells[i].mean) is not None]
+        # As shown, so that two equal-looking numbers are both bold.
+        pick = {"max": max, "min": min}.get(column.best)
+        best.append(None if pick is None or not means else pick(means))
+
+    def bold(i: int, cell: Cell) -> bool:
+        shown = COLUMNS[i].shown
+        return best[i] is not None and cell.mean is not None and shown.format(cell.mean) == shown.format(best[i])
+
+    return [
+        line if idle(line) else Line(line.labels, line.seeds, tuple(
+            Cell(c.mean, c.deviation, bold(i, c)) for i, c in enumerate(line.cells)
+        ))
+        for line in lines
+    ]  # fmt: skip
+
+
+def _idle(line: Line) -> bool:
+    return line.labels[-1] == "nothing"
+
+
+def per_attack(rows: Sequence[Json]) -> list[list[Line]]:
+    """One block per model × data × attack, a line per defence, over seeds."""
+    blocks: dict[tuple[str, ...], dict[str, list[Json]]] = {}
+    for row in rows:
+        if row["kind"] == "cure":
+            block = blocks.setdefault((row["model"], row["data"], row["attack"]), {})
+            block.setdefault(row["defence"], []).append(row)
+    return [
+        _mark(
+            [
+                Line((*names, defence), len(own), tuple(spread(c.value(r) for r in own) for c in COLUMNS))
+                for defence, own in block.items()
+            ],
+            _idle,
+        )
+        for names, block in blocks.items()
+    ]
+
+
+def per_defence(rows: Sequence[Json]) -> list[Line]:
+    """One line per defence: means over all its cells of a seed, then mean and deviation over seeds.
+
+    A defence that lacks cells which another has would be compared on other ground, so that only model × data × attack ×
+    seed where every defence has finished count.
+    """
+    cures = [r for r in rows if r["kind"] == "cure"]
+    defences = list(dict.fromkeys(r["defence"] for r in cures))
+    place: dict[tuple[Any, ...], set[str]] = {}
+    for r in cures:
+        place.setdefault((r["model"], r["data"], r["attack"], r["seed"]), set()).add(r["defence"])
+    whole = {key for key, found in place.items() if len(found) == len(defences)}
+    shared = [r for r in cures if (r["model"], r["data"], r["attack"], r["seed"]) in whole]
+    lines = []
+    for defence in defences:
+        seeds: dict[int, list[Json]] = {}
+        for r in shared:
+            if r["defence"] == defence:
+                seeds.setdefault(r["seed"], []).append(r)
+        cells = tuple(spread(spread(c.value(r) for r in own).mean for own in seeds.values()) for c in COLUMNS)
+        if seeds:
+            lines.append(Line((f"{len(whole)} cells", defence), len(seeds), cells))
+    return _mark(lines, _idle)
+
+
+def attacks(rows: Sequence[Json]) -> list[tuple[str, str, str, int, Cell, Cell, Cell, Cell]]:
+    """Per model × data × attack: seeds, CA, CA without poison, their difference seed by seed, ASR."""
+    found: dict[tuple[str, str, str], list[Json]] = {}
+    for row in rows:
+        if row["kind"] == "suspect":
+            found.setdefault((row["model"], row["data"], row["attack"]), []).append(row)
+    lines = []
+    for (model, data, attack), own in found.items():
+        clean = {r["seed"]: _rate("after", "ca")(r) for r in found.get((model, data, "none"), [])}
+        if attack == "none":
+            continue
+        ca = {r["seed"]: _rate("after", "ca")(r) for r in own}
+        gap = [a - b for s in ca if (a := ca[s]) is not None and (b := clean.get(s)) is not None]
+        asr = spread(_rate("after", "asr")(r) for r in own)
+        lines.append((model, data, attack, len(own), spread(ca.values()), spread(clean.values()), spread(gap), asr))
+    return lines
+
+
+_PLACES = ("model", "data", "attack", "defence", "seeds")
+
+
+def as_markdown(rows: Sequence[Json]) -> str:
+    """All tables as Markdown."""
+    heads = [c.name for c in COLUMNS]
+
+    def table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+        lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+        return "\n".join(lines + ["| " + " | ".join(line) + " |" for line in body])
+
+    def shown(line: Line) -> list[str]:
+        texts = [cell.text(c.shown) for c, cell in zip(COLUMNS, line.cells, strict=True)]
+        return [f"**{t}**" if cell.best else t for t, cell in zip(texts, line.cells, strict=True)]
+
+    out = []
+    planted = attacks(rows)
+    if planted:
+        body = [
+            [model, data, attack, str(n), *(c.text("{:.1f}") for c in cells)]
+            for model, data, attack, n, *cells in planted
+        ]
+        head = ["model", "data", "attack", "seeds", "CA", "CA without poison", "difference", "ASR"]
+        out.append("## Attacks\n\n" + table(head, body))
+    whole = per_defence(rows)
+    if whole:
+        body = [[line.labels[0], line.labels[1], str(line.seeds), *shown(line)] for line in whole]
+        out.append("## Defences, over all\n\n" + table(["over", "defence", "seeds", *heads], body))
+    blocks = per_attack(rows)
+    if blocks:
+        body = [[*line.labels, str(line.seeds), *shown(line)] for block in blocks for line in block]
+        out.append("## Defences, attack by attack\n\n" + table([*_PLACES, *heads], body))
+    return "\n\n".join(out) + "\n"
+
+
+def as_csv(rows: Sequence[Json]) -> str:
+    """The attack-by-attack table, mean and deviation in columns of their own."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([*_PLACES, *(f"{c.name}{tail}" for c in COLUMNS for tail in ("", " sd"))])
+    for block in per_attack(rows):
+        for line in block:
+            numbers = [x for cell in line.cells for x in (cell.mean, cell.deviation)]
+            writer.writerow([*line.labels, line.seeds, *("" if x is None else f"{x:.4f}" for x in numbers)])
+    return file.getvalue()
+
+
+def as_latex(rows: Sequence[Json]) -> str:
+    """The attack-by-attack table for booktabs: rates and cost, one rule between attacks."""
+    kept = [i for i, c in enumerate(COLUMNS) if c.name not in ("labels", "steps", "MiB")]
+
+    def escaped(text: str) -> str:
+        return "".join(f"\\{c}" if c in "&%$#_{}" else c for c in text)
+
+    head = " & ".join([*map(escaped, _PLACES[1:]), *(escaped(COLUMNS[i].name) for i in kept)])
+    out = [f"\\begin{{tabular}}{{lllr{'r' * len(kept)}}}", "\\toprule", head + r" \\"]
+    for block in per_attack(rows):
+        out.append("\\midrule")
+        for line in block:
+            texts = []
+            for i in kept:
+                text = line.cells[i].text(COLUMNS[i].shown, r" \pm ").replace("–", "-")
+                texts.append(f"$\\mathbf{{{text}}}$" if line.cells[i].best else f"${text}$")
+            out.append(" & ".join([*map(escaped, line.labels[1:]), str(line.seeds), *texts]) + r" \\")
+    return "\n".join([*out, "\\bottomrule", "\\end{tabular}"]) + "\n"

@@ -1,0 +1,118 @@
+"""`bench`: a grid of attacks and defences from one recipe, cell by cell, and its tables."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from unbackdoor.bench.cells import address
+from unbackdoor.bench.engine import ENGINES
+from unbackdoor.bench.grid import collect, plan, run_grid
+from unbackdoor.bench.recipe import read_recipe
+from unbackdoor.bench.scatter import scatters
+from unbackdoor.bench.tables import as_csv, as_latex, as_markdown
+from unbackdoor.clip.load import load
+from unbackdoor.errors import InputError
+from unbackdoor.manifest import Manifest, write_jsonl
+from unbackdoor.weights.files import state_hash, write_text
+
+
+def bench(
+    *,
+    recipe: str | Path,
+    out: str | Path,
+    data_root: str | Path | None = None,
+    engine: str = "local",
+    workers: int = 0,
+    device: str = "auto",
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Plant every attack of a recipe, cure each with every defence, and tabulate.
+
+    Cells are addressed by a hash over their whole configuration and kept under `out`; finished ones are not run again,
+    and two recipes that share cells may share the folder. Writes `results.jsonl` (one line per finished cell),
+    `tables.md`, `tables.csv`, `tables.tex`, `scatter-ATTACK.svg` and `manifest.json`.
+
+    Args:
+        recipe: YAML; see `unbackdoor.bench.recipe`.
+        data_root: folder that stands for `{data}` in the recipe.
+        engine: `local` processes or `ray`.
+        workers: cells at once; 0 lets the engine decide.
+        dry_run: run nothing; tabulate what is there.
+
+    Returns:
+        Counts, the reasons of failed cells, and the paths of the tables.
+
+    Raises:
+        InputError: a recipe or engine that cannot be used, or a grid already running in `out`.
+    """
+    if engine not in ENGINES:
+        raise InputError(f"engine {engine!r} is none of {', '.join(ENGINES)}")
+    out, recipe = Path(out), Path(recipe)
+    grid = read_recipe(recipe, None if data_root is None else Path(data_root))
+    hashes = {name: state_hash(load(reference, device="cpu").state()) for name, reference in grid.models.items()}
+    cells = plan(grid, hashes)
+    manifest = Manifest("bench", {"recipe": recipe.read_text(encoding="utf-8"), "engine": engine, "workers": workers})
+    manifest.hashes.update({f"weights of {name}": value for name, value in hashes.items()})
+    errors: dict[str, str] = {}
+    with _alone(out):
+        if not dry_run:
+            errors = run_grid(cells, out, lambda: ENGINES[engine](out, device, workers), _tell)
+        found = collect(cells, out, errors)
+        write_jsonl(out / "results.jsonl", found.rows)
+        write_text(out / "tables.md", as_markdown(found.rows))
+        write_text(out / "tables.csv", as_csv(found.rows))
+        write_text(out / "tables.tex", as_latex(found.rows))
+        for attack, svg in scatters(found.rows).items():
+            write_text(out / f"scatter-{attack}.svg", svg)
+        manifest.notes.update(finished=len(found.rows), failed=found.failed, missing=len(found.missing))
+        manifest.write(out)
+    return {
+        "verb": "bench",
+        "recipe": str(recipe),
+        "cells": sum(1 + len(own) for _, own in cells),
+        "finished": len(found.rows),
+        "failed": found.failed,
+        "missing": found.missing,
+        "tables": str(out / "tables.md"),
+        "results": str(out / "results.jsonl"),
+        "addresses": len({address(cell["config"]) for s, own in cells for cell in (s, *own)}),
+        "seconds": round(manifest.seconds, 2),
+    }
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Refuse a second grid in the same folder; the lock dies with the process."""
+    import fcntl
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        file = (out / ".lock").open("w")
+    except OSError as error:
+        raise InputError(f"{out}: cannot be used as an output folder ({error.strerror})") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(f"{out}: another grid is running there; wait for it, or name another folder") from None
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def _tell(cell: dict[str, Any], done: int, total: int) -> None:
+    """One line per cell on stderr."""
+    names = cell["names"]
+    what = " · ".join(str(names[k]) for k in ("model", "data", "attack", "defence", "seed") if k in names)
+    if cell["error"] is not None:
+        text = f"FAILED: {cell['error']}"
+    else:
+        after = cell["result"]["after"]
+        rates = " ".join(f"{k.upper()} {after[k]['value']:.1%}" for k in ("ca", "asr") if k in after)
+        text = f"{rates} ({cell['result']['wall_seconds']:.0f} s)"
+    print(f"[{done}/{total}] {what}: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,177 @@
+"""The walk over a grid: order, resuming, failing cells; and one small real grid by two engines."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.bench.test_recipe import write
+from unbackdoor.bench.cells import address, folder_of
+from unbackdoor.bench.engine import Outcome
+from unbackdoor.bench.grid import collect, plan, run_grid
+from unbackdoor.bench.recipe import read_recipe
+from unbackdoor.cli.main import run
+from unbackdoor.errors import InputError
+from unbackdoor.manifest import write_json
+from unbackdoor.verbs.bench import bench
+
+Cells = list[tuple[dict[str, Any], list[dict[str, Any]]]]
+
+
+class Pretended:
+    """An engine that writes results without computing, `slots` at once, last submitted first done."""
+
+    def __init__(self, out: Path, fails: Callable[[dict[str, Any]], bool] = lambda c: False, slots: int = 2) -> None:
+        self.out, self.fails, self.slots, self.order, self.most = out, fails, slots, list[str](), 0
+        self._held: list[dict[str, Any]] = []
+
+    def submit(self, config: dict[str, Any]) -> int:
+        if config["kind"] == "cure":
+            assert (folder_of(self.out, config["suspect"]) / "result.json").exists(), "a cure before its suspect"
+        self._held.append(config)
+        self.order.append(address(config))
+        return len(self._held) - 1
+
+    def next_done(self, handles: list[int]) -> tuple[int, Outcome]:
+        self.most = max(self.most, len(handles))
+        config = self._held[handles[-1]]
+        if self.fails(config):
+            return handles[-1], (None, "no luck")
+        write_json(folder_of(self.out, config) / "result.json", {"address": address(config)})
+        return handles[-1], ({"address": address(config)}, None)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def cells(tmp_path: Path) -> Cells:
+    return plan(read_recipe(write(tmp_path)), {"embedded": "hash"})
+
+
+def walk(cells: Cells, out: Path, engine: Pretended) -> tuple[dict[str, str], list[tuple[int, int]]]:
+    told: list[tuple[int, int]] = []
+    errors = run_grid(cells, out, lambda: engine, lambda cell, done, total: told.append((done, total)))
+    return errors, told
+
+
+def test_every_cell_once_and_suspects_before_their_cures(cells: Cells, tmp_path: Path) -> None:
+    engine = Pretended(tmp_path)
+    errors, told = walk(cells, tmp_path, engine)
+    assert not errors and len(engine.order) == len(set(engine.order)) == 14 and engine.most == 2
+    assert told == [(i + 1, 14) for i in range(14)]
+    again = Pretended(tmp_path)
+    assert walk(cells, tmp_path, again) == ({}, []) and again.order == []
+    assert len(collect(cells, tmp_path, {}).rows) == 14
+
+
+def test_a_failing_cell_is_reported_and_the_rest_goes_on(cells: Cells, tmp_path: Path) -> None:
+    def fails(config: dict[str, Any]) -> bool:
+        return (config["kind"] == "suspect" and config["trigger"] == "blended") or config.get("method") == "tbar"
+
+    errors, _ = walk(cells, tmp_path, Pretended(tmp_path, fails))
+    found = collect(cells, tmp_path, errors)
+    kinds = [(row["attack"], row.get("defence"), row["error"]) for row in found.failed if row["seed"] == 0]
+    lost = "its suspect failed: no luck"
+    assert kinds == [
+        ("badnets", "published", "no luck"),
+        ("quiet", None, "no luck"),
+        ("quiet", "nothing", lost),
+        ("quiet", "published", lost),
+    ]
+    assert len(found.rows) == 6 and not found.missing
+    mended = Pretended(tmp_path)
+    assert walk(cells, tmp_path, mended)[0] == {} and len(mended.order) == 8
+
+
+def small(recipe: dict[str, Any]) -> None:
+    recipe.update(seeds=[0], attacks={"badnets": "badnets:size=6,pattern=checker"})
+    recipe["data"]["digits"].update(test_limit=80)
+    recipe["data"]["digits"]["poison"].update(epochs=8, rate=0.3)
+    recipe["defences"] = {"nothing": {}, "published": {"method": "tbar", "samples": 64, "epochs": 1, "validation": 60}}
+
+
+def test_a_small_real_grid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe, out = write(tmp_path, small), tmp_path / "out"
+    assert run(["bench", str(recipe), "--out", str(out), "--workers", "1", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["finished"], told["failed"], told["missing"]) == (4, [], [])
+    rows = {r.get("defence", r["attack"]): r for r in map(json.loads, (out / "results.jsonl").read_text().splitlines())}
+    assert set(rows) == {"none", "badnets", "nothing", "published"}
+    assert rows["badnets"]["poisoned"] == 90 and rows["badnets"]["images"] == 300
+    assert rows["badnets"]["after"]["asr"]["value"] > 0.5 > 0.2 > rows["badnets"]["before"]["asr"]["value"]
+    assert rows["nothing"]["after"] == rows["nothing"]["before"] == rows["badnets"]["after"]
+    assert rows["nothing"]["retention"] == 1 and rows["nothing"]["steps"] == 0
+    published = rows["published"]
+    assert (published["images"], published["labels"]) == (64 + 60, 60) and published["steps"] > 0
+    assert published["after"]["asr"]["value"] < rows["badnets"]["after"]["asr"]["value"]
+    assert [p["step"] for p in published["rebound"]] == [0, 2, 4]
+    assert all(r["peak_memory_mib"] > 100 for r in rows.values())
+    tables = (out / "tables.md").read_text()
+    assert "published" in tables and (out / "scatter-badnets.svg").exists() and (out / "tables.tex").exists()
+    assert not list(out.glob("*/*/.work"))
+    stamp = {p: p.stat().st_mtime_ns for p in out.glob("*/*/result.json")}
+    assert bench(recipe=recipe, out=out, dry_run=True)["finished"] == 4
+    assert bench(recipe=recipe, out=out)["finished"] == 4
+    assert {p: p.stat().st_mtime_ns for p in out.glob("*/*/result.json")} == stamp, "finished cells are not run again"
+
+
+def test_bad_cells_end_in_exit_code_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def greedy(recipe: dict[str, Any]) -> None:
+        small(recipe)
+        recipe["data"]["digits"]["attacker"] = 5000
+
+    out = tmp_path / "out"
+    assert run(["bench", str(write(tmp_path, greedy)), "--out", str(out), "--workers", "1"]) == 2
+    shown = capsys.readouterr()
+    assert "ask for 5160 images" in shown.out and "Traceback" not in shown.err + shown.out
+    assert "its suspect failed" in shown.out
+
+
+def test_two_grids_in_one_folder_are_refused(tmp_path: Path) -> None:
+    import fcntl
+
+    (tmp_path / "out").mkdir()
+    with (tmp_path / "out" / ".lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="another grid is running"):
+            bench(recipe=write(tmp_path), out=tmp_path / "out", dry_run=True)
+
+
+@pytest.mark.slow
+def test_a_killed_grid_goes_on_and_leaves_no_workers(tmp_path: Path) -> None:
+    recipe, out = write(tmp_path, small), tmp_path / "out"
+    command = [sys.executable, "-m", "unbackdoor", "bench", str(recipe), "--out", str(out), "--workers", "1"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not list(out.glob("suspects/*/result.json")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = {p: p.stat().st_mtime_ns for p in out.glob("*/*/result.json")}
+    time.sleep(3)
+    assert {p: p.stat().st_mtime_ns for p in out.glob("*/*/result.json")} == before, "an orphan worker went on"
+    assert bench(recipe=recipe, out=out, workers=1)["finished"] == 4
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+@pytest.mark.slow
+def test_ray_runs_the_same_cells(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    recipe = write(tmp_path, small)
+    bench(recipe=recipe, out=tmp_path / "local", workers=1)
+    found = bench(recipe=recipe, out=tmp_path / "ray", engine="ray", workers=1)
+    assert (found["finished"], found["failed"]) == (4, [])
+
+    def rates(folder: Path) -> list[Any]:
+        return [json.loads(line)["after"] for line in (folder / "results.jsonl").read_text().splitlines()]
+
+    assert rates(tmp_path / "ray") == rates(tmp_path / "local")

@@ -1,0 +1,110 @@
+"""Recipes: what they expand to, what they refuse, and that every setting decides a cell's address."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from unbackdoor.bench.cells import address
+from unbackdoor.bench.grid import plan
+from unbackdoor.bench.recipe import read_recipe
+from unbackdoor.errors import InputError
+
+RECIPE: dict[str, Any] = {
+    "model": "embedded",
+    "seeds": [0, 1],
+    "data": {
+        "digits": {
+            "source": "embedded:digits",
+            "target": "three",
+            "attacker": 300,
+            "defender": 100,
+            "validation": 60,
+            "poison": {"rate": 0.2, "epochs": 2, "batch_size": 32},
+        }
+    },
+    "attacks": {"badnets": "badnets:size=6", "quiet": {"trigger": "blended", "rate": 0.3}},
+    "defences": {"nothing": {}, "published": {"method": "tbar", "samples": 64}},
+    "rebound": {"steps": 4, "points": 2, "images": 60},
+}
+
+
+def write(folder: Path, change: Any = None) -> Path:
+    recipe = yaml.safe_load(yaml.safe_dump(RECIPE))
+    if change is not None:
+        change(recipe)
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    return path
+
+
+def addresses(folder: Path, change: Any = None) -> list[str]:
+    cells = plan(read_recipe(write(folder, change)), {"embedded": "hash"})
+    return [address(c["config"]) for suspect, own in cells for c in (suspect, *own)]
+
+
+def test_a_recipe_expands_to_every_cell_once(tmp_path: Path) -> None:
+    cells = plan(read_recipe(write(tmp_path)), {"embedded": "hash"})
+    names = [(s["names"]["attack"], s["names"]["seed"]) for s, _ in cells]
+    assert names == [(a, seed) for seed in (0, 1) for a in ("none", "badnets", "quiet")]
+    assert [len(own) for _, own in cells] == [0, 2, 2] * 2
+    quiet = next(s for s, _ in cells if s["names"]["attack"] == "quiet")["config"]["poison"]
+    assert quiet["rate"] == 0.3 and quiet["tune"]["epochs"] == 2, "an attack's own settings go before the data's"
+    found = addresses(tmp_path)
+    assert len(set(found)) == len(found) == 14
+
+
+@pytest.mark.parametrize(
+    ("change", "moved"),
+    [
+        (lambda r: r["data"]["digits"].update(attacker=301), 14),
+        (lambda r: r["data"]["digits"]["poison"].update(lr=0.002), 14),
+        (lambda r: r["attacks"].update(badnets="badnets:size=7"), 6),
+        (lambda r: r["defences"]["published"].update(samples=65), 4),
+        (lambda r: r["defences"]["published"].update(epochs=9), 4),
+        (lambda r: r["rebound"].update(steps=5), 8),
+        (lambda r: r["defences"].update(nothing=None), 0),
+        (lambda r: r.update(seeds=[1, 0]), 0),
+    ],
+)
+def test_a_setting_moves_the_cells_it_decides_and_no_other(tmp_path: Path, change: Any, moved: int) -> None:
+    assert len(set(addresses(tmp_path, change)) - set(addresses(tmp_path))) == moved
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        (lambda r: r.update(colour="red"), "unknown key 'colour'"),
+        (lambda r: r.pop("data"), "data: missing"),
+        (lambda r: r.update(seeds="0"), "seeds: not a list"),
+        (lambda r: r.update(seeds=[True]), "seeds: not a list"),
+        (lambda r: r["attacks"].update(bad="nosuch"), "unknown trigger"),
+        (lambda r: r["attacks"].update(none="blended"), "the name is taken"),
+        (lambda r: r["attacks"].update(bad={"rate": 0.1}), "give a trigger spec"),
+        (lambda r: r["attacks"].update(bad={"trigger": "blended", "epoch": 1}), "no setting 'epoch'"),
+        (lambda r: r["defences"].update(nosuch={}), "unknown defence"),
+        (lambda r: r["defences"].update(anchored={"colour": 1}), "no setting 'colour'"),
+        (lambda r: r["data"]["digits"].update(size=3), "unknown key 'size'"),
+        (lambda r: r["data"]["digits"].pop("target"), "target"),
+        (lambda r: r["data"]["digits"].update(regime="both"), "neither classes nor pairs"),
+        (lambda r: r["data"]["digits"].update(source="parquet:{data}/x"), "give --data-root"),
+        (lambda r: r["rebound"].update(colour=1), "unknown key 'colour'"),
+    ],
+)
+def test_bad_recipes_say_what_and_where(tmp_path: Path, change: Any, part: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read_recipe(write(tmp_path, change))
+    assert part in str(caught.value) and "\n" not in str(caught.value) and "recipe.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "a: [", "\x00"])
+def test_what_is_no_recipe_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError):
+        read_recipe(path)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_recipe(tmp_path / "absent.yaml")
