@@ -184,7 +184,8 @@ def suspects(grid: Grid, model_hashes: Mapping[str, str]) -> list[Json]:
                         "kind": "suspect",
                         "model": reference,
                         "weights": model_hashes[model],
-                        "data": asdict(entry),
+                        # Without what is not set, so that a new optional key moves no finished cell.
+                        "data": {k: v for k, v in asdict(entry).items() if v is not None},
                         "poison": asdict(poison_config(entry, attack, seed)),
                         "trigger": attack.get("trigger"),
                         "target": attack.get("target", entry.target),
