@@ -61,6 +61,7 @@ def test_a_recipe_expands_to_every_cell_once(tmp_path: Path) -> None:
     ("change", "moved"),
     [
         (lambda r: r["data"]["digits"].update(attacker=301), 14),
+        (lambda r: r["data"]["digits"].update(defender=99), 8),
         (lambda r: r["data"]["digits"]["poison"].update(lr=0.002), 14),
         (lambda r: r["attacks"].update(badnets="badnets:size=7"), 6),
         (lambda r: r["defences"]["published"].update(samples=65), 4),
@@ -88,7 +89,9 @@ def test_a_setting_moves_the_cells_it_decides_and_no_other(tmp_path: Path, chang
         (lambda r: r["defences"].update(nosuch={}), "unknown defence"),
         (lambda r: r["defences"].update(anchored={"colour": 1}), "no setting 'colour'"),
         (lambda r: r["data"]["digits"].update(size=3), "unknown key 'size'"),
-        (lambda r: r["data"]["digits"].pop("target"), "target"),
+        (lambda r: r["data"]["digits"].pop("target"), "give a target"),
+        (lambda r: r["data"]["digits"].pop("source"), "source"),
+        (lambda r: r["defences"].update(anchored={"rule": {"colour": 1}}), "anchored, rule: no setting 'colour'"),
         (lambda r: r["data"]["digits"].update(regime="both"), "neither classes nor pairs"),
         (lambda r: r["data"]["digits"].update(source="parquet:{data}/x"), "give --data-root"),
         (lambda r: r["rebound"].update(colour=1), "unknown key 'colour'"),

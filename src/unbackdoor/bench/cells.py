@@ -85,7 +85,7 @@ def _suspect(out: Path, config: Json, folder: Path, device: str, manifest: Manif
     entry = DataEntry(**config["data"])
     clip = _start(config["model"], device).clone()
     train, test = _images(entry, clip.image_size)
-    own = train.subset(shares(len(train), entry.attacker, entry.defender, entry.validation)[0])
+    own = train.subset(shares(len(train), entry.attacker, 0, 0)[0])
     attack = _attack(config, own)
     poison = _poison_config(config)
     manifest.hashes["train_data"], manifest.hashes["test_data"] = own.content_hash(), test.content_hash()
@@ -113,7 +113,7 @@ def _cure(out: Path, config: Json, folder: Path, device: str, manifest: Manifest
     story = read_result(out, suspect)
     if story is None:
         raise InputError(f"suspect {address(suspect)} is not there; it has to be planted first")
-    entry = DataEntry(**suspect["data"])
+    entry = DataEntry(**config["data"])
     clip = load(str(folder_of(out, suspect) / "model"), device=device)
     train, test = _images(entry, clip.image_size)
     attacker, clean, choice = (

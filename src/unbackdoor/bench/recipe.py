@@ -40,9 +40,9 @@ class DataEntry:
     """One data set of a grid and who gets how much of it; see the module's first lines."""
 
     source: str
-    target: str
     attacker: int
-    defender: int
+    target: str = ""
+    defender: int = 0
     validation: int = 512
     test: str | None = None
     test_limit: int | None = None
@@ -135,6 +135,8 @@ def _fill(where: str, kind: Any, values: Any) -> Any:
 
 def _entry(name: str, values: Any, data_root: Path | None) -> DataEntry:
     entry: DataEntry = _fill(f"data {name}", DataEntry, values)
+    if not entry.target or entry.defender < 1:
+        raise InputError(f"data {name}: give a target, a class name, and defender, a number of images")
     if entry.regime not in ("classes", "pairs"):
         raise InputError(f"data {name}: regime {entry.regime!r} is neither classes nor pairs")
 
@@ -184,8 +186,7 @@ def suspects(grid: Grid, model_hashes: Mapping[str, str]) -> list[Json]:
                         "kind": "suspect",
                         "model": reference,
                         "weights": model_hashes[model],
-                        # Without what is not set, so that a new optional key moves no finished cell.
-                        "data": {k: v for k, v in asdict(entry).items() if v is not None},
+                        "data": _told(entry, without=("poison", "target", "defender", "validation")),
                         "poison": asdict(poison_config(entry, attack, seed)),
                         "trigger": attack.get("trigger"),
                         "target": attack.get("target", entry.target),
@@ -193,6 +194,14 @@ def suspects(grid: Grid, model_hashes: Mapping[str, str]) -> list[Json]:
                     names = {"model": model, "data": data_name, "attack": attack_name, "seed": seed}
                     found.append({"names": names, "config": config})
     return found
+
+
+def _told(entry: DataEntry, without: tuple[str, ...]) -> Json:
+    """What decides a cell: not what another part of its configuration tells, nor what is not set.
+
+    A new optional key then moves no finished cell, and grids that differ in the defender's share alone share suspects.
+    """
+    return {k: v for k, v in asdict(entry).items() if v is not None and k not in without}
 
 
 def cures(grid: Grid, suspect: Json) -> list[Json]:
@@ -205,6 +214,7 @@ def cures(grid: Grid, suspect: Json) -> list[Json]:
         cell = {
             "kind": "cure",
             "suspect": suspect["config"],
+            "data": _told(grid.data[suspect["names"]["data"]], without=("poison", "target")),
             "method": method,
             "settings": {k: v for k, v in settings.items() if k != "method"},
             "defence": asdict(config),

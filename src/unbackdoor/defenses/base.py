@@ -92,9 +92,16 @@ def configured(name: str, base: C, settings: Mapping[str, Any]) -> C:
         raise InputError(
             f"{name}: no setting {sorted(unknown)[0]!r}; it has {', '.join(sorted((own | inner) - {'tune'}))}"
         )
-    found = replace(base, **{k: v for k, v in settings.items() if k in own})
-    tuned = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if k in inner - own}
+    found = replace(base, **{k: _fit(name, k, getattr(base, k), v) for k, v in settings.items() if k in own})
+    tuned = {k: _fit(name, k, None, v) for k, v in settings.items() if k in inner - own}
     return replace(found, tune=replace(found.tune, **tuned)) if tuned else found  # type: ignore[attr-defined]
+
+
+def _fit(name: str, key: str, old: Any, value: Any) -> Any:
+    """A setting as YAML has it, in the type of the field: mappings change a nested dataclass, lists become tuples."""
+    if is_dataclass(old) and not isinstance(old, type) and isinstance(value, Mapping):
+        return configured(f"{name}, {key}", old, value)
+    return tuple(value) if isinstance(value, list) else value
 
 
 def require(name: str, what: str, value: Any) -> None:
