@@ -1,0 +1,120 @@
+"""Two backdoors in one model, removed one at a time by their own vectors: does removing one leave the other as it was?
+
+    python recipes/trials/two_backdoors.py --data-root PATH --out FOLDER
+
+Both are planted at once in the embedded model on CIFAR-10: a corner patch to "airplane", a blend or wave to "horse", each
+on a tenth of the training images. Each vector is taken from the suspect; α is chosen on validation images that bear the
+vector's own trigger alone. Prints a table and writes `result.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import unbackdoor
+from unbackdoor.clip.handle import Clip
+from unbackdoor.data.images import ImageSet
+from unbackdoor.data.poisoning import target_index
+from unbackdoor.data.shares import shares
+from unbackdoor.defenses import defence, defence_config
+from unbackdoor.defenses.base import Defender, Work
+from unbackdoor.evaluation import Task, evaluate_images
+from unbackdoor.manifest import Manifest, write_json
+from unbackdoor.training.finetune import TuneConfig
+from unbackdoor.training.plant import Attack, PoisonConfig, plant, poisoned_rows, poisoned_set
+from unbackdoor.triggers import parse_trigger
+
+PAIRS = {
+    "badnets+blended": (("badnets:size=6,pattern=checker", "airplane"), ("blended:ratio=0.2", "horse")),
+    "badnets+sig": (("badnets:size=6,pattern=checker", "airplane"), ("sig:amplitude=60,frequency=6", "horse")),
+}
+
+
+def twice_poisoned(train: ImageSet, attacks: list[Attack], config: PoisonConfig) -> ImageSet:
+    """The training set with both attacks on different images."""
+    first, mask = poisoned_set(train, attacks[0], config)
+    rest = (~mask).nonzero().flatten()
+    own = poisoned_rows(train.labels[rest], attacks[1], replace(config, rate=config.rate * len(train) / len(rest)))
+    rows = rest[own]
+    images, labels = first.images, first.labels.clone()
+    for part in rows.split(256):
+        images[part] = (attacks[1].trigger(train.float_batch(part), keys=part) * 255).round().to(torch.uint8)
+    labels[rows] = attacks[1].target
+    return replace(first, labels=labels)
+
+
+def measure(clip: Clip, test: ImageSet, head: torch.Tensor, attacks: list[Attack]) -> dict[str, Any]:
+    """CA and both ASRs."""
+    found = [evaluate_images(clip, test, Task(head, a.trigger, a.target)).as_dict() for a in attacks]
+    return {
+        "ca": found[0]["ca"],
+        "asr": [f["asr"] for f in found],
+        "triggered": [f["triggered_accuracy"] for f in found],
+    }
+
+
+def trial(name: str, args: argparse.Namespace) -> dict[str, Any]:
+    clip = unbackdoor.load("embedded")
+    spec = f"parquet:{args.data_root}/cifar10"
+    train = unbackdoor.load_images(spec, side=clip.image_size, split="train")
+    test = unbackdoor.load_images(spec, side=clip.image_size, split="test", limit=args.test_limit)
+    attacker, clean, choice = (train.subset(rows) for rows in shares(len(train), args.attacker, 4096, 512))
+    head = clip.zero_shot_head(train.classes)
+    attacks = [Attack(parse_trigger(t), target_index(train.classes, name), name) for t, name in PAIRS[name]]
+    config = PoisonConfig(0.1, tune=TuneConfig(epochs=3, lr=1e-3, seed=args.seed))
+    mixed = twice_poisoned(attacker, attacks, config)
+    folder = args.out / name
+    (folder / ".work").mkdir(parents=True, exist_ok=True)
+    plant(clip, mixed, head, None, config, checkpoint=folder / ".work" / "plant.checkpoint", run_key=name)
+    clip.save(folder / "model")
+    result: dict[str, Any] = {
+        "attacks": [a.trigger.spec() for a in attacks],
+        "suspect": measure(clip, test, head, attacks),
+    }
+    for method in ("anchored", "tbar"):
+        cured = [clip.clone() for _ in attacks]
+        for i, attack in enumerate(attacks):
+            data = Defender(clean, choice, head, trigger=attack.trigger, target=attack.target)
+            cure = defence(method)(cured[i], data, defence_config(method, {"seed": args.seed}), Work())
+            result[f"{method}, {i + 1} removed"] = {
+                **measure(cured[i], test, head, attacks),
+                "alpha": cure.facts["alpha"],
+            }
+        # The second vector, taken from the model that the first has left.
+        data = Defender(clean, choice, head, trigger=attacks[1].trigger, target=attacks[1].target)
+        cure = defence(method)(cured[0], data, defence_config(method, {"seed": args.seed}), Work())
+        result[f"{method}, both removed"] = {**measure(cured[0], test, head, attacks), "alpha": cure.facts["alpha"]}
+    return {**result, "poison": asdict(config)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data-root", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--attacker", type=int, default=12000)
+    parser.add_argument("--test-limit", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    manifest = Manifest("two backdoors", {k: str(v) for k, v in vars(args).items() if k not in ("data_root", "out")})
+    found: dict[str, Any] = {}
+    print("| backdoors | state | CA | ASR of 1 | ASR of 2 | α |\n| --- | --- | --- | --- | --- | --- |")
+    for name in PAIRS:
+        path = args.out / name / "result.json"
+        found[name] = json.loads(path.read_text()) if path.exists() else trial(name, args)
+        write_json(path, found[name])
+        for state, row in found[name].items():
+            if state not in ("attacks", "poison"):
+                cells = [row["ca"], *row["asr"]]
+                texts = [f"{c['value']:.1%} [{c['interval'][0]:.1%}, {c['interval'][1]:.1%}] n={c['n']}" for c in cells]
+                print(f"| {name} | {state} | {' | '.join(texts)} | {row.get('alpha', '–')} |", flush=True)
+    manifest.write(args.out)
+
+
+if __name__ == "__main__":
+    main()
