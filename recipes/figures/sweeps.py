@@ -1,4 +1,4 @@
-"""Draw the sweeps: forget-set size, learning rate and poison rate from `bench`'s results, α from recipes/trials/alpha.py.
+"""Draw the sweeps: forget set, learning rate and poison rate from `bench`'s results, α from recipes/trials/alpha.py.
 
 python recipes/figures/sweeps.py results.jsonl [results.jsonl …] [--alpha alpha.jsonl] --out docs/pictures
 """
@@ -29,7 +29,7 @@ def draw(axes: Any, rows: list[Row], x: Callable[[Row], float], label: str, colo
     """CA solid, ASR dashed, each with its 95% Wilson interval."""
     rows = sorted(rows, key=x)
     for key, style in (("ca", "-o"), ("asr", "--s")):
-        rates = [(row["after"] if "after" in row else row)[key] for row in rows]
+        rates = [row.get("after", row)[key] for row in rows]
         middle = [100 * r["value"] for r in rates]
         low = [100 * (r["value"] - r["interval"][0]) for r in rates]
         high = [100 * (r["interval"][1] - r["value"]) for r in rates]
