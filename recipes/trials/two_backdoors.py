@@ -3,8 +3,8 @@
     python recipes/trials/two_backdoors.py --data-root PATH --out FOLDER
 
 Both are planted at once in the embedded model on CIFAR-10: a corner patch to "airplane", a blend or wave to "horse",
-each on a tenth of the training images. Each vector is taken from the suspect; α is chosen on validation images that bear the
-vector's own trigger alone. Prints a table and writes `result.json`.
+each on a tenth of the training images. Each vector is taken from the suspect; α is chosen on validation images that
+bear the vector's own trigger alone. Prints a table and writes `result.json`.
 """
 
 from __future__ import annotations
