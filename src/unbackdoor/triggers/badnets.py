@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from unbackdoor.triggers.base import Trigger, draw, fixed_noise, per_image
+from unbackdoor.triggers.placing import FIXED, places
 
-CORNERS = ("top-left", "top-right", "bottom-left", "bottom-right")
-POSITIONS = (*CORNERS, "center", "four-corners", "random")
+POSITIONS = (*FIXED, "random")
 PATTERNS = ("noise", "checker", "white", "yellow", "gaussian", "stripes")
 
 
@@ -62,7 +62,7 @@ class BadNets(Trigger):
             for i, (top, left) in enumerate(zip(tops, lefts, strict=True)):
                 out[i, :, top : top + self.size, left : left + self.size] = patch[i]
             return out
-        for top, left in self._places(height, width):
+        for top, left in places(self.position, self.size, self.margin, height, width):
             out[:, :, top : top + self.size, left : left + self.size] = patch
         return out
 
@@ -92,16 +92,6 @@ class BadNets(Trigger):
             patch = images.float().mean(dim=(2, 3), keepdim=True) + noise.to(images.device)
             patch = (patch * 255).floor().remainder(256) / 255 if self.wrap else patch.clamp(0, 1)
         return patch.to(images).expand(n, 3, s, s)
-
-    def _places(self, height: int, width: int) -> list[tuple[int, int]]:
-        top, bottom = self.margin, height - self.size - self.margin
-        left, right = self.margin, width - self.size - self.margin
-        corners = dict(zip(CORNERS, ((top, left), (top, right), (bottom, left), (bottom, right)), strict=True))
-        if self.position == "four-corners":
-            return list(corners.values())
-        if self.position == "center":
-            return [((height - self.size) // 2, (width - self.size) // 2)]
-        return [corners[self.position]]
 
     def _random_places(self, keys: Tensor, height: int, width: int) -> tuple[list[int], list[int]]:
         # Another stream than the pattern's, so that redrawn patches and places are independent.
