@@ -13,6 +13,7 @@ from torch import Tensor
 from unbackdoor.errors import InputError
 
 Value = Union[str, int, float, bool]
+LONGEST_SHOWN = 12  # characters of a value, in labels
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,11 @@ class Trigger:
         pairs = (f"{f.name}={_write(getattr(self, f.name))}" for f in fields(self))
         return f"{self.name}:{','.join(pairs)}"
 
+    def label(self) -> str:
+        """`spec()` for tables and pages: text values of more than 12 characters are cut there and end in "…"."""
+        pairs = (f"{f.name}={_short(_write(getattr(self, f.name)))}" for f in fields(self))
+        return f"{self.name}:{','.join(pairs)}"
+
     def require(self, condition: bool, message: str) -> None:
         """Raise `InputError` naming the trigger unless `condition` holds."""
         if not condition:
@@ -60,6 +66,10 @@ class Trigger:
 
 def _write(value: Value) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "…"
 
 
 def from_spec(spec: str) -> Trigger:
