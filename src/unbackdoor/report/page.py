@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unbackdoor.report.plots import alpha_curve, png
 from unbackdoor.report.verdict import percent, verdict
+from unbackdoor.triggers.base import shorten
 from unbackdoor.weights.files import write_text
 
 _RATES = (
@@ -54,7 +55,7 @@ def render(result: dict[str, Any], manifest: dict[str, Any], examples: list[Exam
     return environment.get_template("page.html").render(
         level=level,
         sentence=sentence,
-        result=result,
+        result={**result, "trigger": shorten(result["trigger"])},
         columns=[name for name, _ in columns],
         rows=rows,
         # Built by us from numbers alone.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -54,9 +55,8 @@ class Trigger:
         return f"{self.name}:{','.join(pairs)}"
 
     def label(self) -> str:
-        """`spec()` for tables and pages: text values of more than 12 characters are cut there and end in "…"."""
-        pairs = (f"{f.name}={_short(_write(getattr(self, f.name)))}" for f in fields(self))
-        return f"{self.name}:{','.join(pairs)}"
+        """`spec()` for tables and pages: values of more than 12 characters are cut there and end in "…"."""
+        return shorten(self.spec())
 
     def require(self, condition: bool, message: str) -> None:
         """Raise `InputError` naming the trigger unless `condition` holds."""
@@ -68,8 +68,9 @@ def _write(value: Value) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "…"
+def shorten(spec: str) -> str:
+    """A spec, as a result holds it, with values of more than 12 characters cut there and ended by "…"."""
+    return re.sub(rf"(=[^,]{{{LONGEST_SHOWN}}})[^,]+", r"\1…", spec)
 
 
 def from_spec(spec: str) -> Trigger:
