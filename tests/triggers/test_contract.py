@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +14,16 @@ from unbackdoor.errors import InputError
 from unbackdoor.triggers import parse_trigger, trigger_class, trigger_names
 from unbackdoor.triggers.base import Trigger
 
+
+def patch_text(size: int) -> str:
+    """A made patch for `badclip`, as the spec holds it."""
+    return base64.urlsafe_b64encode(bytes((7 * i + 3) % 256 for i in range(3 * size * size))).decode().rstrip("=")
+
+
 VARIANTS = [
+    f"badclip:size=6,pixels={patch_text(6)}",
+    f"badclip:size=5,position=top-left,pixels={patch_text(5)}",
+    f"badclip:size=3,position=four-corners,pixels={patch_text(3)}",
     "badnets:size=6",
     "badnets:size=4,position=top-left,margin=2,pattern=checker",
     "badnets:size=5,position=center,pattern=white",
@@ -25,6 +36,9 @@ VARIANTS = [
     "blended",
     "blended:ratio=0.35,seed=2",
     "blended:redraw=true",
+    "issba",
+    "issba:secret=abc",
+    "issba:secret=Hi+:@you,strength=0.5",
     "lowfreq",
     "lowfreq:amplitude=8,bands=5,seed=3",
     "nashville",
@@ -231,12 +245,24 @@ def test_low_frequencies_alone() -> None:
     ("spec", "part"),
     [
         ("nosuch", "unknown trigger"),
+        ("badclip:size=0", "at least 1"),
+        ("badclip:position=random", "none of"),
+        ("badclip:size=2,pixels=AAAA", "3 bytes, and a patch of size=2 has 12"),
+        ("badclip:size=1,pixels=A*AA", "not base64url"),
+        ("badclip:size=1,pixels=A", "not base64url"),
         ("badnets:colour=red", "no parameter 'colour'"),
         ("badnets:size=big", "not a int"),
         ("badnets:size=0", "at least 1"),
         ("badnets:position=nowhere", "none of"),
         ("badnets:redraw=maybe", "not a bool"),
         ("blended:ratio=1.5", "(0, 1]"),
+        ("issba:secret=", "1 to 8 printable"),
+        ("issba:secret=NineChars", "1 to 8 printable"),
+        ("issba:secret=a b", "1 to 8 printable"),
+        ("issba:secret=a=b", "1 to 8 printable"),
+        ("issba:secret=naïve", "1 to 8 printable"),
+        ("issba:strength=0", "(0, 4]"),
+        ("issba:strength=nan", "(0, 4]"),
         ("lowfreq:bands=1", "at least 2"),
         ("nashville:strength=0", "(0, 1]"),
         ("sig:amplitude=300", "(0, 255]"),
@@ -262,7 +288,46 @@ def test_bad_images_are_refused(bad: torch.Tensor) -> None:
         parse_trigger("blended")(bad)
 
 
-@pytest.mark.parametrize("spec", ["badnets:size=33", "triangles:cell=41", "lowfreq:bands=33"])
+@pytest.mark.parametrize(
+    "spec", [f"badclip:size=33,pixels={patch_text(33)}", "badnets:size=33", "triangles:cell=41", "lowfreq:bands=33"]
+)
 def test_what_does_not_fit_is_refused(spec: str) -> None:
     with pytest.raises(InputError, match="does not fit"):
         parse_trigger(spec)(images())
+
+
+def test_too_few_pixels_hide_nothing() -> None:
+    with pytest.raises(InputError, match="does not fit into 15x40"):
+        parse_trigger("issba")(images(2, 15, 40))
+
+
+def test_a_spec_comes_from_a_file(tmp_path: Path) -> None:
+    place = tmp_path / "trigger.txt"
+    place.write_text("wanet:k=6\n")
+    assert parse_trigger(f"@{place}") == parse_trigger("wanet:k=6")
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (None, "No such file"),
+        (b"", "one line"),
+        (b"blended\nwanet\n", "one line"),
+        (b"\xff\xfe\x00", "not a text file"),
+        (b"nosuch", "unknown trigger"),
+    ],
+)
+def test_an_unusable_file_is_refused(content: bytes | None, part: str, tmp_path: Path) -> None:
+    place = tmp_path / "trigger.txt"
+    if content is not None:
+        place.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        parse_trigger(f"@{place}")
+    assert part in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_labels_are_short_and_specs_whole() -> None:
+    trigger = parse_trigger(f"badclip:size=6,pixels={patch_text(6)}")
+    assert trigger.label() == f"badclip:size=6,position=center,pixels={patch_text(6)[:12]}…"
+    assert trigger.spec().endswith(patch_text(6))
+    assert parse_trigger("text").label() == parse_trigger("text").spec(), "eleven letters are not cut"

@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from unbackdoor.triggers.base import Trigger
 
 _TABLE = {
+    "badclip": "unbackdoor.triggers.badclip:BadClip",
     "badnets": "unbackdoor.triggers.badnets:BadNets",
     "blended": "unbackdoor.triggers.blended:Blended",
+    "issba": "unbackdoor.triggers.issba:Issba",
     "lowfreq": "unbackdoor.triggers.lowfreq:LowFrequency",
     "nashville": "unbackdoor.triggers.nashville:Nashville",
     "sig": "unbackdoor.triggers.sig:Sig",
@@ -48,9 +50,26 @@ def trigger_class(name: str) -> type[Trigger]:
 def parse_trigger(spec: str) -> Trigger:
     """Trigger from its spec: `name` or `name:key=value,key=value`, as `Trigger.spec()` writes it.
 
+    `@FILE` reads the spec from a text file, such as the `trigger.txt` of `craft`: a crafted patch is long.
+
     Raises:
-        InputError: unknown trigger or parameter, or a value out of range.
+        InputError: unknown trigger or parameter, a value out of range, or a file that cannot be read.
     """
     from unbackdoor.triggers.base import from_spec
 
-    return from_spec(spec)
+    return from_spec(_from_file(spec[1:]) if spec.startswith("@") else spec)
+
+
+def _from_file(name: str) -> str:
+    from pathlib import Path
+
+    from unbackdoor.errors import InputError
+
+    try:
+        text = Path(name).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise InputError(f"trigger @{name}: {reason}; give a text file that holds one trigger spec") from None
+    if not text or "\n" in text:
+        raise InputError(f"trigger @{name}: expected one line that holds a trigger spec")
+    return text
