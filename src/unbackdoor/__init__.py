@@ -16,6 +16,7 @@ _PUBLIC = {
     "load_images": "unbackdoor.data",
     "parse_trigger": "unbackdoor.triggers",
     "bench": "unbackdoor.verbs.bench",
+    "craft": "unbackdoor.verbs.craft",
     "poison": "unbackdoor.verbs.poison",
     "trigger_vector": "unbackdoor.verbs.vector",
     "unlearn": "unbackdoor.verbs.unlearn",
@@ -27,6 +28,7 @@ _PUBLIC = {
 __all__ = [
     "InputError",
     "bench",
+    "craft",
     "demo",
     "evaluate",
     "info",
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from unbackdoor.errors import InputError
     from unbackdoor.triggers import parse_trigger
     from unbackdoor.verbs.bench import bench
+    from unbackdoor.verbs.craft import craft
     from unbackdoor.verbs.demo import demo
     from unbackdoor.verbs.evaluate import evaluate
     from unbackdoor.verbs.info import info

@@ -30,11 +30,11 @@ def test_help_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    for name in ("demo", "evaluate", "info", "poison", "unlearn", "vector"):
+    for name in ("craft", "demo", "evaluate", "info", "poison", "unlearn", "vector"):
         assert name in done.stdout
 
 
-@pytest.mark.parametrize("name", ["demo", "evaluate", "info", "poison", "unlearn", "vector"])
+@pytest.mark.parametrize("name", ["craft", "demo", "evaluate", "info", "poison", "unlearn", "vector"])
 def test_every_command_has_help_and_json(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = call(name, "--help", capsys=capsys)
     assert code == 0 and "--json" in out
@@ -61,7 +61,10 @@ def test_every_command_has_help_and_json(name: str, capsys: pytest.CaptureFixtur
         (["unlearn", "--model", "{vit}", *ATTACK, "--out", "{out}", "--alpha", "much"], "neither auto nor a number"),
         (["unlearn", "--model", "{vit}", *ATTACK, "--out", "{out}", "--vector", "{file}"], "not a readable"),
         (["vector", "--model", "{vit}", *DIGITS, "--trigger", "x", "--target", "one", "--out", "{out}"], "unknown"),
+        (["craft", "--model", "{vit}", *ATTACK, "--out", "{out}"], "only badclip does"),
+        (["evaluate", "--model", "{vit}", *DIGITS, "--trigger", "badclip", "--target", "one"], "not crafted yet"),
         (["info"], "exactly one"),
+        (["info", "--trigger", "@/does/not/exist"], "No such file"),
         (["info", "--trigger", "badnets:size=zero"], "not a int"),
     ],
 )

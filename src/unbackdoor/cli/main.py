@@ -12,6 +12,7 @@ import click
 
 _COMMANDS = {
     "bench": "Run a grid of attacks and defences, and tabulate it.",
+    "craft": "Optimise BadCLIP's patch against a clean model.",
     "demo": "Poison and cure the embedded model: the whole story in three minutes.",
     "evaluate": "Measure clean accuracy and attack success rate.",
     "info": "Describe a model, a data source or a trigger.",

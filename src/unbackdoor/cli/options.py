@@ -16,7 +16,9 @@ _SHARED: dict[str, Callable[[F], F]] = {
     "model": click.option("--model", required=True, help="Model reference or output folder of poison/unlearn."),
     "checkpoint": click.option("--checkpoint", type=_FILE, help="Weights for an OpenCLIP architecture name."),
     "data": click.option("--data", required=True, help="Data source, such as embedded:scenes or parquet:PATH."),
-    "trigger": click.option("--trigger", required=True, help="Trigger spec, such as badnets:size=16."),
+    "trigger": click.option(
+        "--trigger", required=True, help="Trigger spec, such as badnets:size=16, or @FILE that holds one."
+    ),
     "target": click.option("--target", required=True, help="Name of the class that the attacker wants."),
     "classes": click.option("--classes", help="Class names: a file, or a standard set such as cifar10."),
     "templates": click.option("--templates", help="Prompt templates: a file, or a name such as openai-imagenet."),

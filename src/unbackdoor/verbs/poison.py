@@ -12,6 +12,7 @@ from unbackdoor.data.shares import attacker_rows
 from unbackdoor.devices import training_type
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.manifest import Manifest, run_key, write_json, write_jsonl
+from unbackdoor.training.badclip import crafted
 from unbackdoor.training.finetune import TuneConfig
 from unbackdoor.training.plant import PoisonConfig, plant, settle
 from unbackdoor.triggers.base import Trigger
@@ -21,6 +22,7 @@ from unbackdoor.verbs.common import (
     open_attack,
     open_data,
     open_model,
+    open_trigger,
     rates_dict,
     weights_hash,
     work_folder,
@@ -56,6 +58,7 @@ def poison(
     Args:
         model: a model reference or a handle (changed in place).
         data: a source spec or decoded training images; `test` is needed with the latter.
+        trigger: its spec, `@FILE`, or a trigger; a `badclip` without a patch is crafted first.
         target: class name that triggered images shall get.
         poison_rate: share of the training images, in (0, 1].
         clean_label: trigger images of the target class alone and change no label.
@@ -69,14 +72,13 @@ def poison(
     clip = open_model(model, checkpoint, device)
     train = open_data(data, clip, "train", limit=limit, seed=seed, classes=classes)
     check_labels(train, "poisoning")
-    attack = open_attack(clip, train, trigger, target, templates)
-    held_out = open_data(test if test is not None else data, clip, "test", limit=test_limit, classes=classes)
     rows = attacker_rows(len(train))
     own = train.subset(rows[train.labels[rows] >= 0])
-    settings = PoisonConfig(
-        poison_rate, clean_label, TuneConfig(epochs=epochs, batch_size=batch_size, lr=lr or 0.0, seed=seed)
-    )
-    settings = settle(settings, clip, len(own))
+    ready = crafted(clip, own, open_trigger(trigger), target, seed=seed, templates=templates)
+    attack = open_attack(clip, train, ready, target, templates)
+    held_out = open_data(test if test is not None else data, clip, "test", limit=test_limit, classes=classes)
+    tune = TuneConfig(epochs=epochs, batch_size=batch_size, lr=lr or 0.0, seed=seed)
+    settings = settle(PoisonConfig(poison_rate, clean_label, tune), clip, len(own))
     config = {
         "model": clip.reference,
         "data": train.spec,
