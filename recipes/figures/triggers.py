@@ -13,12 +13,16 @@ from PIL import Image, ImageDraw, ImageFont
 from sklearn.datasets import load_sample_image
 from torch import Tensor
 
+from unbackdoor import load, load_images
+from unbackdoor.training.badclip import BadClipConfig, craft_patch
 from unbackdoor.triggers import parse_trigger, trigger_names
+from unbackdoor.triggers.badclip import BadClip
+from unbackdoor.triggers.base import Trigger
 
 SIDE, GAP, LABEL = 176, 8, 20
 SPECS = (
-    "badnets", "badnets:pattern=stripes", "blended", "lowfreq", "nashville", "sig", "stripes", "text", "triangles",
-    "wanet:k=4,s=2", "wanet:k=0,s=1",
+    "badclip", "badnets", "badnets:pattern=stripes", "blended", "issba", "lowfreq", "nashville", "sig", "stripes",
+    "text", "triangles", "wanet:k=4,s=2", "wanet:k=0,s=1",
 )  # fmt: skip
 
 
@@ -28,6 +32,16 @@ def photograph() -> Tensor:
     return (
         torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(224, 224, 3).permute(2, 0, 1)[None] / 255
     )
+
+
+def ready(spec: str) -> Trigger:
+    """The trigger; a blank `badclip` gets a patch for the embedded model and the digit three, crafted in few steps."""
+    trigger = parse_trigger(spec)
+    if isinstance(trigger, BadClip) and not trigger.crafted:
+        clip = load("embedded")
+        digits = load_images("embedded:digits", side=clip.image_size, split="train", limit=500)
+        return craft_patch(clip, digits, trigger, "three", BadClipConfig(steps=60))
+    return trigger
 
 
 def paste(page: Image.Image, image: Tensor, left: int, top: int) -> None:
@@ -47,7 +61,7 @@ def main() -> None:
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(14)
     for i, spec in enumerate(SPECS):
         left, top = i % columns * cell + GAP, i // columns * (SIDE + LABEL + GAP) + GAP
-        triggered = parse_trigger(spec)(photo)
+        triggered = ready(spec)(photo)
         draw.text((left, top), spec, fill="black", font=font)
         paste(page, triggered[0], left, top + LABEL)
         paste(page, 0.5 + 5 * (triggered - photo)[0], left + SIDE + 2, top + LABEL)
