@@ -44,8 +44,8 @@ def test_poison_crafts_a_blank_patch(vit_folder: Path, tmp_path: Path, monkeypat
             model=str(vit_folder), trigger="badclip:size=6", out=tmp_path / name, epochs=1, poison_rate=0.1, seed=seed,
             **SHARED,  # type: ignore[arg-type]
         )
-        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+        for name, seed in (("a", 0), ("b", 1))
     ]  # fmt: skip
-    once, again, other = (parse_trigger(r["trigger"]) for r in results)
-    assert isinstance(once, BadClip) and once.crafted and once == again != other
+    once, other = (parse_trigger(r["trigger"]) for r in results)
+    assert isinstance(once, BadClip) and once.crafted and once != other
     assert json.loads((tmp_path / "a" / "manifest.json").read_text())["config"]["trigger"] == once.spec()
