@@ -27,6 +27,7 @@ from unbackdoor.defenses.base import Defender, Work, configured
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.manifest import Manifest, reset_peak_memory, run_key, write_json
+from unbackdoor.training.badclip import crafted
 from unbackdoor.training.finetune import TuneConfig
 from unbackdoor.training.plant import Attack, PoisonConfig, plant, poisoned_set
 from unbackdoor.triggers import parse_trigger
@@ -86,8 +87,12 @@ def _suspect(out: Path, config: Json, folder: Path, device: str, manifest: Manif
     clip = _start(config["model"], device).clone()
     train, test = _images(entry, clip.image_size)
     own = train.subset(shares(len(train), entry.attacker, 0, 0)[0])
-    attack = _attack(config, own)
     poison = _poison_config(config)
+    if config["trigger"] is not None:
+        # A patch that is still to be optimised is, against the model that is about to be poisoned.
+        ready = crafted(clip, own, parse_trigger(config["trigger"]), config["target"], seed=poison.tune.seed)
+        config = {**config, "trigger": ready.spec()}
+    attack = _attack(config, own)
     manifest.hashes["train_data"], manifest.hashes["test_data"] = own.content_hash(), test.content_hash()
     head = _head(clip, entry, own)
     before = evaluate_images(clip, test, _task(head, attack))

@@ -12,14 +12,14 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.poisoning import target_index
+from unbackdoor.data.shares import attacker_rows
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_images
-from unbackdoor.manifest import Manifest, write_json
+from unbackdoor.manifest import Manifest, run_key, write_json
 from unbackdoor.training.badclip import BadClipConfig, craft_patch, initial_patch
 from unbackdoor.triggers.badclip import BadClip
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.verbs.common import (
-    attacker_rows,
     check_labels,
     open_data,
     open_head,
@@ -27,7 +27,6 @@ from unbackdoor.verbs.common import (
     open_trigger,
     rates_dict,
     require_classes,
-    run_key,
     weights_hash,
     work_folder,
 )
