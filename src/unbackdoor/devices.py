@@ -1,7 +1,8 @@
-"""Where to compute and in which type: the one place that decides."""
+"""Where to compute and in which type, and which of several processes this one is: the one place that decides."""
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,23 @@ if TYPE_CHECKING:
     import torch
 
 
+def process_count() -> int:
+    """How many processes share this run, as `accelerate launch` and `torchrun` tell in the environment; 1 without."""
+    return max(1, int(os.environ.get("WORLD_SIZE") or 1))
+
+
+def process_rank() -> int:
+    """Number of this process, from 0."""
+    return int(os.environ.get("RANK") or 0) if process_count() > 1 else 0
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that writes files and shows progress."""
+    return process_rank() == 0
+
+
 def pick_device(name: str = "auto") -> torch.device:
-    """`auto` takes cuda, then mps, then cpu.
+    """`auto` takes cuda, then mps, then cpu; of several processes on a machine each takes its own GPU.
 
     Raises:
         InputError: a device that torch does not know or that this machine lacks.
@@ -21,6 +37,8 @@ def pick_device(name: str = "auto") -> torch.device:
 
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and process_count() > 1:
+        name = f"cuda:{os.environ.get('LOCAL_RANK') or 0}"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)

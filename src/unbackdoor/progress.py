@@ -7,9 +7,11 @@ import time
 from types import TracebackType
 from typing import Any
 
+from unbackdoor.devices import is_first_process
+
 
 class Progress:
-    """Context manager around a rich bar on stderr; quiet when stderr is not a terminal."""
+    """Context manager around a rich bar on stderr; quiet without a terminal, and in all processes but the first."""
 
     def __init__(self, label: str, total: int, start: int = 0, quiet: bool = False) -> None:
         self._label, self._total, self._start, self._quiet = label, total, start, quiet
@@ -17,7 +19,7 @@ class Progress:
         self._began = time.monotonic()
 
     def __enter__(self) -> Progress:
-        if not self._quiet and sys.stderr.isatty():
+        if not self._quiet and is_first_process() and sys.stderr.isatty():
             from rich import progress
             from rich.console import Console
 

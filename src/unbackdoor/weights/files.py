@@ -11,14 +11,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from unbackdoor.devices import is_first_process
 from unbackdoor.errors import InputError
 
 
-def atomic(path: Path, write: Callable[[Path], None]) -> None:
+def atomic(path: Path, write: Callable[[Path], None], *, every_process: bool = False) -> None:
     """Run `write` on a temporary name beside `path`, flush it to disk, then rename it into place.
 
-    A kill at any moment leaves the old file or the new one, never half of one.
+    A kill at any moment leaves the old file or the new one, never half of one. Of several processes of one run, which
+    all hold the same results, the first alone writes, unless `every_process`.
     """
+    if not (every_process or is_first_process()):
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     os.close(handle)
