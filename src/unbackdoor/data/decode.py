@@ -46,9 +46,9 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 
 
 def decode_all(
-    picture: Callable[[int], Picture], rows: Sequence[int], side: int, label: str
+    picture: Callable[[int], Picture], rows: Sequence[int], side: int, label: str | None
 ) -> tuple[Tensor, list[int]]:
-    """Decode records `rows`.
+    """Decode records `rows`, with a progress bar if it has a label.
 
     Returns:
         uint8 (K, 3, side, side) and the K row numbers that could be read, in order.
@@ -66,7 +66,7 @@ def decode_all(
     # Here and not in `decode`: catch_warnings is not thread-safe, and leaves the filters of the whole process changed.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with ThreadPoolExecutor(os.cpu_count()) as pool, Progress(label, len(rows)) as bar:
+        with ThreadPoolExecutor(os.cpu_count()) as pool, Progress(label or "", len(rows), quiet=label is None) as bar:
             for start in range(0, len(rows), _CHUNK):
                 part = rows[start : start + _CHUNK]
                 for row, pixels in zip(part, pool.map(one, part), strict=True):

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from unbackdoor.data.classnames import DEFAULT_TEMPLATES
+from unbackdoor.data.draws import unit_draws
 from unbackdoor.data.images import ImageSet
+from unbackdoor.data.sentences import ClassText, read_class_texts
 from unbackdoor.errors import InputError
+from unbackdoor.training.batches import batch_rows
+
+CAPTION_FILE = "captions.json"  # taken without being named when it lies beside labelled data
 
 
 @dataclass(frozen=True)
@@ -35,8 +42,34 @@ class Pairs(Protocol):
 
     def __len__(self) -> int: ...
 
+    def rows(self, batch: int, seed: int, step: int) -> Tensor:
+        """Row numbers (≤ batch,) of a step; every epoch shows each once."""
+        ...
+
+    def chunks(self, size: int = 4096) -> Iterator[Tensor]:
+        """All row numbers, at most `size` at a time."""
+        ...
+
     def batch(self, rows: Tensor) -> PairBatch:
-        """The pairs `rows` (B,), in that order."""
+        """The pairs `rows` (B,), in that order; unreadable ones are left out, `keys` says which are there."""
+        ...
+
+    def captions(self, rows: Tensor) -> list[str]:
+        """The sentences of `rows` (B,) without their images."""
+        ...
+
+    def content_hash(self) -> str:
+        """Identity of the data, for checkpoints and manifests."""
+        ...
+
+    @property
+    def spec(self) -> str:
+        """The source, for people."""
+        ...
+
+    @property
+    def skipped(self) -> int:
+        """Broken samples left out so far."""
         ...
 
 
@@ -47,10 +80,12 @@ class ImagePairs:
     Args:
         images: captioned, or labelled with named classes.
         templates: sentences with one `{}`; which one an image gets depends on its row alone.
+        texts: more to say of every class than its name, () for the names alone.
     """
 
     images: ImageSet
     templates: Sequence[str] = DEFAULT_TEMPLATES
+    texts: tuple[ClassText, ...] = ()
 
     def __post_init__(self) -> None:
         if not any(self.images.captions or ()) and not self._named():
@@ -58,6 +93,16 @@ class ImagePairs:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def spec(self) -> str:
+        """See `Pairs`."""
+        return self.images.spec
+
+    @property
+    def skipped(self) -> int:
+        """See `Pairs`."""
+        return self.images.skipped
 
     def _named(self) -> bool:
         return bool(self.images.classes) and bool((self.images.labels >= 0).any())
@@ -68,9 +113,84 @@ class ImagePairs:
         label = int(self.images.labels[row])
         if own or label < 0:
             return own
+        if self.texts:
+            key = torch.tensor([row])
+            draws = float(unit_draws(key, 0, 1)), float(unit_draws(key, 0, 2))
+            return self.texts[label].sentence(self.templates, draws)
         return self.templates[row % len(self.templates)].replace("{}", self.images.classes[label])
+
+    def rows(self, batch: int, seed: int, step: int) -> Tensor:
+        """See `Pairs`."""
+        return batch_rows(len(self), batch, seed, step)
+
+    def chunks(self, size: int = 4096) -> Iterator[Tensor]:
+        """See `Pairs`."""
+        yield from torch.arange(len(self)).split(size)
 
     def batch(self, rows: Tensor) -> PairBatch:
         """See `Pairs`."""
-        captions = [self.caption(row) for row in rows.tolist()]
-        return PairBatch(self.images.float_batch(rows), captions, self.images.labels[rows], rows)
+        return PairBatch(self.images.float_batch(rows), self.captions(rows), self.images.labels[rows], rows)
+
+    def captions(self, rows: Tensor) -> list[str]:
+        """See `Pairs`."""
+        return [self.caption(row) for row in rows.tolist()]
+
+    def content_hash(self) -> str:
+        """See `Pairs`."""
+        return self.images.content_hash()
+
+
+def open_pairs(
+    spec: str,
+    *,
+    side: int,
+    split: str | None = "train",
+    templates: Sequence[str] = DEFAULT_TEMPLATES,
+    captions: str | Path | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    classes: str | None = None,
+) -> Pairs:
+    """Image–caption pairs of a source.
+
+    * WebDataset shards (`wds:`), tables (`csv:`) and Parquet files with a caption column are streamed: images and
+      captions are read when a batch asks for them, and memory does not grow with their number. Shards and tables are
+      read whole; hold pairs out by naming other shards.
+    * Everything else is decoded once and kept as bytes: labelled images, whose captions are made of class names, and
+      small captioned sets.
+
+    Args:
+        split: as in `load_images`; for the streamed kinds only a Parquet folder has splits.
+        templates: sentences with one `{}`, for labelled images.
+        captions: JSON file with synonyms and descriptions of the classes (see `read_class_texts`); by default
+            `captions.json` beside labelled files, where there is one.
+        limit: use at most so many pairs: of a stream the same share of every part, otherwise drawn with `seed`.
+        classes: as in `load_images`.
+
+    Raises:
+        InputError: anything unusable in the above, or a source with neither captions nor class names.
+    """
+    # Here: sources import streams, which are made of the batches above.
+    from unbackdoor.data.specs import load_images, open_pair_parts
+
+    parts = None if captions is not None else open_pair_parts(spec, split)
+    if parts is not None:
+        from unbackdoor.data.stream import PairStream
+
+        if limit is not None and limit < 1:
+            raise InputError(f"limit {limit}: must be at least 1")
+        return PairStream(spec, parts, side, limit)
+    images = load_images(spec, side=side, split=split, limit=limit, seed=seed, classes=classes)
+    return class_pairs(images, templates, captions if captions is not None else _beside(spec))
+
+
+def class_pairs(images: ImageSet, templates: Sequence[str], captions: str | Path | None = None) -> ImagePairs:
+    """Pairs of decoded images, with what a captions file says of their classes."""
+    texts = () if captions is None else read_class_texts(Path(captions), images.classes)
+    return ImagePairs(images, templates, texts)
+
+
+def _beside(spec: str) -> Path | None:
+    place = Path(spec.partition(":")[2].partition("#")[0])
+    file = (place if place.is_dir() else place.parent) / CAPTION_FILE
+    return file if file.is_file() else None

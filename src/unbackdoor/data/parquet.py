@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from unbackdoor.data.source import Picture, Source, Split
+from unbackdoor.data.stream import Part, Parts
 from unbackdoor.errors import InputError
 
 _IMAGE = ("image", "img", "jpg", "png")
@@ -27,9 +28,16 @@ def open_source(rest: str) -> Source:
     In a folder, a file belongs to the split that its name begins with (train-00000-of-00002), else to the one that its
     own folder is called (default/train/0000.parquet). Files that all share another name are one unnamed split.
     """
+    groups = _files(rest)
+    classes = _class_names([file for files in groups.values() for file in files])
+    return Source({name: partial(_read, files) for name, files in groups.items()}, classes)
+
+
+def _files(rest: str) -> dict[str, list[Path]]:
+    """Files of every split; one unnamed split holds them all where no name speaks of splits."""
     path = Path(rest)
     if path.is_file():
-        return Source({"": partial(_read, [path])}, _class_names([path]))
+        return {"": [path]}
     if not path.is_dir():
         raise InputError(f"parquet:{rest}: no such file or folder")
     groups: dict[str, list[Path]] = {}
@@ -39,8 +47,7 @@ def open_source(rest: str) -> Source:
         raise InputError(f"parquet:{rest}: the folder holds no .parquet file")
     if len(groups) == 1 and not set(groups) & set(_SPLITS):
         groups = {"": [file for files in groups.values() for file in files]}
-    classes = _class_names([file for files in groups.values() for file in files])
-    return Source({name: partial(_read, files) for name, files in groups.items()}, classes)
+    return groups
 
 
 def _split_name(file: Path) -> str:
@@ -109,17 +116,70 @@ def _read(files: list[Path]) -> Split:
     base = files[0].parent
 
     def picture(i: int) -> Picture:
-        value: Any = pictures[i].as_py()
-        if isinstance(value, dict):
-            value = value.get("bytes") or value.get("path")
-        if isinstance(value, str):
-            return (base / value).read_bytes()
-        if not isinstance(value, bytes):
-            raise OSError("no bytes")
-        return value
+        return _picture(pictures[i].as_py(), base)
 
     labels = table.column(label).to_pylist() if label else [None] * table.num_rows
     captions = table.column(caption).to_pylist() if caption else None
     if captions is not None:
-        captions = [str(c[0] if isinstance(c, list) and c else c or "") for c in captions]
+        captions = [_caption(c) for c in captions]
     return Split(labels, picture, captions)
+
+
+def _picture(value: Any, base: Path) -> Picture:
+    if isinstance(value, dict):
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, str):
+        return (base / value).read_bytes()
+    if not isinstance(value, bytes):
+        raise OSError("no bytes")
+    return value
+
+
+def _caption(value: Any) -> str:
+    return str(value[0] if isinstance(value, list) and value else value or "")
+
+
+def open_parts(rest: str, split: str | None) -> Parts | None:
+    """The pairs of `parquet:rest` by row groups, which are read whole and held a few at a time.
+
+    None without a caption column. Rows without image or caption are left out and counted when they come up. Files
+    written with small row groups (a thousand rows, say) take little memory and mix well.
+
+    Args:
+        split: a split's name, taken where the source has it; otherwise everything is read.
+
+    Raises:
+        InputError: no such file, or unreadable.
+    """
+    groups = _files(rest)
+    files = groups[split] if split in groups else [file for found in groups.values() for file in found]
+    names = _schema(files[0]).names
+    image, caption = (_column(files[0], names, w) for w in (_IMAGE, _CAPTION))
+    if image is None or caption is None:
+        return None
+    parts = []
+    for file in files:
+        _schema(file)
+        held = pq.ParquetFile(file).metadata
+        for group in range(held.num_row_groups):
+            name = f"{file.name}|{file.stat().st_size}|{group}"
+            opener = partial(_GroupReader, file, group, image, caption)
+            parts.append(Part(name, held.row_group(group).num_rows, opener))
+    return Parts(parts, 0, max((part.size for part in parts), default=1), _HELD)
+
+
+_HELD = 10  # row groups in memory: those of a window, and the ends of its neighbours
+
+
+class _GroupReader:
+    """One row group, read on opening."""
+
+    def __init__(self, file: Path, group: int, image: str, caption: str) -> None:
+        table = pq.ParquetFile(file).read_row_group(group, columns=[image, caption])
+        self._images, self._captions, self._base = table.column(image), table.column(caption), file.parent
+
+    def picture(self, row: int) -> Picture:
+        return _picture(self._images[row].as_py(), self._base)
+
+    def caption(self, row: int) -> str:
+        return _caption(self._captions[row].as_py())

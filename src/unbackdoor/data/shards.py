@@ -1,6 +1,7 @@
 """`wds:PATTERN`: WebDataset tar shards, `data-{000000..000009}.tar` or a glob; .jpg/.png/.webp with .cls, .json, .txt.
 
-Only an index (where each image's bytes lie) is held in memory; bytes are read when an image is decoded.
+As images, an index (where each image's bytes lie) is held in memory; bytes are read when an image is decoded. As pairs,
+even the index stays on disk (`open_parts`).
 """
 
 from __future__ import annotations
@@ -9,9 +10,13 @@ import json
 import re
 import tarfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from unbackdoor.data.offsets import Add, offset_table
 from unbackdoor.data.source import Label, Picture, Source, Split, one_space, read_label
+from unbackdoor.data.stream import Part, Parts
 from unbackdoor.errors import InputError
 
 _IMAGES = ("jpg", "jpeg", "png", "webp")
@@ -81,10 +86,8 @@ def _index(shard: Path) -> list[_Sample]:
         for member in tar:
             if not member.isfile():
                 continue
-            folder, _, name = member.name.rpartition("/")
-            stem, _, kind = name.partition(".")
-            sample = found.setdefault(f"{folder}/{stem}", _Sample(shard))
-            kind = kind.lower()
+            stem, kind = _stem(member.name)
+            sample = found.setdefault(stem, _Sample(shard))
             if kind in _IMAGES:
                 sample.offset, sample.size = member.offset_data, member.size
             elif kind in ("cls", "txt", "json"):
@@ -100,15 +103,133 @@ def _annotate(sample: _Sample, kind: str, raw: bytes) -> None:
     elif kind == "txt":
         sample.caption = text
     else:
-        try:
-            entry = json.loads(text)
-        except (json.JSONDecodeError, RecursionError):
-            return  # the image may still be of use
-        if not isinstance(entry, dict):
-            return
+        entry = _entry(text)  # none: the image may still be of use
         label = entry.get("label", entry.get("class"))
         if isinstance(label, int | str) and not isinstance(label, bool):
             sample.label = read_label(str(label))
-        caption = entry.get("caption") or entry.get("captions")
-        first = caption[0] if isinstance(caption, list) and caption else caption
-        sample.caption = str(first) if first else sample.caption
+        sample.caption = _first_caption(entry) or sample.caption
+
+
+def _entry(text: str) -> dict[str, Any]:
+    """A JSON object, {} where it is none."""
+    try:
+        found = json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _first_caption(entry: dict[str, Any]) -> str:
+    caption = entry.get("caption") or entry.get("captions")
+    first = caption[0] if isinstance(caption, list) and caption else caption
+    return str(first) if first else ""
+
+
+_BLOCK, _HELD = 8192, 64  # tables are memory maps: holding many costs next to nothing
+
+
+def open_parts(rest: str) -> Parts:
+    """The pairs of `wds:rest`, read from disk as they are asked for; a sample's members lie side by side.
+
+    Left out and counted: samples without an image or a caption, and whatever is cut off or damaged.
+
+    Raises:
+        InputError: no such shard, or one that is no tar.
+    """
+    parts, skipped = [], 0
+    for shard in _expand(rest):
+        try:
+            table, left_out = offset_table(shard, 4, _scan)
+        except (tarfile.TarError, OSError, EOFError) as error:
+            raise InputError(f"wds:{rest}: {shard.name} is not a readable tar ({error})") from None
+        skipped += left_out
+        if len(table):
+            name = f"{shard.name}|{shard.stat().st_size}"
+            parts.append(Part(name, len(table), partial(_ShardReader, shard)))
+    return Parts(parts, skipped, _BLOCK, _HELD)
+
+
+class _ShardReader:
+    """Pairs of one shard by their place in it; the file is opened anew for each, so that none stays open."""
+
+    def __init__(self, shard: Path) -> None:
+        self._shard, self._table = shard, offset_table(shard, 4, _scan)[0]
+
+    def picture(self, row: int) -> Picture:
+        return self._read(*self._table[row, :2].tolist())
+
+    def caption(self, row: int) -> str:
+        offset, size = self._table[row, 2:].tolist()
+        text = self._read(offset, abs(size)).decode("utf-8", errors="replace").strip()
+        return _first_caption(_entry(text)) if size < 0 else text
+
+    def _read(self, offset: int, size: int) -> bytes:
+        with self._shard.open("rb") as file:
+            file.seek(offset)
+            return file.read(size)
+
+
+@dataclass
+class _Pair:
+    image: tuple[int, int] | None = None
+    text: tuple[int, int] | None = None  # its size is negative for JSON
+
+
+def _scan(shard: Path, add: Add) -> int:
+    """Offset and size of image and caption of every whole sample; returns how many samples were left out."""
+    end = shard.stat().st_size
+    stem: str | None = None
+    pair, skipped = _Pair(), 0
+
+    def close() -> int:
+        if pair.image and pair.text:
+            add(*pair.image, *pair.text)
+            return 0
+        return 0 if stem is None else 1
+
+    with tarfile.open(shard, "r:") as tar:
+        while True:
+            try:
+                member = tar.next()
+            except (tarfile.ReadError, EOFError):  # cut off within the member before
+                break
+            tar.members = []  # type: ignore[attr-defined]  # else tarfile remembers every header
+            if member is None:
+                break
+            if not member.isfile():
+                continue
+            found, kind = _stem(member.name)
+            if found != stem:
+                skipped += close()
+                stem, pair = found, _Pair()
+            if member.offset_data + member.size <= end:
+                _note(tar, member, kind, pair)
+        skipped += close()
+        return skipped + _damaged(shard, tar.offset, end)
+
+
+def _stem(name: str) -> tuple[str, str]:
+    """Key of a member's sample, up to the first dot of its name, and the kind of the member."""
+    folder, _, file = name.rpartition("/")
+    stem, _, kind = file.partition(".")
+    return f"{folder}/{stem}", kind.lower()
+
+
+def _note(tar: tarfile.TarFile, member: tarfile.TarInfo, kind: str, pair: _Pair) -> None:
+    place = member.offset_data, member.size
+    if kind in _IMAGES and member.size:
+        pair.image = place
+    elif kind in ("txt", "json"):
+        handle = tar.extractfile(member)
+        text = (handle.read() if handle else b"").decode("utf-8", errors="replace").strip()
+        if kind == "txt" and text:
+            pair.text = place
+        elif kind == "json" and pair.text is None and _first_caption(_entry(text)):
+            pair.text = place[0], -place[1]
+
+
+def _damaged(shard: Path, offset: int, end: int) -> int:
+    """1 where the walk stopped before a block that is not the archive's end: what follows cannot be told apart."""
+    with shard.open("rb") as file:
+        file.seek(min(offset, end))
+        return int(any(file.read(512)))

@@ -20,6 +20,7 @@ from unbackdoor.data.classnames import class_names
 from unbackdoor.data.decode import decode_all
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.source import Label, Source, Split
+from unbackdoor.data.stream import Parts
 from unbackdoor.errors import InputError
 
 _TABLE = {
@@ -120,6 +121,26 @@ def open_source(address: str) -> Source:
         raise InputError(f"data {address!r}: nothing after the colon; write {scheme}:PATH")
     source: Source = import_module(_TABLE[scheme]).open_source(rest)
     return source
+
+
+def open_pair_parts(spec: str, split: str | None) -> Parts | None:
+    """The captioned parts behind a spec, to be streamed; None where the source can only be read as images.
+
+    Raises:
+        InputError: unknown scheme, or whatever is wrong with the rest.
+    """
+    address, forced = _address(spec)
+    scheme, _, rest = address.partition(":")
+    if scheme == "parquet":
+        from unbackdoor.data.parquet import open_parts as by_split
+
+        return by_split(rest, forced or split)
+    if scheme not in ("wds", "csv"):
+        return None
+    if forced:
+        raise InputError(f"{spec}: pairs are read whole; leave out #{forced} and name other files to hold some out")
+    parts: Parts | None = import_module(_TABLE[scheme]).open_parts(rest)
+    return parts
 
 
 def _address(spec: str) -> tuple[str, str]:
