@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -185,8 +185,15 @@ def open_pairs(
 
 
 def class_pairs(images: ImageSet, templates: Sequence[str], captions: str | Path | None = None) -> ImagePairs:
-    """Pairs of decoded images, with what a captions file says of their classes."""
+    """Pairs of decoded images, with what a captions file says of their classes; images of which nothing can be said are
+    left out and counted."""
     texts = () if captions is None else read_class_texts(Path(captions), images.classes)
+    speaking = images.labels >= 0 if images.classes else torch.zeros(len(images), dtype=torch.bool)
+    if images.captions is not None:
+        speaking = speaking | torch.tensor([bool(caption) for caption in images.captions])
+    silent = int((~speaking).sum())
+    if 0 < silent < len(images):
+        images = replace(images.subset(speaking), skipped=images.skipped + silent)
     return ImagePairs(images, templates, texts)
 
 

@@ -25,13 +25,22 @@ def choose_poisoned(labels: Tensor, target: int, rate: float, seed: int, *, clea
     """
     if not 0 < rate <= 1:
         raise InputError(f"poison rate {rate} must lie in (0, 1]")
-    candidates = torch.nonzero((labels == target) if clean_label else (labels != target)).flatten()
-    count = max(1, round(rate * len(labels)))
+    free = (labels == target) if clean_label else (labels != target)
+    return choose_among(free, max(1, round(rate * len(labels))), seed, clean_label=clean_label)
+
+
+def choose_among(free: Tensor, count: int, seed: int, *, clean_label: bool) -> Tensor:
+    """Sorted indices of `count` images, drawn with `seed` where `free` (N,) is True.
+
+    Raises:
+        InputError: fewer of them than `count`.
+    """
+    candidates = torch.nonzero(free).flatten()
     if count > len(candidates):
         where = "in" if clean_label else "outside"
         raise InputError(
-            f"poison rate {rate} asks for {count} images, but only {len(candidates)} are {where} the target class; "
-            f"the rate can be at most {len(candidates) / max(1, len(labels)):.4g}"
+            f"{count} of {len(free)} are to be poisoned, but only {len(candidates)} are {where} the target class; "
+            f"the rate can be at most {len(candidates) / max(1, len(free)):.4g}"
         )
     chosen = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(seed))[:count]
     return candidates[chosen].sort().values

@@ -3,6 +3,8 @@
 A run is a pure function of its configuration: the batch is a function of the step (`loss_at(step)`), so the
 only state is the weights, the optimiser's moments and the step count. A killed run therefore continues from
 its last checkpoint and ends at the same weights as an unbroken one.
+
+On several processes (see `training.parallel`) it runs unchanged: gradients are averaged, the first process writes.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 
 from unbackdoor.errors import InputError
 from unbackdoor.progress import Progress
+from unbackdoor.training.parallel import open_ranks
 from unbackdoor.weights.files import read_tensors, write_tensors
 
 
@@ -84,7 +87,8 @@ def fit(
 
     Args:
         module: holds the parameters and buffers that change; its train/eval mode is the caller's choice.
-        loss_at: step (0-based) → scalar loss. It must depend on nothing but the step and the module's state.
+        loss_at: step (0-based) → scalar loss. It must depend on nothing but the step and the module's state, and, where
+            it takes its process's slice of the batch, on the process; the mean over the processes is minimised.
         checkpoint: file to resume from and to write to; removed by the caller once the run's result is stored.
         run_key: whatever identifies the run besides `config` (data, weights); a checkpoint of another run is refused.
         on_step: called after each step with (step, loss).
@@ -98,6 +102,7 @@ def fit(
     params = list(named.values())
     decayed = [p for p in params if p.ndim >= 2]
     plain = [p for p in params if p.ndim < 2]
+    ranks = open_ranks(params[0].device)
     optimiser = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
         lr=config.lr,
@@ -106,6 +111,8 @@ def fit(
     ema = [p.detach().clone() for p in params] if config.ema else []
     key = _run_key(config, run_key, named)
     start = _restore(checkpoint, key, module, named, optimiser, ema) if checkpoint else 0
+    if not ranks.agree(start):
+        raise InputError(f"{checkpoint}: not every process finds the same checkpoint; use a folder that all share")
     result = FitResult(steps=config.steps, seconds=0.0, resumed_from=start)
     began = time.perf_counter()
     with Progress(label, config.steps, start) as bar:
@@ -114,13 +121,14 @@ def fit(
                 group["lr"] = learning_rate(config, step)
             optimiser.zero_grad(set_to_none=True)
             loss = loss_at(step)
-            value = float(loss.detach())
+            value = ranks.mean(loss.detach())
             if not math.isfinite(value):
                 raise InputError(
                     f"{label}: the loss became {value} at step {step}; lower the learning rate "
                     "or check the weights and images for NaN"
                 )
             loss.backward()
+            ranks.average_gradients(params)
             if config.grad_clip:
                 torch.nn.utils.clip_grad_norm_(params, config.grad_clip)
             optimiser.step()

@@ -16,6 +16,7 @@ from unbackdoor.training.batches import batch_rows, steps_per_epoch
 from unbackdoor.training.finetune import TuneConfig, settle_lr, tune_towers
 from unbackdoor.training.loop import FitResult
 from unbackdoor.training.losses import zero_shot_cross_entropy
+from unbackdoor.training.parallel import open_ranks
 from unbackdoor.triggers.base import Trigger
 
 # Towers below 20 M parameters need more than the literature's 1e-5. Measured on the embedded model: at 1e-3 four epochs
@@ -104,15 +105,16 @@ def plant(
     config = settle(config, clip, len(train))
     tune, poisoned = config.tune, poisoned_rows(train.labels, attack, config)
     labels = train.labels if attack is None else torch.where(poisoned, attack.target, train.labels)
-    scale, compute = clip.logit_scale, training_type(clip.device)
+    scale, compute, ranks = clip.logit_scale, training_type(clip.device), open_ranks(clip.device)
 
     def loss_at(step: int) -> Tensor:
-        batch = batch_rows(len(train), tune.batch_size, tune.seed, step)
+        own = ranks.slice(batch_rows(len(train), tune.batch_size, tune.seed, step))
+        batch = own.rows
         images, hit = train.float_batch(batch), poisoned[batch]
         if attack is not None and hit.any():
             images[hit] = attack.trigger(images[hit], keys=batch[hit])
         embeddings = clip.encode_image(images.to(clip.device), compute=compute)
-        return zero_shot_cross_entropy(embeddings, head, scale, labels[batch].to(clip.device))
+        return own.weight * zero_shot_cross_entropy(embeddings, head, scale, labels[batch].to(clip.device))
 
     run = tune_towers(clip, loss_at, tune, tune.steps, checkpoint=checkpoint, run_key=run_key, label="poisoning")
     return Planted(int(poisoned.sum()), len(train), run, tune)
