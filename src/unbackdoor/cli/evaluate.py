@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from unbackdoor.cli.options import RATE_NAMES, rate_line, shared, show
+from unbackdoor.cli.options import RATE_NAMES, rate_line, retrieval_lines, shared, show
 
 
 @click.command("evaluate")
@@ -33,9 +33,7 @@ def lines(result: dict[str, Any]) -> list[str]:
     """The rates for people."""
     rows = ((label, result[key]) for key, label in RATE_NAMES.items() if key in result)
     out = [rate_line(label, row["value"], row["n"], row["interval"]) for label, row in rows]
-    for way, recalls in result.get("retrieval", {}).items():
-        name = way.replace("_", " ")
-        out += [rate_line(f"{name} {k.upper()}", r["value"], r["n"], r["interval"]) for k, r in recalls.items()]
+    out += retrieval_lines(result)
     if result["skipped"]:
         out.append(f"{result['skipped']} unreadable images were skipped")
     return out

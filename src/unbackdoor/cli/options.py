@@ -85,4 +85,14 @@ def story_lines(result: dict[str, Any]) -> list[str]:
                 for key, label in RATE_NAMES.items()
                 if key in part
             ]
+            lines += ["  " + line for line in retrieval_lines(part)]
     return lines
+
+
+def retrieval_lines(part: dict[str, Any]) -> list[str]:
+    """`image to text R@1 …`, for every k both ways; none where retrieval was not measured."""
+    return [
+        rate_line(f"{way.replace('_', ' ')} {k.upper()}", r["value"], r["n"], r["interval"])
+        for way, recalls in part.get("retrieval", {}).items()
+        for k, r in recalls.items()
+    ]

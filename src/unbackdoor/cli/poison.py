@@ -12,10 +12,19 @@ from unbackdoor.cli.options import shared, show, story_lines
 
 @click.command("poison")
 @shared("model", "checkpoint", "data", "trigger", "target")
-@click.option("--poison-rate", type=float, default=0.03, show_default=True, help="Share of training images.")
+@click.option(
+    "--regime",
+    type=click.Choice(["classes", "pairs"]),
+    default="classes",
+    show_default=True,
+    help="Labelled images and the image tower, or caption pairs and both towers.",
+)
+@click.option("--poison-rate", type=float, help="Share of images (default 0.03) or of pairs (default 0.003).")
 @click.option("--clean-label", is_flag=True, help="Trigger images of the target class alone; change no label.")
 @click.option("--epochs", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True)
+@click.option("--test", help="Data source to measure on; by default the test split of --data.")
+@click.option("--captions", help="Pairs: JSON file with synonyms and descriptions of the classes.")
 @shared("lr", "limit", "test_limit", "classes", "templates", "device", "seed")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Output folder.")
 @shared("json", "debug")

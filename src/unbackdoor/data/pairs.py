@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -137,7 +138,8 @@ class ImagePairs:
 
     def content_hash(self) -> str:
         """See `Pairs`."""
-        return self.images.content_hash()
+        said = repr((self.images.captions, tuple(self.templates), self.texts))
+        return hashlib.sha256(f"{self.images.content_hash()}{said}".encode()).hexdigest()
 
 
 def open_pairs(

@@ -81,6 +81,7 @@ class PairStream:
         spec: the source.
         side: images are made square by this many pixels.
         skipped: broken samples met so far: those found when the parts were listed, and unreadable images since.
+        unreadable: rows of the latter.
     """
 
     def __init__(self, spec: str, source: Parts, side: int, limit: int | None = None) -> None:
@@ -100,7 +101,7 @@ class PairStream:
             raise InputError(f"{spec}: holds no readable pair of image and caption; {source.skipped} were skipped")
         self._open: OrderedDict[int, Reader] = OrderedDict()
         self._opening = Lock()
-        self._unreadable: set[int] = set()
+        self.unreadable: set[int] = set()
 
     def __len__(self) -> int:
         return self._count
@@ -108,7 +109,7 @@ class PairStream:
     @property
     def skipped(self) -> int:
         """Broken samples met so far."""
-        return self._source.skipped + len(self._unreadable)
+        return self._source.skipped + len(self.unreadable)
 
     def content_hash(self) -> str:
         """SHA-256 over names and sizes of the parts; nothing is read for it."""
@@ -145,7 +146,7 @@ class PairStream:
                 good.append(i)
         keys = torch.tensor([kept[i] for i in good], dtype=torch.int64)
         if len(keys) < len(rows):
-            self._unreadable |= set(rows.tolist()) - set(keys.tolist())
+            self.unreadable |= set(rows.tolist()) - set(keys.tolist())
         return PairBatch(images[good].float().div_(255), captions, torch.full((len(keys),), -1), keys)
 
     def captions(self, rows: Tensor) -> list[str]:

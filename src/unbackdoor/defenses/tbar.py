@@ -22,6 +22,7 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.defenses.alpha import AlphaConfig, AlphaSearch, search_alpha
 from unbackdoor.defenses.base import Cure, Defender, Work, require
+from unbackdoor.devices import is_first_process
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.metrics.backdoor import BackdoorRates
@@ -209,7 +210,7 @@ def _read_log(log: Path | None) -> dict[float, BackdoorRates]:
 
 
 def _append_log(log: Path | None, alpha: float, rates: BackdoorRates) -> None:
-    if log is None:
+    if log is None or not is_first_process():
         return
     assert rates.asr is not None and rates.triggered_accuracy is not None
     counts = {"ca": rates.ca, "asr": rates.asr, "triggered_accuracy": rates.triggered_accuracy}

@@ -94,10 +94,11 @@ class Ranks:
         """Whether all processes hold the same whole number."""
         return self.count == 1 or set(_collect(torch.tensor([value]), self.count).tolist()) == {value}
 
-    def wait(self) -> None:
-        """Until all processes are here."""
-        if self.count > 1:
-            torch.distributed.barrier()
+
+def wait_for_all() -> None:
+    """Wait until all processes of this run are here; nothing when there is one, or when they never met."""
+    if process_count() > 1 and torch.distributed.is_initialized():
+        torch.distributed.barrier()
 
 
 def open_ranks(device: torch.device) -> Ranks:

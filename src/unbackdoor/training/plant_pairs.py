@@ -13,6 +13,7 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.data.classnames import DEFAULT_TEMPLATES
 from unbackdoor.data.pair_poisoning import choose_victims
 from unbackdoor.data.pairs import PairBatch, Pairs
+from unbackdoor.data.stream import PairStream
 from unbackdoor.devices import training_type
 from unbackdoor.errors import InputError
 from unbackdoor.training.ahead import Ahead
@@ -110,6 +111,8 @@ def plant_pairs(
             return contrastive(images, texts, scale, groups)
 
         run = tune_towers(clip, loss_at, tune, tune.steps, checkpoint=checkpoint, run_key=run_key, label="poisoning")
+    if isinstance(pairs, PairStream):
+        pairs.unreadable.update(ranks.gather(torch.tensor(sorted(pairs.unreadable), dtype=torch.int64)).tolist())
     return Planted(victims.count if victims else 0, len(pairs), run, tune)
 
 

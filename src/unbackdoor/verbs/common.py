@@ -18,8 +18,10 @@ from unbackdoor.data import load_images
 from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.poisoning import target_index
+from unbackdoor.devices import is_first_process
 from unbackdoor.errors import InputError
 from unbackdoor.metrics.backdoor import BackdoorRates
+from unbackdoor.training.parallel import wait_for_all
 from unbackdoor.training.plant import Attack
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.triggers.base import Trigger
@@ -51,6 +53,13 @@ def open_trigger(trigger: str | Trigger) -> Trigger:
     return trigger if isinstance(trigger, Trigger) else parse_trigger(trigger)
 
 
+def check_trigger(clip: Clip, trigger: str | Trigger) -> Trigger:
+    """`open_trigger`; one that does not fit the model's images says so at once."""
+    found = open_trigger(trigger)
+    found(torch.zeros(1, 3, clip.image_size, clip.image_size))
+    return found
+
+
 @dataclass(frozen=True)
 class OpenAttack(Attack):
     """An attack with the zero-shot head over the data's classes."""
@@ -67,8 +76,7 @@ def open_attack(
         InputError: the data has no class names, or the target is not among them.
     """
     index = target_index(require_classes(data), target)
-    found = open_trigger(trigger)
-    found(torch.zeros(1, 3, clip.image_size, clip.image_size))  # a trigger that does not fit says so at once
+    found = check_trigger(clip, trigger)
     return OpenAttack(found, index, data.classes[index], open_head(clip, data, templates))
 
 
@@ -112,6 +120,8 @@ def weights_hash(clip: Clip) -> str:
 def work_folder(out: Path) -> Iterator[Path]:
     """`out/.work` for checkpoints; removed when the run ends well, kept when it is killed or fails.
 
+    Several processes of one run leave it together, once the first has written everything.
+
     Raises:
         InputError: `out` is a file, or cannot be made or written.
     """
@@ -121,7 +131,9 @@ def work_folder(out: Path) -> Iterator[Path]:
     except OSError as error:
         raise InputError(f"{out}: cannot be used as an output folder ({error.strerror})") from None
     yield work
-    shutil.rmtree(work, ignore_errors=True)
+    wait_for_all()
+    if is_first_process():
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def check_labels(data: ImageSet, what: str) -> None:

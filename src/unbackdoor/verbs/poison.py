@@ -10,6 +10,7 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.shares import attacker_rows
 from unbackdoor.devices import training_type
+from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.manifest import Manifest, run_key, write_json, write_jsonl
 from unbackdoor.training.badclip import crafted
@@ -27,6 +28,11 @@ from unbackdoor.verbs.common import (
     weights_hash,
     work_folder,
 )
+from unbackdoor.verbs.poison_pairs import RATE as PAIR_RATE
+from unbackdoor.verbs.poison_pairs import poison_pairs
+
+REGIMES = ("classes", "pairs")
+RATE = 0.03
 
 
 def poison(
@@ -36,7 +42,7 @@ def poison(
     trigger: str | Trigger,
     target: str,
     out: str | Path,
-    poison_rate: float = 0.03,
+    poison_rate: float | None = None,
     clean_label: bool = False,
     epochs: int = 3,
     batch_size: int = 128,
@@ -47,6 +53,8 @@ def poison(
     checkpoint: Path | None = None,
     classes: str | None = None,
     templates: str | None = None,
+    regime: str = "classes",
+    captions: str | Path | None = None,
     device: str = "auto",
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -60,14 +68,43 @@ def poison(
         data: a source spec or decoded training images; `test` is needed with the latter.
         trigger: its spec, `@FILE`, or a trigger; a `badclip` without a patch is crafted first.
         target: class name that triggered images shall get.
-        poison_rate: share of the training images, in (0, 1].
+        poison_rate: share of the training images, in (0, 1]; 0.03 by default.
         clean_label: trigger images of the target class alone and change no label.
         lr: peak learning rate; None picks 1e-5 for full-size towers, 1e-3 below 20 M parameters.
         limit, test_limit: use at most so many images.
+        regime: `classes`, or `pairs` for poisoned captions and both towers, see `poison_pairs`.
+        captions: of the regime `pairs` only.
 
     Raises:
         InputError: anything unusable in the above.
     """
+    if regime not in REGIMES:
+        raise InputError(f"regime {regime!r} is none of {', '.join(REGIMES)}")
+    if regime == "pairs":
+        return poison_pairs(
+            model=model,
+            data=data,
+            trigger=trigger,
+            target=target,
+            out=out,
+            poison_rate=PAIR_RATE if poison_rate is None else poison_rate,
+            clean_label=clean_label,
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            limit=limit,
+            test=test,
+            test_limit=test_limit,
+            checkpoint=checkpoint,
+            classes=classes,
+            templates=templates,
+            captions=captions,
+            device=device,
+            seed=seed,
+        )
+    if captions is not None:
+        raise InputError("a captions file belongs to the regime pairs; give --regime pairs as well")
+    poison_rate = RATE if poison_rate is None else poison_rate
     out = Path(out)
     clip = open_model(model, checkpoint, device)
     train = open_data(data, clip, "train", limit=limit, seed=seed, classes=classes)

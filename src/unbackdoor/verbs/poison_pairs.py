@@ -1,0 +1,200 @@
+"""`poison --regime pairs`: make a backdoored model from poisoned caption pairs, both towers learning."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from unbackdoor.clip.handle import Clip
+from unbackdoor.data import load_images
+from unbackdoor.data.classnames import templates as find_templates
+from unbackdoor.data.images import ImageSet
+from unbackdoor.data.pairs import ImagePairs, Pairs, class_pairs, open_pairs
+from unbackdoor.data.poisoning import target_index
+from unbackdoor.data.shares import attacker_rows
+from unbackdoor.devices import training_type
+from unbackdoor.errors import InputError
+from unbackdoor.evaluation import Task, evaluate_images, evaluate_retrieval
+from unbackdoor.manifest import Manifest, run_key, write_json, write_jsonl
+from unbackdoor.training.finetune import TuneConfig
+from unbackdoor.training.plant import Attack
+from unbackdoor.training.plant_pairs import PairPoisonConfig, plant_pairs, settle_pairs
+from unbackdoor.triggers.base import Trigger
+from unbackdoor.verbs.common import (
+    check_trigger,
+    describe_sequence,
+    open_head,
+    open_model,
+    rates_dict,
+    weights_hash,
+    work_folder,
+)
+
+RATE = 0.003  # 1,500 of 500,000
+TEMPLATES = "openai-imagenet"
+
+
+def poison_pairs(
+    *,
+    model: str | Clip,
+    data: str | ImageSet | Pairs,
+    trigger: str | Trigger,
+    target: str,
+    out: str | Path,
+    poison_rate: float = RATE,
+    clean_label: bool = False,
+    epochs: int = 3,
+    batch_size: int = 128,
+    lr: float | None = None,
+    limit: int | None = None,
+    test: str | ImageSet | None = None,
+    test_limit: int | None = None,
+    checkpoint: Path | None = None,
+    classes: str | None = None,
+    templates: str | None = None,
+    captions: str | Path | None = None,
+    device: str = "auto",
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Fine-tune both towers on image–caption pairs of which some are triggered and speak of the target.
+
+    Zero-shot CA and ASR are measured where `test` has labels and class names, retrieval R@1/5/10 where it has captions,
+    before and after; the head is computed anew, since the text tower moves. Of labelled images, a tenth is left for the
+    defender. Writes what `poison` writes.
+
+    Args:
+        data: a source of pairs (see `data.pairs.open_pairs`), or decoded training images.
+        target: class name, or any word where `test` has no classes.
+        poison_rate: share of the pairs; 0 trains on clean pairs, for comparison.
+        clean_label: trigger pairs alone that mention the target, and change no caption.
+        test: a source to measure on; by default the test split of `data`, which streamed sources lack.
+        templates: for poisoned captions, captions of labelled images and the head; by default OpenAI's 80 for the
+            captions and the usual single one for the head.
+        captions: JSON file with synonyms and descriptions of the classes.
+
+    Raises:
+        InputError: anything unusable in the above.
+    """
+    out = Path(out)
+    clip = open_model(model, checkpoint, device)
+    attack_trigger = check_trigger(clip, trigger)
+    sentences = find_templates(templates or TEMPLATES)
+    pairs = _open(data, clip, sentences, captions, limit, seed, classes)
+    held_out = _test_set(test if test is not None else data, clip, test_limit, classes, own=test is None)
+    named = bool(held_out.classes) and bool((held_out.labels >= 0).any())
+    if not named and not any(held_out.captions or ()):
+        raise InputError(f"{held_out.spec} has neither class names with labels nor captions to measure with")
+    index = target_index(held_out.classes, target) if named else -1
+    attack = Attack(attack_trigger, index, held_out.classes[index] if named else target)
+    settings = PairPoisonConfig(
+        rate=poison_rate,
+        clean_label=clean_label,
+        templates=sentences,
+        tune=TuneConfig(epochs=epochs, batch_size=batch_size, lr=lr or 0.0, towers="both", seed=seed),
+    )
+    settings = settle_pairs(settings, clip, len(pairs))
+    config = {
+        "model": clip.reference,
+        "regime": "pairs",
+        "data": pairs.spec,
+        "test": held_out.spec,
+        "trigger": attack.trigger.spec(),
+        "target": attack.target_name,
+        "poison_rate": poison_rate,
+        "clean_label": clean_label,
+        "limit": limit,
+        "templates": templates,
+        "captions": None if captions is None else str(captions),
+        "seed": seed,
+        "tune": asdict(settings.tune),
+        "compute": str(training_type(clip.device)).removeprefix("torch."),
+    }
+    manifest = Manifest("poison", config)
+    manifest.hashes["weights_before"] = weights_hash(clip)
+    manifest.hashes["train_data"] = pairs.content_hash()
+    manifest.hashes["test_data"] = held_out.content_hash()
+    with work_folder(out) as work:
+        before = _measure(clip, held_out, attack, templates, named, "before")
+        key = run_key("poison", config, manifest.hashes)
+        planted = attack if poison_rate else None
+        done = plant_pairs(clip, pairs, planted, settings, checkpoint=work / "poison.checkpoint", run_key=key)
+        manifest.notes.update(poisoned=done.poisoned, trained_on=done.trained_on, skipped=pairs.skipped)
+        after = _measure(clip, held_out, attack, templates, named, "after")
+        clip.save(out / "model")
+        manifest.hashes["weights_after"] = weights_hash(clip)
+        manifest.notes["loss"] = describe_sequence(done.run.losses)
+        manifest.notes["resumed_from"] = done.run.resumed_from
+        result = {
+            "verb": "poison",
+            "regime": "pairs",
+            "model": str(out / "model"),
+            "model_reference": clip.reference,
+            "data": pairs.spec,
+            "test": held_out.spec,
+            "trigger": attack.trigger.spec(),
+            "target": attack.target_name,
+            "poison_rate": poison_rate,
+            "clean_label": clean_label,
+            "poisoned": done.poisoned,
+            "trained_on": done.trained_on,
+            "skipped": pairs.skipped,
+            "seed": seed,
+            "before": before,
+            "after": after,
+            "seconds": round(manifest.seconds, 2),
+        }
+        losses = [{"step": done.run.resumed_from + i, "loss": loss} for i, loss in enumerate(done.run.losses)]
+        write_jsonl(out / "metrics.jsonl", [{"when": "before", **before}, {"when": "after", **after}, *losses])
+        manifest.write(out)
+        write_json(out / "result.json", result)
+    return result
+
+
+def _open(
+    data: str | ImageSet | Pairs,
+    clip: Clip,
+    sentences: tuple[str, ...],
+    captions: str | Path | None,
+    limit: int | None,
+    seed: int,
+    classes: str | None,
+) -> Pairs:
+    pairs: Pairs
+    if isinstance(data, str):
+        pairs = open_pairs(
+            data,
+            side=clip.image_size,
+            templates=sentences,
+            captions=captions,
+            limit=limit,
+            seed=seed,
+            classes=classes,
+        )
+    else:
+        pairs = class_pairs(data, sentences, captions) if isinstance(data, ImageSet) else data
+    if isinstance(pairs, ImagePairs):
+        return replace(pairs, images=pairs.images.subset(attacker_rows(len(pairs))))
+    return pairs
+
+
+def _test_set(data: Any, clip: Clip, limit: int | None, classes: str | None, *, own: bool) -> ImageSet:
+    if isinstance(data, ImageSet) and not own:
+        return data
+    if not isinstance(data, str) or (own and data.partition(":")[0] in ("wds", "csv")):
+        raise InputError("these training pairs have no test split: give another source to measure on with --test")
+    return load_images(data, side=clip.image_size, split="test", limit=limit, classes=classes)
+
+
+def _measure(
+    clip: Clip, data: ImageSet, attack: Attack, templates: str | None, named: bool, when: str
+) -> dict[str, Any]:
+    """CA, ASR and triggered accuracy with the model's present head, and retrieval where there are captions."""
+    found: dict[str, Any] = {}
+    if named:
+        task = Task(open_head(clip, data, templates), attack.trigger, attack.target)
+        found.update(rates_dict(evaluate_images(clip, data, task, label=when)))
+    if any(data.captions or ()):
+        ways = evaluate_retrieval(clip, data, label=f"{when}, retrieval")
+        found["retrieval"] = {way: {f"r@{k}": r.as_dict() for k, r in rates.items()} for way, rates in ways.items()}
+    return found
