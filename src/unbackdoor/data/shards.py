@@ -204,8 +204,8 @@ def _scan(shard: Path, add: Add) -> int:
                 stem, pair = found, _Pair()
             if member.offset_data + member.size <= end:
                 _note(tar, member, kind, pair)
-        skipped += close()
-        return skipped + _damaged(shard, tar.offset, end)
+        # Damage may have hit the last sample itself, which is not to be counted twice.
+        return skipped + max(close(), _damaged(shard, tar.offset, end))
 
 
 def _stem(name: str) -> tuple[str, str]:

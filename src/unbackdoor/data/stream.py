@@ -190,8 +190,7 @@ def _shares(sizes: np.ndarray, limit: int | None) -> np.ndarray:
 
 def _blocks(first: np.ndarray, sizes: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
     """First rows and sizes of the blocks that the parts are cut into."""
-    starts: list[np.ndarray] = []
-    lengths: list[np.ndarray] = []
+    starts, lengths = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
     for begin, size in zip(first.tolist(), sizes.tolist(), strict=True):
         cuts = np.arange(0, size, block, dtype=np.int64)
         starts.append(begin + cuts)
