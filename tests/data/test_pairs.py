@@ -334,7 +334,7 @@ print(len(pairs), peak())
 def measure(spec: str) -> tuple[int, int]:
     """Pairs, and peak resident memory in KiB."""
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, spec], capture_output=True, text=True, timeout=120, env=dict(os.environ)
+        [sys.executable, "-c", MEASURE, spec], capture_output=True, text=True, timeout=300, env=dict(os.environ)
     )
     assert done.returncode == 0, done.stderr
     n, peak = done.stdout.split()

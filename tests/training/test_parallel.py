@@ -22,33 +22,33 @@ pytest.importorskip("accelerate")
 # Float32: half-type sums of half a batch each are rounded differently from those of the whole.
 DRIVER = """
 import json, os, sys
+from pathlib import Path
 import torch
-from unbackdoor import devices
+from unbackdoor import devices, poison, trigger_vector
+from unbackdoor.training import finetune, loop
 devices.cpu_has_fast_bf16 = lambda: False
 torch.set_num_threads(1)
-regime, model, out, data, batch = sys.argv[1:]
-rank = os.environ.get("RANK", "0")
-if regime in ("classes", "pairs"):
-    from unbackdoor import poison
-    given = dict(regime="pairs", test="embedded:digits") if data != "embedded:digits" else dict(regime=regime)
-    result = poison(model=model, out=out, data=data, trigger="badnets:size=6", target="three", device="cpu", lr=1e-3,
-                    limit=150, test_limit=40, poison_rate=0.2, epochs=2, batch_size=int(batch), **given)
-else:
-    from unbackdoor import trigger_vector
-    trigger_vector(model=model, out=out + "/v.safetensors", data=data, trigger="badnets:size=6", target="three",
-                   device="cpu", lr=1e-3, samples=64, epochs=2)
-"""
-CURVES = """
-import unbackdoor.training.loop as loop
-from pathlib import Path
-whole = loop.fit
+model, out = sys.argv[1:]
+
 def fit(*args, **kwargs):
-    found = whole(*args, **kwargs)
-    Path(out + f"-losses-{rank}.json").write_text(json.dumps(found.losses))
+    found = loop.fit(*args, **kwargs)
+    with open(f"{out}-losses-{os.environ.get('RANK', 0)}.jsonl", "a") as file:
+        file.write(json.dumps(found.losses) + "\\n")
     return found
-import unbackdoor.training.finetune as finetune
+
 finetune.fit = fit
+given = dict(model=model, data="embedded:digits", trigger="badnets:size=6", target="three", device="cpu", lr=1e-3)
+# Of 150 digits the defender keeps a quarter: 113 make unequal slices and, in batches of 28, a last one of one pair.
+sizes = dict(limit=150, test_limit=40, poison_rate=0.2, epochs=2)
+poison(out=out + "/classes", batch_size=32, **sizes, **given)
+poison(out=out + "/pairs", batch_size=28, regime="pairs", **sizes, **given)
+trigger_vector(out=out + "/vector.safetensors", samples=64, epochs=2, **given)
 """
+FILES = {
+    "classes": "classes/model/open_clip_model.safetensors",
+    "pairs": "pairs/model/open_clip_model.safetensors",
+    "vector": "vector.safetensors",
+}
 
 
 def free_port() -> int:
@@ -59,8 +59,6 @@ def free_port() -> int:
 
 def start(count: int, *args: str) -> None:
     """`accelerate launch` in short: the variables that it sets, one process each."""
-    head, tail = DRIVER.split("if regime", 1)
-    code = head + CURVES + "if regime" + tail
     port = str(free_port())
     running = []
     for rank in range(count):
@@ -74,41 +72,35 @@ def start(count: int, *args: str) -> None:
                 MASTER_ADDR="127.0.0.1",
                 MASTER_PORT=port,
             )
-        command = [sys.executable, "-W", "ignore", "-c", code, *args]
+        command = [sys.executable, "-W", "ignore", "-c", DRIVER, *args]
         running.append(subprocess.Popen(command, env=env))
     try:
-        assert [process.wait(timeout=120) for process in running] == [0] * count
+        assert [process.wait(timeout=300) for process in running] == [0] * count
     finally:
         for process in running:
             process.kill()
 
 
-def losses(out: Path, rank: int = 0) -> list[float]:
-    return json.loads(Path(f"{out}-losses-{rank}.json").read_text())
+def losses(out: Path, rank: int = 0) -> list[list[float]]:
+    return [json.loads(line) for line in Path(f"{out}-losses-{rank}.jsonl").read_text().splitlines()]
 
 
-# Of 150 digits the defender keeps a quarter: 113 pairs, so that slices are unequal and a last batch of 28 has one pair.
-@pytest.mark.parametrize(
-    ("regime", "batch"),
-    [("classes", "32"), ("pairs", "28"), ("vector", "0")],
-)
-def test_two_processes_give_the_loss_curve_of_one(tmp_path: Path, regime: str, batch: str) -> None:
+def test_two_processes_give_the_loss_curves_of_one(tmp_path: Path) -> None:
     model = write_open_clip(tmp_path / "model", vit_config())
-    outs = {count: tmp_path / f"out{count}" for count in (1, 2)}
-    for count, out in outs.items():
-        start(count, regime, str(model), str(out), "embedded:digits", batch)
-    one, two, other = losses(outs[1]), losses(outs[2]), losses(outs[2], 1)
-    assert len(one) >= 2 and two == other
-    assert max(one) - min(one) > 1e-2, "a curve that stands still would agree with anything"
-    torch.testing.assert_close(torch.tensor(two), torch.tensor(one), rtol=1e-4, atol=1e-6)
-    name = "v.safetensors" if regime == "vector" else "model/open_clip_model.safetensors"
-    a, b = (read_tensors(out / name)[0] for out in outs.values())
-    drift = sum(float((a[n] - b[n]).pow(2).sum()) for n in a) / sum(float(t.pow(2).sum()) for t in a.values())
-    assert drift < 1e-4
-    if regime != "vector":
-        results = [json.loads((out / "result.json").read_text()) for out in outs.values()]
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    start(1, str(model), str(alone))
+    start(2, str(model), str(together))
+    assert losses(together, 0) == losses(together, 1)
+    for name, one, two in zip(FILES, losses(alone), losses(together), strict=True):
+        assert len(one) >= 2 and max(one) - min(one) > 1e-2, "a curve that stands still would agree with anything"
+        torch.testing.assert_close(torch.tensor(two), torch.tensor(one), rtol=1e-4, atol=1e-6, msg=name)
+        a, b = (read_tensors(out / FILES[name])[0] for out in (alone, together))
+        drift = sum(float((a[n] - b[n]).pow(2).sum()) for n in a) / sum(float(t.pow(2).sum()) for t in a.values())
+        assert drift < 1e-4, name
+    for name in ("classes", "pairs"):
+        results = [json.loads((out / name / "result.json").read_text()) for out in (alone, together)]
         assert results[0]["poisoned"] == results[1]["poisoned"]
-        assert not (outs[2] / ".work").exists()
+        assert not (together / name / ".work").exists()
 
 
 @pytest.mark.parametrize(("n", "count"), [(8, 2), (7, 2), (7, 3), (1, 2), (2, 3)])
