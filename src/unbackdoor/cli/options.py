@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
+from unbackdoor.devices import is_first_process
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 _FILE = click.Path(path_type=Path)
@@ -56,7 +58,9 @@ def shared(*names: str) -> Callable[[F], F]:
 
 
 def show(result: dict[str, Any], as_json: bool, lines: Callable[[dict[str, Any]], list[str]]) -> None:
-    """Print a result: one JSON object, or its lines for people."""
+    """Print a result: one JSON object, or its lines for people; of several processes the first speaks."""
+    if not is_first_process():
+        return
     if as_json:
         click.echo(json.dumps(result, allow_nan=False))
     else:
