@@ -124,6 +124,23 @@ def test_a_small_real_grid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert {p: p.stat().st_mtime_ns for p in out.glob("*/*/result.json")} == stamp, "finished cells are not run again"
 
 
+def test_the_regime_of_pairs(tmp_path: Path) -> None:
+    def pairs(recipe: dict[str, Any]) -> None:
+        small(recipe)
+        recipe["data"]["digits"].update(regime="pairs", poison={"rate": 0.3, "epochs": 8, "batch_size": 32})
+        recipe["defences"] = {"nothing": {}}
+        recipe.pop("rebound")
+
+    found = bench(recipe=write(tmp_path, pairs), out=tmp_path / "out", workers=1)
+    assert (found["finished"], found["failed"]) == (3, [])
+    rows = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    suspect, cure = rows[1], rows[2]
+    assert suspect["poisoned"] == 90 and suspect["after"]["asr"]["value"] > 0.5 > suspect["before"]["asr"]["value"]
+    assert suspect["after"]["ca"]["value"] > 0.8
+    # The text tower moved: the cure's head is the suspect's own, not the start's.
+    assert cure["after"] == suspect["after"]
+
+
 def test_bad_cells_end_in_exit_code_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def greedy(recipe: dict[str, Any]) -> None:
         small(recipe)

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from unbackdoor.bench.rebound import trace_rebound
-from unbackdoor.bench.recipe import DataEntry, Json, Rebound
+from unbackdoor.bench.recipe import POISONS, DataEntry, Json, Rebound
 from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.load import load
 from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
+from unbackdoor.data.pairs import class_pairs
 from unbackdoor.data.poisoning import target_index
 from unbackdoor.data.shares import shares
 from unbackdoor.data.specs import load_images
@@ -28,8 +31,8 @@ from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.manifest import Manifest, reset_peak_memory, run_key, write_json
 from unbackdoor.training.badclip import crafted
-from unbackdoor.training.finetune import TuneConfig
-from unbackdoor.training.plant import Attack, PoisonConfig, plant, poisoned_set
+from unbackdoor.training.plant import Attack, Planted, PoisonConfig, plant, poisoned_set
+from unbackdoor.training.plant_pairs import PairPoisonConfig, plant_pairs
 from unbackdoor.triggers import parse_trigger
 
 _RESULT = "result.json"
@@ -97,7 +100,7 @@ def _suspect(out: Path, config: Json, folder: Path, device: str, manifest: Manif
     head = _head(clip, entry, own)
     before = evaluate_images(clip, test, _task(head, attack))
     checkpoint = folder / ".work" / "poison.checkpoint"
-    planted = plant(clip, own, head, attack, poison, checkpoint=checkpoint, run_key=address(config))
+    planted = _plant(clip, own, entry, head, attack, poison, checkpoint, address(config))
     after = evaluate_images(clip, test, _task(_head(clip, entry, own), attack))
     clip.save(folder / "model")
     return {
@@ -111,6 +114,22 @@ def _suspect(out: Path, config: Json, folder: Path, device: str, manifest: Manif
         "before": before.as_dict(),
         "after": after.as_dict(),
     }
+
+
+def _plant(
+    clip: Clip,
+    own: ImageSet,
+    entry: DataEntry,
+    head: Tensor,
+    attack: Attack | None,
+    poison: PoisonConfig | PairPoisonConfig,
+    checkpoint: Path,
+    key: str,
+) -> Planted:
+    if isinstance(poison, PoisonConfig):
+        return plant(clip, own, head, attack, poison, checkpoint=checkpoint, run_key=key)
+    pairs = class_pairs(own, poison.templates, entry.captions)
+    return plant_pairs(clip, pairs, attack, poison, checkpoint=checkpoint, run_key=key)
 
 
 def _cure(out: Path, config: Json, folder: Path, device: str, manifest: Manifest) -> Json:
@@ -131,6 +150,10 @@ def _cure(out: Path, config: Json, folder: Path, device: str, manifest: Manifest
     seed = suspect["poison"]["tune"]["seed"]
     if hasattr(method, "tune"):
         method = configured(name, method, {"seed": seed})
+    poison = _poison_config(suspect)
+    if isinstance(poison, PairPoisonConfig):
+        said = class_pairs(clean, poison.templates, entry.captions)
+        clean = replace(clean, captions=tuple(said.captions(torch.arange(len(clean)))))
     data = Defender(
         clean,
         choice,
@@ -139,7 +162,7 @@ def _cure(out: Path, config: Json, folder: Path, device: str, manifest: Manifest
         attack.trigger,
         attack.target,
         _start(suspect["model"], device),
-        lambda: poisoned_set(attacker, attack, _poison_config(suspect))[0],
+        (lambda: poisoned_set(attacker, attack, poison)[0]) if isinstance(poison, PoisonConfig) else None,
     )
     cure = defence(name)(clip, data, method, Work(folder / ".work", address(config)))
     head = cure.head if cure.head is not None else _head(clip, entry, train)
@@ -161,9 +184,11 @@ def _cure(out: Path, config: Json, folder: Path, device: str, manifest: Manifest
     return result
 
 
-def _poison_config(config: Json) -> PoisonConfig:
-    tune = {**config["poison"]["tune"], "betas": tuple(config["poison"]["tune"]["betas"])}
-    return PoisonConfig(**{**config["poison"], "tune": TuneConfig(**tune)})
+def _poison_config(config: Json) -> PoisonConfig | PairPoisonConfig:
+    found: PoisonConfig | PairPoisonConfig = configured(
+        "poison", POISONS[config["data"].get("regime", "classes")](), config["poison"]
+    )
+    return found
 
 
 def _attack(config: Json, images: ImageSet) -> Attack | None:

@@ -25,13 +25,16 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.defenses import defence_config
 from unbackdoor.defenses.base import configured
 from unbackdoor.errors import InputError
 from unbackdoor.training.plant import PoisonConfig
+from unbackdoor.training.plant_pairs import PairPoisonConfig
 from unbackdoor.triggers import parse_trigger
 
 Json = dict[str, Any]
+POISONS: dict[str, type[PoisonConfig] | type[PairPoisonConfig]] = {"classes": PoisonConfig, "pairs": PairPoisonConfig}
 CLEAN = "none"  # the attack that is none: the same fine-tuning without poison, the yardstick of every attack's CA
 
 
@@ -137,7 +140,7 @@ def _entry(name: str, values: Any, data_root: Path | None) -> DataEntry:
     entry: DataEntry = _fill(f"data {name}", DataEntry, values)
     if not entry.target or entry.defender < 1:
         raise InputError(f"data {name}: give a target, a class name, and defender, a number of images")
-    if entry.regime not in ("classes", "pairs"):
+    if entry.regime not in POISONS:
         raise InputError(f"data {name}: regime {entry.regime!r} is neither classes nor pairs")
 
     def rooted(text: str | None) -> str | None:
@@ -160,10 +163,14 @@ def _attack(name: str, values: Any) -> Mapping[str, Any]:
     return found
 
 
-def poison_config(entry: DataEntry, attack: Mapping[str, Any], seed: int) -> PoisonConfig:
+def poison_config(entry: DataEntry, attack: Mapping[str, Any], seed: int) -> PoisonConfig | PairPoisonConfig:
     """How this attack poisons this data set: the data set's settings, the attack's own on top."""
+    base = POISONS[entry.regime]()
     settings = {**entry.poison, **{k: v for k, v in attack.items() if k not in ("trigger", "target")}, "seed": seed}
-    return configured("poison", PoisonConfig(), settings)
+    if entry.regime == "pairs":
+        sentences = settings.get("templates", "openai-imagenet")
+        settings["templates"] = find_templates(sentences) if isinstance(sentences, str) else tuple(sentences)
+    return configured("poison", base, settings)
 
 
 def method_config(name: str, settings: Mapping[str, Any], seed: int) -> tuple[str, Any]:
