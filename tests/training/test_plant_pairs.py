@@ -13,12 +13,11 @@ import torch
 from PIL import Image
 
 from tests.conftest import vit_config, write_open_clip
-from unbackdoor import evaluate, load, poison, unlearn
+from unbackdoor import evaluate, load, poison
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data import load_images
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.pairs import ImagePairs, PairBatch, Pairs, open_pairs
-from unbackdoor.defenses.alpha import AlphaConfig
 from unbackdoor.errors import InputError
 from unbackdoor.training import plant_pairs as module
 from unbackdoor.training.ahead import Ahead
@@ -198,8 +197,8 @@ def test_ahead_gives_every_step_and_passes_errors_on() -> None:
 
 
 @pytest.mark.slow
-def test_the_attack_takes_hold_and_is_cured(tmp_path: Path) -> None:
-    """From random weights on digits: the trigger wins, clean training alone does not show it, the cure removes it."""
+def test_the_attack_takes_hold(tmp_path: Path) -> None:
+    """From random weights on digits: the trigger wins, and clean training alone does not show it."""
     model = write_open_clip(tmp_path / "model", vit_config())
     given = {
         "data": "embedded:digits",
@@ -224,13 +223,6 @@ def test_the_attack_takes_hold_and_is_cured(tmp_path: Path) -> None:
     stored = json.loads((tmp_path / "p0.2" / "result.json").read_text())
     assert again["asr"]["value"] > 0.9 and stored["poisoned"] == 150 and stored["regime"] == "pairs"
     assert set(stored["after"]["retrieval"]) == {"image_to_text", "text_to_image"}
-    cure = unlearn(
-        model=str(tmp_path / "p0.2"),
-        out=tmp_path / "cure",
-        alpha_config=AlphaConfig(tolerance=0.05),
-        **attack,  # type: ignore[arg-type]
-    )
-    assert cure["after"]["asr"] < 0.2
 
 
 STREAM = {"trigger": "badnets:size=6", "target": "three", "epochs": 1, "poison_rate": 0.2, "regime": "pairs"}
