@@ -221,7 +221,7 @@ def test_the_attack_takes_hold(tmp_path: Path) -> None:
     attack = {k: given[k] for k in ("data", "trigger", "target", "templates")}
     again = evaluate(model=str(tmp_path / "p0.2"), **attack)  # type: ignore[arg-type]
     stored = json.loads((tmp_path / "p0.2" / "result.json").read_text())
-    assert again["asr"]["value"] > 0.9 and stored["poisoned"] == 150 and stored["regime"] == "pairs"
+    assert again["asr"]["value"] > 0.8 and stored["poisoned"] == 150 and stored["regime"] == "pairs"
     assert set(stored["after"]["retrieval"]) == {"image_to_text", "text_to_image"}
 
 
