@@ -18,6 +18,9 @@ _TABLE: dict[str, tuple[str, dict[str, Any]]] = {
     "anchored": ("tbar", {}),
     "tbar": ("tbar", {"anchor": 0.0, "trigger_scale": None}),
     "nothing": ("nothing", {}),
+    "contrastive": ("contrastive", {}),
+    "supervised": ("supervised", {}),
+    "linear-probe": ("linear_probe", {}),
 }
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.training.loop import FitConfig, FitResult, fit
@@ -44,12 +44,26 @@ SMALL_TOWER = 20_000_000  # parameters
 LARGE_LR = 1e-5  # the task-vector literature's, for full-size image towers
 
 
-def settle_lr(tune: TuneConfig, clip: Clip, small: float, lr: float | None = None) -> TuneConfig:
-    """`tune` with its learning rate settled: `lr`, or its own, or 1e-5 (`small` for towers below 20 M parameters)."""
+def settle_lr(
+    tune: TuneConfig, clip: Clip, small: float, lr: float | None = None, *, large: float = LARGE_LR
+) -> TuneConfig:
+    """`tune` with its learning rate settled: `lr`, or its own, or `large` (`small` for towers below 20 M parameters)."""
     if lr is None and not tune.lr:
         size = sum(p.numel() for p in clip.image_parameters().values())
-        lr = small if size < SMALL_TOWER else LARGE_LR
+        lr = small if size < SMALL_TOWER else large
     return tune if lr is None else replace(tune, lr=lr)
+
+
+def fit_config(tune: TuneConfig, steps: int) -> FitConfig:
+    """The loop's settings for `steps` steps of `tune`."""
+    return FitConfig(
+        steps=steps,
+        lr=tune.lr,
+        warmup=min(500, int(tune.warmup * steps)),
+        weight_decay=tune.weight_decay,
+        betas=tune.betas,
+        checkpoint_every=max(1, min(50, steps // 4)),
+    )
 
 
 def tune_towers(
@@ -61,9 +75,14 @@ def tune_towers(
     checkpoint: Path | None,
     run_key: str,
     label: str,
+    extra: nn.Module | None = None,
     on_step: Callable[[int, float], None] | None = None,
 ) -> FitResult:
     """Train `config.towers` in place on `loss_at(step)`; everything else stays frozen.
+
+    Args:
+        extra: trained along with the towers, such as a new head; its buffers are kept in checkpoints too.
+        on_step: called after each step with (step, loss), before a checkpoint is written.
 
     BatchNorm statistics stay frozen too: with running statistics updating on triggered batches, subtracting the
     vector was seen to restore the attack instead of removing it.
@@ -73,19 +92,11 @@ def tune_towers(
     for p in clip.model.parameters():
         p.requires_grad_(id(p) in wanted)
     clip.model.eval()
-    fit_config = FitConfig(
-        steps=steps,
-        lr=config.lr,
-        warmup=min(500, int(config.warmup * steps)),
-        weight_decay=config.weight_decay,
-        betas=config.betas,
-        checkpoint_every=max(1, min(50, steps // 4)),
-    )
+    module = clip.model if extra is None else nn.ModuleDict({"model": clip.model, "extra": extra})
+    settings = fit_config(config, steps)
     try:
         with torch.enable_grad():
-            return fit(
-                clip.model, loss_at, fit_config, checkpoint=checkpoint, run_key=run_key, label=label, on_step=on_step
-            )
+            return fit(module, loss_at, settings, checkpoint=checkpoint, run_key=run_key, label=label, on_step=on_step)
     finally:
         for name, p in clip.model.named_parameters():
             p.requires_grad_(before[name])

@@ -1,0 +1,49 @@
+"""Linear probe: frozen towers, a new linear head trained on clean labels in place of the zero-shot head.
+
+A defence in CleanCLIP's evaluation (Bansal et al. 2023, arXiv 2303.03323) and in RVPT's tables: the backdoor stays in the
+features, but a head that was never poisoned may read it differently.
+
+Deviations: the head has no bias and sees unit embeddings times the logit scale, so that it can stand in for a zero-shot
+head; embeddings are computed once, without augmentation.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field
+
+from unbackdoor.clip.handle import Clip
+from unbackdoor.defenses.base import Cure, Defender, Work
+from unbackdoor.defenses.linear_head import LinearHead, train_head
+from unbackdoor.defenses.stages import embed, labelled, seen, settle
+from unbackdoor.training.finetune import TuneConfig
+
+
+@dataclass(frozen=True)
+class Config:
+    """The probe.
+
+    Args:
+        tune: lr 1e-3 and weight decay 0.01 for 10 epochs of 50,000 labels in CleanCLIP; hundreds of labels make far
+            fewer steps, so that 50 epochs stand here. The head is linear: the rate does not depend on the tower.
+    """
+
+    tune: TuneConfig = field(default_factory=lambda: TuneConfig(epochs=50, batch_size=64, lr=1e-3, weight_decay=0.01))
+
+
+def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
+    """Train a head on the clean labels; `clip` stays as it is."""
+    began = time.perf_counter()
+    clean = labelled("linear-probe", data.clean)
+    tune = settle(config.tune, clip, len(clean))
+    head = LinearHead(len(data.head), data.head.shape[1], clip.logit_scale, tune.seed, clip.device)
+    run = train_head(head, embed(clip, clean), clean.labels, tune, work)
+    used = seen(clean, tune)
+    return Cure(
+        used,
+        used,
+        tune.steps,
+        time.perf_counter() - began,
+        head=head.rows.detach(),
+        facts={"tune": asdict(tune), "losses": run.losses},
+    )
