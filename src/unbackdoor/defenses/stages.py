@@ -42,9 +42,14 @@ def seen(images: ImageSet, tune: TuneConfig) -> int:
     return min(len(images), tune.steps * tune.batch_size)
 
 
+def step_seed(seed: int, step: int) -> int:
+    """A seed for one step, the same whenever it is run again."""
+    return seed * 1_000_003 + step
+
+
 def step_generator(seed: int, step: int, device: torch.device) -> torch.Generator:
-    """Random numbers of one step, the same whenever it is run again."""
-    return torch.Generator(device).manual_seed(seed * 1_000_003 + step)
+    """Random numbers of one step, on the device where they are needed."""
+    return torch.Generator(device).manual_seed(step_seed(seed, step))
 
 
 def labelled_batch(images: ImageSet, tune: TuneConfig, step: int, device: torch.device) -> tuple[Tensor, Tensor]:

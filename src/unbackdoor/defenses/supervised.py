@@ -3,9 +3,9 @@
 CleanCLIP's second protocol (Bansal et al. 2023, arXiv 2303.03323); the result is a classifier of the labelled classes.
 `head="zero-shot"` trains against the frozen zero-shot head instead, so that the model stays a zero-shot CLIP.
 
-Deviations: the head has no bias, sees unit embeddings times the logit scale and starts from a linear probe, because one
-learning rate for tower and head leaves a random head unlearnt after the few steps of a small set (`probe_steps=0` starts
-it at random as CleanCLIP does).
+Deviations: the head has no bias, sees unit embeddings times the logit scale and starts from a linear probe, because
+one learning rate for tower and head leaves a random head unlearnt after the few steps of a small set (`probe_steps=0`
+starts it at random as CleanCLIP does).
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ LARGE_LR = 1e-5  # the task-vector literature's, for full-size image towers
 def settle_lr(
     tune: TuneConfig, clip: Clip, small: float, lr: float | None = None, *, large: float = LARGE_LR
 ) -> TuneConfig:
-    """`tune` with its learning rate settled: `lr`, or its own, or `large` (`small` for towers below 20 M parameters)."""
+    """`tune` with its learning rate settled: `lr`, or its own, or `large` (`small` for towers below 20 M)."""
     if lr is None and not tune.lr:
         size = sum(p.numel() for p in clip.image_parameters().values())
         lr = small if size < SMALL_TOWER else large
