@@ -21,6 +21,9 @@ _TABLE: dict[str, tuple[str, dict[str, Any]]] = {
     "contrastive": ("contrastive", {}),
     "supervised": ("supervised", {}),
     "linear-probe": ("linear_probe", {}),
+    "cleanclip": ("cleanclip", {}),
+    "roclip": ("roclip", {}),
+    "par": ("par", {}),
 }
 
 
