@@ -1,0 +1,134 @@
+"""Anti-Backdoor Learning (Li et al. 2021, arXiv 2110.11571) after the fact: isolate likely poison, then unlearn it.
+
+Backdoored samples are learnt faster than clean ones. Isolation trains with local gradient ascent, loss sign(L − γ)·L
+per sample, which holds clean samples near γ while poison falls through; the share with the lowest loss is isolated.
+Unlearning then descends on the rest and ascends on the isolated samples.
+
+Adaptation: ABL trains from scratch on the poisoned data. Here the model is trained already, and every sample, clean or
+not, has a loss near zero under it: ranked by the suspect's own loss, the isolated share is as clean as the rest. So
+isolation runs on a copy of the pre-trained model where there is one, and otherwise of the suspect, which learnt its
+poison long ago, so that it hardly stands out; unlearning edits the suspect. Ascent is bounded, see `bounded_ascent`.
+
+Isolation takes planting's learning rate, unlearning the defences' one.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unbackdoor.clip.handle import Clip
+from unbackdoor.data.images import ImageSet
+from unbackdoor.defenses.base import Cure, Defender, Work, require
+from unbackdoor.defenses.bounded import bounded_ascent
+from unbackdoor.defenses.stages import embed, labelled, labelled_batch, settle
+from unbackdoor.devices import training_type
+from unbackdoor.errors import InputError
+from unbackdoor.training.batches import batch_rows
+from unbackdoor.training.finetune import TuneConfig, tune_towers
+from unbackdoor.training.losses import zero_shot_cross_entropy
+from unbackdoor.training.plant import SMALL_LR
+
+
+@dataclass(frozen=True)
+class Config:
+    """ABL after the fact.
+
+    Args:
+        share: of the training data, isolated, in (0, 1).
+        gamma: loss γ at which local gradient ascent holds clean samples.
+        isolation_epochs: passes of that training; the paper takes 20 from scratch. 0 ranks by the loss as it stands.
+        descent: weight of descent on the rest against ascent; 0 ascends only.
+        tune: the unlearning, 5 epochs; lr 0 stands for 1e-5 (1e-4 below 20 M parameters).
+    """
+
+    share: float = 0.01
+    gamma: float = 0.5
+    isolation_epochs: int = 1
+    descent: float = 1.0
+    tune: TuneConfig = field(default_factory=lambda: TuneConfig(epochs=5, batch_size=64))
+
+
+def held_up(losses: Tensor, gamma: float) -> Tensor:
+    """Local gradient ascent of losses (B,): descends above γ, ascends below."""
+    return (torch.sign(losses.detach() - gamma) * losses).mean()
+
+
+def sample_losses(clip: Clip, images: ImageSet, head: Tensor) -> Tensor:
+    """Cross-entropy (N,) of every image with its label, in float64: a certain model's differ far behind the point."""
+    logits = (clip.logit_scale * embed(clip, images) @ head.T).double()
+    return F.cross_entropy(logits, images.labels.to(logits.device), reduction="none").cpu()
+
+
+def isolate(clip: Clip, training: ImageSet, head: Tensor, config: Config, work: Work) -> tuple[Tensor, int]:
+    """Rows of the likely poison, the likeliest first, and the steps it took; trains `clip` in place."""
+    tune = replace(config.tune, epochs=config.isolation_epochs, lr=0.0, warmup=0.0)
+    if config.isolation_epochs:
+        tune = settle(tune, clip, len(training), small=SMALL_LR)
+        scale, compute = clip.logit_scale, training_type(clip.device)
+
+        def loss_at(step: int) -> Tensor:
+            images, labels = labelled_batch(training, tune, step, clip.device)
+            logits = scale * clip.encode_image(images, compute=compute) @ head.T
+            return held_up(F.cross_entropy(logits, labels, reduction="none"), config.gamma)
+
+        tune_towers(
+            clip,
+            loss_at,
+            tune,
+            tune.steps,
+            checkpoint=work.checkpoint("isolation"),
+            run_key=work.key,
+            label="isolation",
+        )
+    count = max(1, round(config.share * len(training)))
+    return sample_losses(clip, training, head).argsort()[:count], tune.steps if config.isolation_epochs else 0
+
+
+def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
+    """Isolate and unlearn, in place."""
+    require("abl", "the suspect's own training data", data.training)
+    assert data.training is not None
+    if not 0 < config.share < 1:
+        raise InputError(f"defence abl: share {config.share} must lie in (0, 1)")
+    began = time.perf_counter()
+    training = labelled("abl", data.training, "training images")
+    tune = settle(config.tune, clip, len(training))
+    start = (data.pretrained or clip).clone().to(clip.device)
+    suspects, isolation_steps = isolate(start, training, data.head, config, work)
+    rest = torch.ones(len(training), dtype=torch.bool)
+    rest[suspects] = False
+    kept, marked = training.subset(rest), training.subset(suspects)
+    if not len(kept):
+        raise InputError("defence abl: too few training images to isolate some and keep others")
+    scale, compute = clip.logit_scale, training_type(clip.device)
+    few = max(1, tune.batch_size // 4)
+
+    def loss_at(step: int) -> Tensor:
+        images, labels = labelled_batch(kept, tune, step, clip.device)
+        rows = batch_rows(len(marked), few, tune.seed, step)
+        bad, bad_labels = marked.float_batch(rows).to(clip.device), marked.labels[rows].to(clip.device)
+        good, forgotten = clip.encode_image(torch.cat([images, bad]), compute=compute).split([len(images), len(bad)])
+        ascent = bounded_ascent(scale * forgotten @ data.head.T, bad_labels)
+        return config.descent * zero_shot_cross_entropy(good, data.head, scale, labels) + ascent
+
+    run = tune_towers(
+        clip, loss_at, tune, tune.steps, checkpoint=work.checkpoint("abl"), run_key=work.key, label="unlearning"
+    )
+    return Cure(
+        len(training),
+        len(training),
+        tune.steps + isolation_steps,
+        time.perf_counter() - began,
+        facts={
+            "isolated": sorted(suspects.tolist()),
+            "isolated_on": "pre-trained model" if data.pretrained else "suspect",
+            "isolated_labels": torch.bincount(marked.labels, minlength=len(data.head)).tolist(),
+            "tune": asdict(tune),
+            "losses": run.losses,
+        },
+    )
