@@ -124,7 +124,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
             p.requires_grad_(flags[name])
     values = masks.values.detach()
     order, below = values.argsort(stable=True), int((values < config.threshold).sum())
-    own = [layer.weight.detach().clone() for layer in layers]  # type: ignore[union-attr,operator]
+    own = [layer.weight.detach().clone() for layer in layers]  # type: ignore[operator]
 
     def accuracy(count: int) -> float:
         kept = torch.ones_like(values)

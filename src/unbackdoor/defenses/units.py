@@ -34,7 +34,9 @@ class Hidden:
     @property
     def outgoing(self) -> Tensor:
         """The reader's live weights (outputs, units, …)."""
-        return self.reader.weight.detach()
+        weight = self.reader.weight
+        assert isinstance(weight, Tensor)
+        return weight.detach()
 
 
 def image_modules(clip: Clip) -> Iterator[tuple[str, nn.Module]]:
@@ -66,7 +68,7 @@ def hidden_units(clip: Clip) -> list[Hidden]:
 
 def scaled_layers(clip: Clip) -> list[tuple[str, nn.Module]]:
     """Layers with one multiplicative weight per unit: the BatchNorms, or the makers of hidden units where none is."""
-    norms = [(n, m) for n, m in image_modules(clip) if isinstance(m, _NORMS) and m.weight is not None]
+    norms: list[tuple[str, nn.Module]] = [(n, m) for n, m in image_modules(clip) if isinstance(m, _NORMS) and m.weight is not None]
     return norms or [(hidden.name, hidden.maker) for hidden in hidden_units(clip)]
 
 

@@ -1,0 +1,141 @@
+"""What every registered defence keeps to, on tiny random models."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.defenses.conftest import tiny_defender
+from unbackdoor import load
+from unbackdoor.defenses import defence, defence_config, defence_names
+from unbackdoor.defenses.base import Cure, Work
+from unbackdoor.errors import InputError
+from unbackdoor.weights.files import state_hash
+
+CHEAP: dict[str, dict[str, Any]] = {
+    "nothing": {},
+    "interpolate": {"beta": 0.25},
+    "anchored": {"alpha": 1.0},
+    "tbar": {"alpha": 1.0},
+    "supervised": {"probe_steps": 2},
+    "ibau": {"climbs": 1, "fixed_point": 1},
+    "roclip": {"every": 1},
+}
+UNTRAINED = ("nothing", "interpolate")
+TOWER_STAYS = ("nothing", "linear-probe")
+# What is taken away from the defender who has everything → who cannot do without it.
+NEEDS = {
+    "trigger": {"anchored", "tbar", "ascent"},
+    "pretrained": {"interpolate"},
+    "training": {"abl"},
+}
+
+
+def cheap(name: str) -> Any:
+    short = {} if name in UNTRAINED else {"steps": 2, "batch_size": 8, "lr": 1e-3}
+    return defence_config(name, {**short, **CHEAP.get(name, {})})
+
+
+def run(name: str, folder: Path, work: Work | None = None) -> tuple[Any, Cure]:
+    clip = load(str(folder))
+    return clip, defence(name)(clip, tiny_defender(clip), cheap(name), work or Work())
+
+
+@pytest.mark.parametrize("name", defence_names())
+def test_every_defence_keeps_the_model_a_model(name: str, tiny_folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = tiny_folders["vit"]
+    before = load(str(folder))
+    layout = {n: (t.shape, t.dtype) for n, t in before.state().items()}
+    before.model.text_projection.requires_grad_(False)
+    data = tiny_defender(before)
+    flags = {n: p.requires_grad for n, p in before.model.named_parameters()}
+    start = state_hash(before.state())
+    cure = defence(name)(before, data, cheap(name), Work())
+    assert {n: (t.shape, t.dtype) for n, t in before.state().items()} == layout
+    assert all(torch.isfinite(t).all() for t in before.state().values())
+    assert {n: p.requires_grad for n, p in before.model.named_parameters()} == flags
+    assert all(p.grad is None for p in before.model.parameters())
+    assert not any(m.training for m in before.model.modules())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in before.model.modules())
+    assert (state_hash(before.state()) == start) == (name in TOWER_STAYS), "only some defences may leave the weights"
+
+    have = len(data.clean) + len(data.validation) + (len(data.training) if data.training else 0)
+    assert 0 <= cure.labels <= cure.images <= have
+    assert (cure.steps > 0) == (name not in UNTRAINED) and cure.seconds >= 0
+    if cure.head is not None:
+        assert cure.head.shape == data.head.shape and not cure.head.requires_grad
+
+    again, second = run(name, folder, Work(tmp_path, "key"))
+    other = state_hash(before.state()), None if cure.head is None else cure.head.tolist()
+    assert (state_hash(again.state()), None if second.head is None else second.head.tolist()) == other, "not repeatable"
+    resumed, third = run(name, folder, Work(tmp_path, "key"))
+    other = state_hash(resumed.state()), None if third.head is None else third.head.tolist()
+    assert other == (state_hash(again.state()), None if second.head is None else second.head.tolist()), "resume differs"
+
+
+@pytest.mark.parametrize("name", ["fine-pruning", "anp", "ibau", "par"])
+def test_convolutional_towers_too(name: str, tiny_folders: dict[str, Path]) -> None:
+    before = load(str(tiny_folders["resnet"]))
+    clip, _ = run(name, tiny_folders["resnet"])
+    moved = {n for n, t in clip.state().items() if not torch.equal(t, before.state()[n])}
+    assert not [n for n in moved if "running" in n or "num_batches" in n], "BatchNorm statistics stand still"
+    assert all(torch.isfinite(t).all() for t in clip.state().values())
+
+
+@pytest.mark.parametrize("missing", NEEDS)
+def test_missing_needs_are_one_clear_line(missing: str, tiny_folders: dict[str, Path]) -> None:
+    clip = load(str(tiny_folders["vit"]))
+    data = replace(tiny_defender(clip), **{missing: None})
+    for name in NEEDS[missing]:
+        with pytest.raises(InputError, match=f"{name}|tbar") as error:
+            defence(name)(clip, data, cheap(name), Work())
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name", sorted(set(defence_names()) - NEEDS["trigger"] - {"nothing", "interpolate", "abl", "linear-probe"})
+)
+def test_images_without_labels_or_captions_are_refused(name: str, tiny_folders: dict[str, Path]) -> None:
+    clip = load(str(tiny_folders["vit"]))
+    data = tiny_defender(clip)
+    bare = replace(data.clean, labels=torch.full_like(data.clean.labels, -1))
+    with pytest.raises(InputError, match="label"):
+        defence(name)(clip, replace(data, clean=bare), cheap(name), Work())
+
+
+@pytest.mark.parametrize("name", defence_names())
+def test_names_and_settings(name: str) -> None:
+    with pytest.raises(InputError, match="no setting 'no_such'"):
+        defence_config(name, {"no_such": 1})
+    config = defence_config(name)
+    for f in fields(config):
+        assert defence_config(name, {f.name: getattr(config, f.name)}) == config
+    if name not in UNTRAINED:
+        assert defence_config(name, {"steps": 2}).tune.steps == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("supervised", {"head": "other"}),
+        ("fine-pruning", {"layers": 0}),
+        ("fine-pruning", {"drop": 1.5}),
+        ("anp", {"ascents": 0}),
+        ("ibau", {"patched": 0.0}),
+        ("abl", {"share": 1.0}),
+        ("interpolate", {"beta": 1.5}),
+    ],
+)
+def test_senseless_settings_are_refused(name: str, settings: dict[str, Any], tiny_folders: dict[str, Path]) -> None:
+    clip = load(str(tiny_folders["vit"]))
+    with pytest.raises(InputError, match=name):
+        defence(name)(clip, tiny_defender(clip), defence_config(name, settings), Work())
+
+
+def test_unknown_defences_are_refused() -> None:
+    with pytest.raises(InputError, match="unknown defence"):
+        defence("magic")
