@@ -28,13 +28,17 @@ def tiny_defender(clip: Clip, count: int = 24) -> Defender:
     """A defender who has everything, few images of it."""
     digits = load_images("embedded:digits", side=clip.image_size, split="train")
     clean, rest = digits.subset(torch.arange(count)), digits.subset(torch.arange(count, 3 * count))
+    pretrained = clip.clone()
+    with torch.no_grad():
+        for p in pretrained.model.parameters():
+            p.mul_(0.9)
     return Defender(
         clean,
         rest.subset(torch.arange(count)),
         clip.zero_shot_head(digits.classes),
         trigger=parse_trigger("badnets:size=4,pattern=checker"),
         target=TARGET,
-        pretrained=clip.clone(),
+        pretrained=pretrained,
         training=rest.subset(torch.arange(count, 2 * count)),
     )
 

@@ -22,6 +22,7 @@ CHEAP: dict[str, dict[str, Any]] = {
     "anchored": {"alpha": 1.0},
     "tbar": {"alpha": 1.0},
     "supervised": {"probe_steps": 2},
+    "anp": {"threshold": 2.0, "drop": 1.0},
     "ibau": {"climbs": 1, "fixed_point": 1},
     "roclip": {"every": 1},
 }
@@ -102,7 +103,7 @@ def test_missing_needs_are_one_clear_line(missing: str, tiny_folders: dict[str, 
 def test_images_without_labels_or_captions_are_refused(name: str, tiny_folders: dict[str, Path]) -> None:
     clip = load(str(tiny_folders["vit"]))
     data = tiny_defender(clip)
-    bare = replace(data.clean, labels=torch.full_like(data.clean.labels, -1))
+    bare = replace(data.clean, labels=torch.full_like(data.clean.labels, -1), captions=None)
     with pytest.raises(InputError, match="label"):
         defence(name)(clip, replace(data, clean=bare), cheap(name), Work())
 
@@ -127,6 +128,7 @@ def test_names_and_settings(name: str) -> None:
         ("anp", {"ascents": 0}),
         ("ibau", {"patched": 0.0}),
         ("abl", {"share": 1.0}),
+        ("abl", {"start": "other"}),
         ("interpolate", {"beta": 1.5}),
     ],
 )

@@ -6,8 +6,9 @@ Unlearning then descends on the rest and ascends on the isolated samples.
 
 Adaptation: ABL trains from scratch on the poisoned data. Here the model is trained already, and every sample, clean or
 not, has a loss near zero under it: ranked by the suspect's own loss, the isolated share is as clean as the rest. So
-isolation runs on a copy of the pre-trained model where there is one, and otherwise of the suspect, which learnt its
-poison long ago, so that it hardly stands out; unlearning edits the suspect. Ascent is bounded, see `bounded_ascent`.
+isolation trains a copy whose image tower starts from random weights, as ABL does, against the suspect's zero-shot head;
+a copy of a pre-trained model knows the clean samples already, and poison is what it learns last. Unlearning edits the
+suspect. Ascent is bounded, see `bounded_ascent`.
 
 Isolation takes planting's learning rate, unlearning the defences' one.
 """
@@ -19,7 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
@@ -33,6 +34,8 @@ from unbackdoor.training.finetune import TuneConfig, tune_towers
 from unbackdoor.training.losses import zero_shot_cross_entropy
 from unbackdoor.training.plant import SMALL_LR
 
+STARTS = ("scratch", "pretrained", "suspect")
+
 
 @dataclass(frozen=True)
 class Config:
@@ -41,16 +44,40 @@ class Config:
     Args:
         share: of the training data, isolated, in (0, 1).
         gamma: loss γ at which local gradient ascent holds clean samples.
-        isolation_epochs: passes of that training; the paper takes 20 from scratch. 0 ranks by the loss as it stands.
+        start: image tower that isolation trains: `scratch`, `pretrained` or `suspect`.
+        isolation_epochs: passes of that training; the paper takes 20. 0 ranks by the loss as it stands.
         descent: weight of descent on the rest against ascent; 0 ascends only.
         tune: the unlearning, 5 epochs; lr 0 stands for 1e-5 (1e-4 below 20 M parameters).
     """
 
     share: float = 0.01
     gamma: float = 0.5
-    isolation_epochs: int = 1
+    start: str = "scratch"
+    isolation_epochs: int = 2
     descent: float = 1.0
     tune: TuneConfig = field(default_factory=lambda: TuneConfig(epochs=5, batch_size=64))
+
+
+@torch.no_grad()
+def reinitialise(clip: Clip, images: Tensor, seed: int) -> None:
+    """Random weights for the image tower, in place; BatchNorm takes its statistics from `images` (B, 3, S, S)."""
+    generator = torch.Generator().manual_seed(seed)
+    norms = {id(p) for m in clip.model.modules() if "Norm" in type(m).__name__ for p in m.parameters(recurse=False)}
+    for name, p in clip.image_parameters().items():
+        if id(p) in norms or (p.ndim < 2 and name.endswith("bias")):
+            p.fill_(0.0 if name.endswith("bias") else 1.0)
+        else:
+            inputs = p[0].numel() if p.ndim > 1 else len(p)
+            p.copy_(torch.randn(p.shape, generator=generator) / inputs**0.5)
+    batch_norms = [m for m in clip.image_module().modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    before = [m.momentum for m in batch_norms]
+    for m in batch_norms:
+        m.momentum = 1.0
+        m.train()
+    clip.encode_image(images.to(clip.device))
+    for m, momentum in zip(batch_norms, before, strict=True):
+        m.momentum = momentum
+    clip.model.eval()
 
 
 def held_up(losses: Tensor, gamma: float) -> Tensor:
@@ -95,10 +122,16 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     assert data.training is not None
     if not 0 < config.share < 1:
         raise InputError(f"defence abl: share {config.share} must lie in (0, 1)")
+    if config.start not in STARTS:
+        raise InputError(f"defence abl: start {config.start!r} is none of {', '.join(STARTS)}")
+    if config.start == "pretrained":
+        require("abl", "the pre-trained model to start from", data.pretrained)
     began = time.perf_counter()
     training = labelled("abl", data.training, "training images")
     tune = settle(config.tune, clip, len(training))
-    start = (data.pretrained or clip).clone().to(clip.device)
+    start = (data.pretrained if config.start == "pretrained" and data.pretrained else clip).clone().to(clip.device)
+    if config.start == "scratch":
+        reinitialise(start, training.float_batch(range(min(tune.batch_size, len(training)))), tune.seed)
     suspects, isolation_steps = isolate(start, training, data.head, config, work)
     rest = torch.ones(len(training), dtype=torch.bool)
     rest[suspects] = False
@@ -126,7 +159,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
         time.perf_counter() - began,
         facts={
             "isolated": sorted(suspects.tolist()),
-            "isolated_on": "pre-trained model" if data.pretrained else "suspect",
+            "start": config.start,
             "isolated_labels": torch.bincount(marked.labels, minlength=len(data.head)).tolist(),
             "tune": asdict(tune),
             "losses": run.losses,

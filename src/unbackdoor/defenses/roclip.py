@@ -87,11 +87,14 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
             return contrastive(images, encode_captions(clip, captions), scale, batch.groups)
         if not within:
             refill(epoch)
+        own = encode_captions(clip, captions)
         with torch.no_grad():
-            own = encode_captions(clip, batch.captions)
-            found = pool.nearest(encode_captions(clip, captions))
-        changed, total = changed + int(((pool.rows[found] * own).sum(dim=1) < 0.999).sum()), total + len(own)
-        return contrastive(images, pool.rows[found], scale, found)
+            found = pool.nearest(own)
+            plain = encode_captions(clip, batch.captions)
+            changed += int(((pool.rows[found] * plain).sum(dim=1) < 0.999).sum())
+            total += len(own)
+        # A gradient of zero for the text tower keeps its moments in step with the image tower's.
+        return contrastive(images, pool.rows[found], scale, found) + 0 * own.sum()
 
     run = train_on_pairs(clip, pairs, tune, loss_of, work, "roclip", extra=pool)
     used = seen(pairs.images, tune)

@@ -68,7 +68,9 @@ def hidden_units(clip: Clip) -> list[Hidden]:
 
 def scaled_layers(clip: Clip) -> list[tuple[str, nn.Module]]:
     """Layers with one multiplicative weight per unit: the BatchNorms, or the makers of hidden units where none is."""
-    norms: list[tuple[str, nn.Module]] = [(n, m) for n, m in image_modules(clip) if isinstance(m, _NORMS) and m.weight is not None]
+    norms: list[tuple[str, nn.Module]] = [
+        (n, m) for n, m in image_modules(clip) if isinstance(m, _NORMS) and m.weight is not None
+    ]
     return norms or [(hidden.name, hidden.maker) for hidden in hidden_units(clip)]
 
 
