@@ -1,8 +1,8 @@
-"""What the tests of the rival defences share: a tiny random model, and one small planted suspect per session."""
+"""What the tests of the rival defences share: a tiny random model, and one small suspect per session."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -17,11 +17,10 @@ from unbackdoor.data.shares import attacker_rows, defender_rows
 from unbackdoor.defenses import defence, defence_config
 from unbackdoor.defenses.base import Cure, Defender, Work
 from unbackdoor.evaluation import Task, evaluate_images
-from unbackdoor.training.finetune import TuneConfig
-from unbackdoor.training.plant import Attack, PoisonConfig, plant, poisoned_set, settle
+from unbackdoor.training.plant import Attack, PoisonConfig, poisoned_set
 from unbackdoor.triggers import parse_trigger
 
-TRIGGER, TARGET = "badnets:size=6,pattern=checker", 3
+TRIGGER, TARGET = "badnets:size=4,pattern=checker", 3
 
 
 def tiny_defender(clip: Clip, count: int = 24) -> Defender:
@@ -36,7 +35,7 @@ def tiny_defender(clip: Clip, count: int = 24) -> Defender:
         clean,
         rest.subset(torch.arange(count)),
         clip.zero_shot_head(digits.classes),
-        trigger=parse_trigger("badnets:size=4,pattern=checker"),
+        trigger=parse_trigger(TRIGGER),
         target=TARGET,
         pretrained=pretrained,
         training=rest.subset(torch.arange(count, 2 * count)),
@@ -60,8 +59,9 @@ class Case:
     test: ImageSet
 
     def rates(self, clip: Clip, head: Tensor | None = None) -> tuple[float, float]:
-        """CA and ASR on test images."""
-        found = evaluate_images(clip, self.test, Task(self.data.head if head is None else head, self.data.trigger, 3))
+        """CA and ASR on test images, by the model's own zero-shot head unless another is given."""
+        head = clip.zero_shot_head(self.test.classes) if head is None else head
+        found = evaluate_images(clip, self.test, Task(head, parse_trigger(TRIGGER), TARGET))
         assert found.asr is not None
         return found.ca.value, found.asr.value
 
@@ -72,21 +72,26 @@ class Case:
 
 
 @pytest.fixture(scope="session")
-def case() -> Case:
-    """A patch planted in the embedded model on 384 scanned digits, a fifth of them poisoned."""
-    train, test = (load_images("embedded:digits", side=64, split=split) for split in ("train", "test"))
-    pretrained = load("embedded")
-    clip, head = pretrained.clone(), pretrained.zero_shot_head(train.classes)
-    attack = Attack(parse_trigger(TRIGGER), TARGET, "three")
-    own = train.subset(attacker_rows(len(train))[:384])
-    config = settle(PoisonConfig(0.2, tune=TuneConfig(epochs=4, batch_size=32)), clip, len(own))
-    plant(clip, own, head, attack, config)
-    training, poisoned = poisoned_set(own, attack, config)
-    clean, validation = (train.subset(rows) for rows in defender_rows(len(train), 192, 128))
-    data = Defender(
-        clean, validation, head, trigger=attack.trigger, target=TARGET, pretrained=pretrained, training=training
-    )
-    found = Case(clip, data, poisoned, test.subset(torch.arange(160)))
+def case(tiny_folders: dict[str, Path]) -> Case:
+    """A tiny ViT CLIP trained on scanned digits and their captions, then on the same with 15 % of them poisoned."""
+    train, test = (load_images("embedded:digits", side=32, split=split) for split in ("train", "test"))
+    own = train.subset(attacker_rows(len(train)))
+    trigger = parse_trigger(TRIGGER)
+    training, poisoned = poisoned_set(own, Attack(trigger, TARGET, "three"), PoisonConfig(0.15))
+    training = replace(training, captions=None)  # the captions tell the true digit
+    clip = load(str(tiny_folders["vit"]))
+    _learn(clip, own, steps=200, lr=2e-3)
+    pretrained = clip.clone()
+    _learn(clip, training, steps=160, lr=1e-3)
+    clean, validation = (train.subset(rows) for rows in defender_rows(len(train), 256, 103))
+    head = clip.zero_shot_head(train.classes)
+    data = Defender(clean, validation, head, trigger=trigger, target=TARGET, pretrained=pretrained, training=training)
+    found = Case(clip, data, poisoned, test)
     ca, asr = found.rates(clip)
-    assert ca > 0.9 and asr > 0.95, (ca, asr)
+    assert ca > 0.9 and asr > 0.8, (ca, asr)
     return found
+
+
+def _learn(clip: Clip, images: ImageSet, **settings: object) -> None:
+    data = Defender(images, images, clip.zero_shot_head(images.classes))
+    defence("contrastive")(clip, data, defence_config("contrastive", {"batch_size": 64, **settings}), Work())

@@ -110,7 +110,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
             v = torch.zeros_like(slope)
             for _ in range(config.fixed_point):
                 (bent,) = torch.autograd.grad(inner_slope, delta, v, retain_graph=True)
-                v = v - config.eta * bent + slope
+                v = fixed_point_step(v, bent, slope, config.eta)
         # Of the surrogate's gradient in θ, the first part is ∂H/∂θ and the second (∂Φ/∂θ)ᵀ v.
         # Its own value is taken out again, so that the loss reported is H.
         implicit = -config.eta * (inner_slope * v.detach()).sum()
@@ -134,6 +134,11 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
         time.perf_counter() - began,
         facts={"bound": bound, "tune": asdict(tune), "losses": run.losses},
     )
+
+
+def fixed_point_step(v: Tensor, bent: Tensor, slope: Tensor, eta: float) -> Tensor:
+    """v ← (∂Φ/∂δ)ᵀ v + ∂H/∂δ with Φ(δ) = δ − η·∂L/∂δ; `bent` is the Hessian of L times v, `slope` is ∂H/∂δ."""
+    return v - eta * bent + slope
 
 
 @contextmanager
