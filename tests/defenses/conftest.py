@@ -23,6 +23,12 @@ from unbackdoor.triggers import parse_trigger
 TRIGGER, TARGET = "badnets:size=4,pattern=checker", 3
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread(_few_threads: None) -> None:
+    # The models of these tests are so small that even a second thread slows a busy machine down several times.
+    torch.set_num_threads(1)
+
+
 def tiny_defender(clip: Clip, count: int = 24) -> Defender:
     """A defender who has everything, few images of it."""
     digits = load_images("embedded:digits", side=clip.image_size, split="train")
