@@ -44,7 +44,7 @@ def tiny_defender(clip: Clip, count: int = 24) -> Defender:
         trigger=parse_trigger(TRIGGER),
         target=TARGET,
         pretrained=pretrained,
-        training=rest.subset(torch.arange(count, 2 * count)),
+        training=lambda: rest.subset(torch.arange(count, 2 * count)),
     )
 
 
@@ -91,7 +91,9 @@ def case(tiny_folders: dict[str, Path]) -> Case:
     _learn(clip, training, steps=160, lr=1e-3)
     clean, validation = (train.subset(rows) for rows in defender_rows(len(train), 256, 103))
     head = clip.zero_shot_head(train.classes)
-    data = Defender(clean, validation, head, trigger=trigger, target=TARGET, pretrained=pretrained, training=training)
+    data = Defender(
+        clean, validation, head, trigger=trigger, target=TARGET, pretrained=pretrained, training=lambda: training
+    )
     found = Case(clip, data, poisoned, test)
     ca, asr = found.rates(clip)
     assert ca > 0.9 and asr > 0.8, (ca, asr)

@@ -64,7 +64,7 @@ def test_every_defence_keeps_the_model_a_model(name: str, tiny_folders: dict[str
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in before.model.modules())
     assert (state_hash(before.state()) == start) == (name in TOWER_STAYS), "only some defences may leave the weights"
 
-    have = len(data.clean) + len(data.validation) + (len(data.training) if data.training else 0)
+    have = len(data.clean) + len(data.validation) + (len(data.training()) if data.training else 0)
     assert 0 <= cure.labels <= cure.images <= have
     assert (cure.steps > 0) == (name not in UNTRAINED) and cure.seconds >= 0
     if cure.head is not None:

@@ -127,7 +127,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     if config.start == "pretrained":
         require("abl", "the pre-trained model to start from", data.pretrained)
     began = time.perf_counter()
-    training = labelled("abl", data.training, "training images")
+    training = labelled("abl", data.training(), "training images")
     tune = settle(config.tune, clip, len(training))
     start = (data.pretrained if config.start == "pretrained" and data.pretrained else clip).clone().to(clip.device)
     if config.start == "scratch":
