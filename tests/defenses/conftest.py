@@ -79,16 +79,16 @@ class Case:
 
 @pytest.fixture(scope="session")
 def case(tiny_folders: dict[str, Path]) -> Case:
-    """A tiny ViT CLIP trained on scanned digits and their captions, then on the same with 15 % of them poisoned."""
+    """A tiny ViT CLIP trained on scanned digits and their captions, then on the same with a tenth of them poisoned."""
     train, test = (load_images("embedded:digits", side=32, split=split) for split in ("train", "test"))
     own = train.subset(attacker_rows(len(train)))
     trigger = parse_trigger(TRIGGER)
-    training, poisoned = poisoned_set(own, Attack(trigger, TARGET, "three"), PoisonConfig(0.15))
+    training, poisoned = poisoned_set(own, Attack(trigger, TARGET, "three"), PoisonConfig(0.1))
     training = replace(training, captions=None)  # the captions tell the true digit
     clip = load(str(tiny_folders["vit"]))
     _learn(clip, own, steps=200, lr=2e-3)
     pretrained = clip.clone()
-    _learn(clip, training, steps=160, lr=1e-3)
+    _learn(clip, training, steps=80, lr=1e-3)
     clean, validation = (train.subset(rows) for rows in defender_rows(len(train), 256, 103))
     head = clip.zero_shot_head(train.classes)
     data = Defender(
