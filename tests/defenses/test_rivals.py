@@ -139,8 +139,7 @@ def test_pruning_goes_as_far_as_accuracy_allows() -> None:
     assert units.most_allowed(100, lambda count: 0.0 if count else 1.0, 0.7) == 0
 
 
-def test_a_planted_dormant_unit_is_what_fine_pruning_removes(case: Case) -> None:
-    """Liu's claim in its pure form: an attack that lives in a unit which clean images leave silent goes with it."""
+def test_silencing_cuts_one_unit_and_no_other(case: Case) -> None:
     clip = case.suspect.clone()
     hidden = units.hidden_units(clip)[-1]
     activity = units.mean_activation(clip, case.data.clean, hidden)

@@ -35,7 +35,7 @@ class Config:
 
     Args:
         layers: how many of the last hidden layers, the last one first.
-        drop: clean accuracy on validation images that pruning may cost in all, in [0, 1]; the paper accepts 4 points.
+        drop: clean accuracy on validation images that pruning may cost in all, in [0, 1].
         tune: the fine-tuning; lr 0 stands for 1e-5 (1e-4 below 20 M parameters).
     """
 
