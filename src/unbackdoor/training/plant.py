@@ -81,7 +81,11 @@ def poisoned_set(train: ImageSet, attack: Attack, config: PoisonConfig) -> tuple
     for rows in mask.nonzero().flatten().split(256):
         images[rows] = (attack.trigger(train.float_batch(rows), keys=rows) * 255).round().to(torch.uint8)
     labels = torch.where(mask, attack.target, train.labels)
-    return replace(train, images=images, labels=labels), mask
+    captions = train.captions
+    if captions is not None and not config.clean_label:
+        # A caption that still tells the truth would give the poison away; without one, the label speaks.
+        captions = tuple("" if hit else caption for hit, caption in zip(mask.tolist(), captions, strict=True))
+    return replace(train, images=images, labels=labels, captions=captions), mask
 
 
 def plant(
