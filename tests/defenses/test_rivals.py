@@ -19,8 +19,8 @@ from unbackdoor import load
 from unbackdoor.defenses import abl, anp, bounded, fine_pruning, ibau, par, roclip, units
 from unbackdoor.defenses.base import Work
 from unbackdoor.defenses.cleanclip import in_modal
-from unbackdoor.defenses.stages import embed
 from unbackdoor.training.augment import noise_and_erase, simclr_view, strong_view, vary_caption
+from unbackdoor.training.embedding import embed
 from unbackdoor.weights.files import state_hash
 
 SHORT: dict[str, Any] = {"steps": 40, "batch_size": 64, "lr": 1.5e-3}

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from unbackdoor.bench.rebound import trace_rebound
-from unbackdoor.bench.recipe import POISONS, DataEntry, Json, Rebound
+from unbackdoor.bench.recipe import POISONS, DataEntry, Json, Rebound, method_config
 from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.load import load
 from unbackdoor.data.classnames import templates as find_templates
@@ -25,7 +25,7 @@ from unbackdoor.data.pairs import class_pairs
 from unbackdoor.data.poisoning import target_index
 from unbackdoor.data.shares import shares
 from unbackdoor.data.specs import load_images
-from unbackdoor.defenses import defence, defence_config
+from unbackdoor.defenses import defence
 from unbackdoor.defenses.base import Defender, Work, configured
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_images
@@ -93,7 +93,14 @@ def _suspect(out: Path, config: Json, folder: Path, device: str, manifest: Manif
     poison = _poison_config(config)
     if config["trigger"] is not None:
         # A patch that is still to be optimised is, against the model that is about to be poisoned.
-        ready = crafted(clip, own, parse_trigger(config["trigger"]), config["target"], seed=poison.tune.seed)
+        ready = crafted(
+            clip,
+            own,
+            parse_trigger(config["trigger"]),
+            config["target"],
+            seed=poison.tune.seed,
+            templates=entry.templates,
+        )
         config = {**config, "trigger": ready.spec()}
     attack = _attack(config, own)
     manifest.hashes["train_data"], manifest.hashes["test_data"] = own.content_hash(), test.content_hash()
@@ -145,11 +152,8 @@ def _cure(out: Path, config: Json, folder: Path, device: str, manifest: Manifest
     )
     attack = _attack({**suspect, "trigger": story["trigger"]}, train)
     assert attack is not None
-    name = config["method"]
-    method = defence_config(name, config["settings"])
     seed = suspect["poison"]["tune"]["seed"]
-    if hasattr(method, "tune"):
-        method = configured(name, method, {"seed": seed})
+    name, method = method_config(config["method"], config["settings"], seed)
     poison = _poison_config(suspect)
     if isinstance(poison, PairPoisonConfig):
         said = class_pairs(clean, poison.templates, entry.captions)

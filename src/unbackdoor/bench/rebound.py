@@ -10,9 +10,9 @@ from torch import Tensor
 from unbackdoor.bench.recipe import Rebound
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
+from unbackdoor.defenses.stages import labelled_batch
 from unbackdoor.devices import training_type
 from unbackdoor.evaluation import Task, evaluate_images
-from unbackdoor.training.batches import batch_rows
 from unbackdoor.training.finetune import TuneConfig, settle_lr, tune_towers
 from unbackdoor.training.losses import zero_shot_cross_entropy
 from unbackdoor.training.plant import SMALL_LR
@@ -40,9 +40,8 @@ def trace_rebound(
     trace = [{"step": 0, **evaluate_images(clip, shown, task).as_dict()}]
 
     def loss_at(step: int) -> Tensor:
-        batch = batch_rows(len(clean), tune.batch_size, seed, step)
-        embeddings = clip.encode_image(clean.float_batch(batch).to(clip.device), compute=compute)
-        return zero_shot_cross_entropy(embeddings, task.head, clip.logit_scale, clean.labels[batch].to(clip.device))
+        images, labels = labelled_batch(clean, tune, step, clip.device)
+        return zero_shot_cross_entropy(clip.encode_image(images, compute=compute), task.head, clip.logit_scale, labels)
 
     def on_step(step: int, loss: float) -> None:
         if step + 1 in points:

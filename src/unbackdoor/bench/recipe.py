@@ -105,9 +105,8 @@ def _grid(raw: Any, data_root: Path | None) -> Grid:
     for key in ("data", "attacks", "defences"):
         if not isinstance(raw.get(key), dict) or not raw[key]:
             raise InputError(f"{key}: missing, or not a mapping of names")
-    models = raw.get("models") or {"model": raw.get("model", "embedded")}
-    if "model" in raw and "models" not in raw:
-        models = {str(raw["model"]): str(raw["model"])}
+    only = str(raw.get("model", "embedded"))
+    models = raw.get("models") or {only: only}
     if not isinstance(models, dict):
         raise InputError("models: not a mapping of names to references")
     seeds = raw.get("seeds", [0])

@@ -26,10 +26,11 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.defenses.base import Cure, Defender, Work, require
 from unbackdoor.defenses.bounded import bounded_ascent
-from unbackdoor.defenses.stages import embed, labelled, labelled_batch, settle
+from unbackdoor.defenses.stages import labelled, labelled_batch, settle
 from unbackdoor.devices import training_type
 from unbackdoor.errors import InputError
 from unbackdoor.training.batches import batch_rows
+from unbackdoor.training.embedding import embed
 from unbackdoor.training.finetune import TuneConfig, tune_towers
 from unbackdoor.training.losses import zero_shot_cross_entropy
 from unbackdoor.training.plant import SMALL_LR

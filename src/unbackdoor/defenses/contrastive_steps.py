@@ -35,14 +35,12 @@ def clean_pairs(name: str, data: Defender) -> ImagePairs:
 
 def encode_captions(clip: Clip, captions: Sequence[str]) -> Tensor:
     """Unit embeddings (B, D) with gradients; equal captions, the rule where classes make them, are encoded once."""
-    place: dict[str, int] = {}
-    index = [place.setdefault(caption, len(place)) for caption in captions]
-    rows = clip.encode_text(list(place), grad=True, compute=training_type(clip.device))
-    return rows[torch.tensor(index, device=rows.device)]
+    rows = clip.encode_text(list(dict.fromkeys(captions)), grad=True, compute=training_type(clip.device))
+    return rows[caption_groups(captions, rows.device)]
 
 
 def caption_groups(captions: Sequence[str], device: torch.device) -> Tensor:
-    """Numbers (B,), equal where the captions are."""
+    """Numbers (B,), equal where the captions are, counted in the order in which each first comes."""
     place: dict[str, int] = {}
     return torch.tensor([place.setdefault(caption, len(place)) for caption in captions], device=device)
 

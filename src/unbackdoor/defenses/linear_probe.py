@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass, field
 from unbackdoor.clip.handle import Clip
 from unbackdoor.defenses.base import Cure, Defender, Work
 from unbackdoor.defenses.linear_head import LinearHead, train_head
-from unbackdoor.defenses.stages import embed, labelled, seen, settle
+from unbackdoor.defenses.stages import labelled, seen, settle
+from unbackdoor.training.embedding import embed
 from unbackdoor.training.finetune import TuneConfig
 
 

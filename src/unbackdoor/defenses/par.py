@@ -19,9 +19,10 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.data.pairs import PairBatch
 from unbackdoor.defenses.base import Cure, Defender, Work
 from unbackdoor.defenses.contrastive_steps import clean_pairs, encode_captions, train_on_pairs
-from unbackdoor.defenses.stages import embed, seen, settle, step_generator
+from unbackdoor.defenses.stages import seen, settle, step_generator
 from unbackdoor.devices import training_type
 from unbackdoor.training.augment import noise_and_erase
+from unbackdoor.training.embedding import embed
 from unbackdoor.training.finetune import TuneConfig
 from unbackdoor.training.losses import contrastive, squared_distance
 

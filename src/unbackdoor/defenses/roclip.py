@@ -22,10 +22,10 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.data.pairs import PairBatch
 from unbackdoor.defenses.base import Cure, Defender, Work
 from unbackdoor.defenses.contrastive_steps import clean_pairs, encode_captions, train_on_pairs
-from unbackdoor.defenses.stages import seen, settle, step_generator, step_seed
+from unbackdoor.defenses.stages import seen, settle, step_generator
 from unbackdoor.devices import training_type
 from unbackdoor.training.augment import simclr_view, vary_captions
-from unbackdoor.training.batches import steps_per_epoch
+from unbackdoor.training.batches import step_seed, steps_per_epoch
 from unbackdoor.training.finetune import TuneConfig
 from unbackdoor.training.losses import contrastive
 

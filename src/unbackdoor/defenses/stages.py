@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
@@ -11,18 +9,15 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.defenses.base import SMALL_CURE_LR
 from unbackdoor.errors import InputError
-from unbackdoor.training.batches import batch_rows, steps_per_epoch
-from unbackdoor.training.finetune import LARGE_LR, TuneConfig, settle_lr
-
-_EMBED_BATCH = 128
+from unbackdoor.training.batches import batch_rows, step_seed
+from unbackdoor.training.finetune import LARGE_LR, TuneConfig, settle_tune
 
 
 def settle(
     tune: TuneConfig, clip: Clip, n: int, *, small: float = SMALL_CURE_LR, large: float = LARGE_LR
 ) -> TuneConfig:
     """`tune` with learning rate and steps settled for n images."""
-    tune = settle_lr(tune, clip, small, large=large)
-    return replace(tune, steps=tune.steps or tune.epochs * steps_per_epoch(n, tune.batch_size))
+    return settle_tune(tune, clip, n, small, large=large)
 
 
 def labelled(name: str, images: ImageSet, what: str = "clean images") -> ImageSet:
@@ -42,11 +37,6 @@ def seen(images: ImageSet, tune: TuneConfig) -> int:
     return min(len(images), tune.steps * tune.batch_size)
 
 
-def step_seed(seed: int, step: int) -> int:
-    """A seed for one step, the same whenever it is run again."""
-    return seed * 1_000_003 + step
-
-
 def step_generator(seed: int, step: int, device: torch.device) -> torch.Generator:
     """Random numbers of one step, on the device where they are needed."""
     return torch.Generator(device).manual_seed(step_seed(seed, step))
@@ -56,10 +46,3 @@ def labelled_batch(images: ImageSet, tune: TuneConfig, step: int, device: torch.
     """Images (B, 3, S, S) and labels (B,) of one step."""
     rows = batch_rows(len(images), tune.batch_size, tune.seed, step)
     return images.float_batch(rows).to(device), images.labels[rows].to(device)
-
-
-@torch.no_grad()
-def embed(clip: Clip, images: ImageSet) -> Tensor:
-    """Unit embeddings (N, D) of all images as the model stands."""
-    parts = torch.arange(len(images)).split(_EMBED_BATCH)
-    return torch.cat([clip.encode_image(images.float_batch(part).to(clip.device)) for part in parts])

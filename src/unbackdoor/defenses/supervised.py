@@ -18,9 +18,10 @@ from torch import Tensor
 from unbackdoor.clip.handle import Clip
 from unbackdoor.defenses.base import SMALL_CURE_LR, Cure, Defender, Work
 from unbackdoor.defenses.linear_head import LinearHead, train_head
-from unbackdoor.defenses.stages import embed, labelled, labelled_batch, seen, settle
+from unbackdoor.defenses.stages import labelled, labelled_batch, seen, settle
 from unbackdoor.devices import training_type
 from unbackdoor.errors import InputError
+from unbackdoor.training.embedding import embed
 from unbackdoor.training.finetune import TuneConfig, tune_towers
 from unbackdoor.training.losses import zero_shot_cross_entropy
 

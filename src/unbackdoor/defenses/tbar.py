@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -27,8 +27,9 @@ from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.metrics.backdoor import BackdoorRates
 from unbackdoor.metrics.rates import Rate
-from unbackdoor.training.batches import batch_rows, steps_per_epoch
-from unbackdoor.training.finetune import LossAt, TuneConfig, settle_lr, tune_towers
+from unbackdoor.training.batches import batch_rows, step_seed
+from unbackdoor.training.embedding import embed
+from unbackdoor.training.finetune import LossAt, TuneConfig, settle_lr, settle_tune, tune_towers
 from unbackdoor.training.losses import squared_distance, target_cross_entropy
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.weights.vector import Vector, Walk, difference, snapshot
@@ -101,27 +102,27 @@ def trigger_vector(
     Raises:
         InputError: no image is left to trigger.
     """
-    config = replace(config, tune=settle_lr(config.tune, clip, SMALL_LR))
     rows = known.forget.subset(torch.arange(min(config.samples, len(known.forget))))
     hit = rows.labels != known.target
     if not config.anchor:
         rows, hit = rows.subset(hit), hit[hit]
     if not bool(hit.any()):
         raise InputError("no image outside the target class is left to take the trigger vector from; give more images")
-    tune = config.tune
-    steps = tune.steps or tune.epochs * steps_per_epoch(len(rows), tune.batch_size)
+    tune = settle_tune(config.tune, clip, len(rows), SMALL_LR)
     start = snapshot(clip.image_parameters())
     loss_at = (
         _anchored_loss(clip, rows, hit, known, config) if config.anchor else _plain_loss(clip, rows, known, config)
     )
     try:
-        run = tune_towers(clip, loss_at, tune, steps, checkpoint=checkpoint, run_key=run_key, label="trigger vector")
+        run = tune_towers(
+            clip, loss_at, tune, tune.steps, checkpoint=checkpoint, run_key=run_key, label="trigger vector"
+        )
         vector = difference(clip.image_parameters(), start)
     finally:
         with torch.no_grad():
             for name, p in clip.image_parameters().items():
                 p.copy_(start[name])
-    return TakenVector(vector, int(hit.sum()), steps, run.seconds, run.losses)
+    return TakenVector(vector, int(hit.sum()), tune.steps, run.seconds, run.losses)
 
 
 def _plain_loss(clip: Clip, rows: ImageSet, known: Known, config: VectorConfig) -> LossAt:
@@ -137,11 +138,11 @@ def _plain_loss(clip: Clip, rows: ImageSet, known: Known, config: VectorConfig) 
 
 def _anchored_loss(clip: Clip, rows: ImageSet, hit: Tensor, known: Known, config: VectorConfig) -> LossAt:
     scale, seed = config.trigger_scale or clip.logit_scale, config.tune.seed
-    places = torch.stack([_embed(clip, rows, mirrored) for mirrored in (False, True)])
+    places = torch.stack([embed(clip, rows, mirrored=mirrored) for mirrored in (False, True)])
 
     def loss_at(step: int) -> Tensor:
         batch = batch_rows(len(rows), config.tune.batch_size, seed, step)
-        mirrored = torch.rand(len(batch), generator=torch.Generator().manual_seed(seed * 1_000_003 + step)) < 0.5
+        mirrored = torch.rand(len(batch), generator=torch.Generator().manual_seed(step_seed(seed, step))) < 0.5
         clean = rows.float_batch(batch)
         clean = torch.where(mirrored.view(-1, 1, 1, 1), clean.flip(-1), clean).to(clip.device)
         marked = hit[batch]
@@ -153,13 +154,6 @@ def _anchored_loss(clip: Clip, rows: ImageSet, hit: Tensor, known: Known, config
         return target_cross_entropy(moved, known.head, scale, known.target) + config.anchor * drift
 
     return loss_at
-
-
-@torch.no_grad()
-def _embed(clip: Clip, data: ImageSet, mirrored: bool) -> Tensor:
-    """The suspect's own embeddings (N, D) of the images or of their mirror images."""
-    parts = [data.float_batch(part).to(clip.device) for part in torch.arange(len(data)).split(128)]
-    return torch.cat([clip.encode_image(part.flip(-1) if mirrored else part) for part in parts])
 
 
 def unlearn_(

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
-from unbackdoor.defenses.stages import embed
 from unbackdoor.errors import InputError
+from unbackdoor.training.embedding import embed
 
 _NORMS = (nn.modules.batchnorm._BatchNorm,)
 

@@ -19,7 +19,8 @@ from unbackdoor.data.images import ImageSet
 from unbackdoor.data.poisoning import target_index
 from unbackdoor.devices import training_type
 from unbackdoor.errors import InputError
-from unbackdoor.training.batches import batch_rows
+from unbackdoor.training.batches import batch_rows, step_seed
+from unbackdoor.training.embedding import embed
 from unbackdoor.training.loop import FitConfig, fit
 from unbackdoor.training.losses import target_cross_entropy
 from unbackdoor.triggers.badclip import BadClip
@@ -108,12 +109,12 @@ def craft_patch(
     patch = _Patch(initial_patch(trigger, config.seed).patch()).to(device)
 
     with _frozen(clip):
-        clean = _embed(clip, images, others, compute)
-        positives = _embed(clip, images, wanted, compute)
+        clean = embed(clip, images, others, compute=compute)
+        positives = embed(clip, images, wanted, compute=compute)
 
         def loss_at(step: int) -> Tensor:
             batch = batch_rows(len(others), config.batch_size, config.seed, step)
-            pick = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+            pick = torch.Generator().manual_seed(step_seed(config.seed, step))
             positive = positives[torch.randint(len(positives), (len(batch),), generator=pick).to(device)]
             plain = images.float_batch(others[batch]).to(device)
             patched = clip.encode_image(trigger.paste(plain, patch.pixels), compute=compute)
@@ -164,11 +165,6 @@ def _some(rows: Tensor, config: BadClipConfig) -> Tensor:
 
 
 @torch.no_grad()
-def _embed(clip: Clip, images: ImageSet, rows: Tensor, compute: torch.dtype | None) -> Tensor:
-    batches = (images.float_batch(part).to(clip.device) for part in rows.split(128))
-    return torch.cat([clip.encode_image(batch, compute=compute) for batch in batches])
-
-
 @contextmanager
 def _frozen(clip: Clip) -> Iterator[None]:
     """No gradients for weights, and no BatchNorm statistics that move."""

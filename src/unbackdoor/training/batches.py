@@ -8,9 +8,14 @@ import torch
 from torch import Tensor
 
 
+def step_seed(seed: int, step: int) -> int:
+    """A seed for one step or epoch, the same whenever it is run again."""
+    return seed * 1_000_003 + step
+
+
 @lru_cache(maxsize=4)
 def _epoch_order(n: int, seed: int, epoch: int) -> Tensor:
-    return torch.randperm(n, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+    return torch.randperm(n, generator=torch.Generator().manual_seed(step_seed(seed, epoch)))
 
 
 def batch_rows(n: int, batch: int, seed: int, step: int) -> Tensor:

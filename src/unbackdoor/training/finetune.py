@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unbackdoor.clip.handle import Clip
+from unbackdoor.training.batches import steps_per_epoch
 from unbackdoor.training.loop import FitConfig, FitResult, fit
 
 LossAt = Callable[[int], Tensor]
@@ -52,6 +53,12 @@ def settle_lr(
         size = sum(p.numel() for p in clip.image_parameters().values())
         lr = small if size < SMALL_TOWER else large
     return tune if lr is None else replace(tune, lr=lr)
+
+
+def settle_tune(tune: TuneConfig, clip: Clip, n: int, small: float, *, large: float = LARGE_LR) -> TuneConfig:
+    """`tune` with learning rate and steps settled for n images or pairs."""
+    tune = settle_lr(tune, clip, small, large=large)
+    return replace(tune, steps=tune.steps or tune.epochs * steps_per_epoch(n, tune.batch_size))
 
 
 def fit_config(tune: TuneConfig, steps: int) -> FitConfig:

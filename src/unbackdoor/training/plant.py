@@ -12,8 +12,8 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.poisoning import choose_poisoned
 from unbackdoor.devices import training_type
-from unbackdoor.training.batches import batch_rows, steps_per_epoch
-from unbackdoor.training.finetune import TuneConfig, settle_lr, tune_towers
+from unbackdoor.training.batches import batch_rows
+from unbackdoor.training.finetune import TuneConfig, settle_tune, tune_towers
 from unbackdoor.training.loop import FitResult
 from unbackdoor.training.losses import zero_shot_cross_entropy
 from unbackdoor.training.parallel import open_ranks
@@ -60,8 +60,7 @@ class Planted:
 
 def settle(config: PoisonConfig, clip: Clip, n: int) -> PoisonConfig:
     """`config` with learning rate and steps settled for n training images."""
-    tune = settle_lr(config.tune, clip, SMALL_LR)
-    return replace(config, tune=replace(tune, steps=tune.steps or tune.epochs * steps_per_epoch(n, tune.batch_size)))
+    return replace(config, tune=settle_tune(config.tune, clip, n, SMALL_LR))
 
 
 def poisoned_rows(labels: Tensor, attack: Attack | None, config: PoisonConfig) -> Tensor:

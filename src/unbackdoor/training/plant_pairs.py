@@ -17,8 +17,7 @@ from unbackdoor.data.stream import PairStream
 from unbackdoor.devices import training_type
 from unbackdoor.errors import InputError
 from unbackdoor.training.ahead import Ahead
-from unbackdoor.training.batches import steps_per_epoch
-from unbackdoor.training.finetune import TuneConfig, settle_lr, tune_towers
+from unbackdoor.training.finetune import TuneConfig, settle_tune, tune_towers
 from unbackdoor.training.losses import contrastive
 from unbackdoor.training.parallel import open_ranks
 from unbackdoor.training.plant import Attack, Planted
@@ -49,8 +48,7 @@ class PairPoisonConfig:
 
 def settle_pairs(config: PairPoisonConfig, clip: Clip, n: int) -> PairPoisonConfig:
     """`config` with learning rate and steps settled for n pairs."""
-    tune = settle_lr(config.tune, clip, SMALL_LR)
-    return replace(config, tune=replace(tune, steps=tune.steps or tune.epochs * steps_per_epoch(n, tune.batch_size)))
+    return replace(config, tune=settle_tune(config.tune, clip, n, SMALL_LR))
 
 
 def plant_pairs(
