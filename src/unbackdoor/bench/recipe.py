@@ -11,6 +11,7 @@ data:
     validation: 512                   # yet others, for choices such as α
     test_limit: 2000
     poison: {rate: 0.1, epochs: 3}    # fields of PoisonConfig and TuneConfig
+    triggers: {badnets: badnets:size=8}  # in place of an attack's own, on this data set
 attacks:
   badnets: badnets:size=6             # a trigger, or a mapping: {trigger: …, rate: …, clean_label: true}
 defences:
@@ -54,6 +55,7 @@ class DataEntry:
     regime: str = "classes"
     captions: str | None = None
     poison: Mapping[str, Any] = field(default_factory=dict)
+    triggers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -114,9 +116,12 @@ def _grid(raw: Any, data_root: Path | None) -> Grid:
         raise InputError("seeds: not a list of whole numbers")
     attacks = {str(n): _attack(str(n), a) for n, a in raw["attacks"].items()}
     data = {str(n): _entry(str(n), d, data_root) for n, d in raw["data"].items()}
-    for entry in data.values():
+    for name, entry in data.items():
         for attack in attacks.values():
             poison_config(entry, attack, 0)
+        odd = sorted(set(entry.triggers) - set(attacks))
+        if odd:
+            raise InputError(f"data {name}, triggers: no attack {odd[0]!r}; there are {', '.join(attacks)}")
     defences = {str(n): dict(d or {}) for n, d in raw["defences"].items()}
     for name, settings in defences.items():
         method_config(name, settings, 0)
@@ -141,6 +146,11 @@ def _entry(name: str, values: Any, data_root: Path | None) -> DataEntry:
         raise InputError(f"data {name}: give a target, a class name, and defender, a number of images")
     if entry.regime not in POISONS:
         raise InputError(f"data {name}: regime {entry.regime!r} is neither classes nor pairs")
+
+    if not isinstance(entry.triggers, dict):
+        raise InputError(f"data {name}: triggers is not a mapping of attacks to trigger specs")
+    for trigger in entry.triggers.values():
+        parse_trigger(str(trigger))
 
     def rooted(text: str | None) -> str | None:
         if text is None or "{data}" not in text:
@@ -192,9 +202,9 @@ def suspects(grid: Grid, model_hashes: Mapping[str, str]) -> list[Json]:
                         "kind": "suspect",
                         "model": reference,
                         "weights": model_hashes[model],
-                        "data": _told(entry, without=("poison", "target", "defender", "validation")),
+                        "data": _told(entry, without=("poison", "triggers", "target", "defender", "validation")),
                         "poison": asdict(poison_config(entry, attack, seed)),
-                        "trigger": attack.get("trigger"),
+                        "trigger": entry.triggers.get(attack_name, attack.get("trigger")),
                         "target": attack.get("target", entry.target),
                     }
                     names = {"model": model, "data": data_name, "attack": attack_name, "seed": seed}
@@ -220,7 +230,7 @@ def cures(grid: Grid, suspect: Json) -> list[Json]:
         cell = {
             "kind": "cure",
             "suspect": suspect["config"],
-            "data": _told(grid.data[suspect["names"]["data"]], without=("poison", "target")),
+            "data": _told(grid.data[suspect["names"]["data"]], without=("poison", "triggers", "target")),
             "method": method,
             "settings": {k: v for k, v in settings.items() if k != "method"},
             "defence": asdict(config),
