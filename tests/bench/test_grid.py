@@ -153,14 +153,16 @@ def test_bad_cells_end_in_exit_code_two(tmp_path: Path, capsys: pytest.CaptureFi
     assert "its suspect failed" in shown.out
 
 
-def test_two_grids_in_one_folder_are_refused(tmp_path: Path) -> None:
+def test_two_grids_in_one_folder_are_refused_and_a_look_is_not(tmp_path: Path) -> None:
     import fcntl
 
     (tmp_path / "out").mkdir()
     with (tmp_path / "out" / ".lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(InputError, match="another grid is running"):
-            bench(recipe=write(tmp_path), out=tmp_path / "out", dry_run=True)
+            bench(recipe=write(tmp_path), out=tmp_path / "out")
+        looked = bench(recipe=write(tmp_path), out=tmp_path / "out", dry_run=True)
+    assert looked["finished"] == 0 and len(looked["missing"]) == looked["cells"] > 0
 
 
 @pytest.mark.slow

@@ -59,7 +59,7 @@ def bench(
     manifest = Manifest("bench", {"recipe": recipe.read_text(encoding="utf-8"), "engine": engine, "workers": workers})
     manifest.hashes.update({f"weights of {name}": value for name, value in hashes.items()})
     errors: dict[str, str] = {}
-    with _alone(out):
+    with _folder(out, alone=not dry_run):
         if not dry_run:
             errors = run_grid(cells, out, lambda: ENGINES[engine](out, device, workers), _tell)
         found = collect(cells, out, errors)
@@ -86,22 +86,28 @@ def bench(
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Refuse a second grid in the same folder; the lock dies with the process."""
+def _folder(out: Path, *, alone: bool) -> Iterator[None]:
+    """The output folder; `alone` refuses a second grid in it, with a lock that dies with the process.
+
+    Looking at a grid while it runs needs no lock: tables are written to a temporary name and renamed.
+    """
     import fcntl
 
     try:
         out.mkdir(parents=True, exist_ok=True)
-        file = (out / ".lock").open("w")
+        lock = (out / ".lock").open("w") if alone else None
     except OSError as error:
         raise InputError(f"{out}: cannot be used as an output folder ({error.strerror})") from None
-    with file:
+    if lock is None:
+        yield
+        return
+    with lock:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise InputError(f"{out}: another grid is running there; wait for it, or name another folder") from None
-        file.write(str(os.getpid()))
-        file.flush()
+        lock.write(str(os.getpid()))
+        lock.flush()
         yield
 
 

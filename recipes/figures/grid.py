@@ -1,0 +1,174 @@
+"""Render docs/grid.md: every finished cell of the committed grids, with intervals, and means over cells.
+
+    python recipes/figures/grid.py --data-root PATH --runs FOLDER --out docs/grid.md
+
+Reads what `bench` left in FOLDER and runs nothing, so that it can be repeated while a grid goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from unbackdoor.bench.grid import GridRun, collect, plan
+from unbackdoor.bench.recipe import read_recipe
+from unbackdoor.clip.load import load
+from unbackdoor.weights.files import state_hash, write_text
+
+Row = dict[str, Any]
+RECIPES = Path(__file__).parent.parent / "bench"
+NAMES = {"cifar10": "CIFAR-10", "gtsrb": "GTSRB", "tiny-imagenet": "Tiny ImageNet"}
+
+
+def rate(found: Row) -> str:
+    low, high = found["interval"]
+    return f"{100 * found['value']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def table(head: Sequence[str], body: Iterable[Sequence[object]]) -> list[str]:
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    return [*lines, *("| " + " | ".join(map(str, line)) + " |" for line in body), ""]
+
+
+def suspects(rows: list[Row]) -> list[str]:
+    """CA and ASR of every suspect, beside the same training without poison."""
+    clean = {(r["data"], r["seed"]): r["after"]["ca"] for r in rows if r["attack"] == "none"}
+    body = []
+    for r in rows:
+        if r["kind"] == "suspect" and r["attack"] != "none":
+            ca, asr, own = r["after"]["ca"], r["after"]["asr"], clean.get((r["data"], r["seed"]))
+            gap = "–" if own is None else f"{100 * (ca['value'] - own['value']):+.1f}"
+            without = "–" if own is None else rate(own)
+            body.append((NAMES[r["data"]], r["attack"], r["seed"], rate(ca), without, gap, rate(asr), counts(r)))
+    head = ("data", "attack", "seed", "CA", "CA without poison", "difference", "ASR", "n (CA / ASR)")
+    return table(head, body)
+
+
+def counts(row: Row) -> str:
+    return f"{row['after']['ca']['n']} / {row['after']['asr']['n']}"
+
+
+def spread(values: list[float]) -> str:
+    return f"{statistics.fmean(values):.1f} ± {statistics.stdev(values) if len(values) > 1 else 0:.1f}"
+
+
+def means(rows: list[Row]) -> list[str]:
+    """Mean ± standard deviation over suspects, of those on which every defence of the recipe has finished."""
+    cures = [r for r in rows if r["kind"] == "cure"]
+    names = list(dict.fromkeys(r["defence"] for r in cures))
+    cells: dict[tuple[str, str, int], dict[str, Row]] = {}
+    for r in cures:
+        cells.setdefault((r["data"], r["attack"], r["seed"]), {})[r["defence"]] = r
+    full = {k: v for k, v in cells.items() if len(v) == len(names)}
+    body = []
+    for data in [*dict.fromkeys(k[0] for k in full), None]:
+        chosen = [v for k, v in full.items() if data in (None, k[0])]
+        for name in names:
+            own = [c[name] for c in chosen]
+            lost = [100 * (r["before"]["ca"]["value"] - r["after"]["ca"]["value"]) for r in own]
+            asr = [100 * r["after"]["asr"]["value"] for r in own]
+            again = [100 * r["rebound"][-1]["asr"]["value"] for r in own if r.get("rebound")]
+            body.append(
+                (
+                    f"**all {len(own)}**" if data is None else f"{NAMES[data]}, {len(own)}",
+                    name,
+                    spread([100 * r["after"]["ca"]["value"] for r in own]),
+                    spread(asr),
+                    f"{max(asr):.1f}",
+                    spread([100 * r["after"]["triggered_accuracy"]["value"] for r in own]),
+                    spread([100 * r["retention"] for r in own]),
+                    f"{max(lost):.1f}",
+                    spread(again) if again else "–",
+                    f"{statistics.fmean(r['images'] for r in own):.0f}",
+                    f"{statistics.fmean(r['labels'] for r in own):.0f}",
+                    f"{statistics.fmean(r['seconds'] for r in own):.0f}",
+                )
+            )
+    head = ("suspects", "defence", "CA", "ASR", "largest ASR", "triggered accuracy", "retention", "largest CA loss")
+    return table((*head, "ASR on rebound", "images", "labels", "seconds"), body)
+
+
+def every_cure(rows: list[Row]) -> list[str]:
+    body = []
+    for r in rows:
+        if r["kind"] == "cure":
+            after, again = r["after"], r.get("rebound")
+            body.append(
+                (
+                    NAMES[r["data"]],
+                    r["attack"],
+                    r["seed"],
+                    r["defence"],
+                    f"{100 * r['before']['ca']['value']:.1f}",
+                    rate(after["ca"]),
+                    rate(after["asr"]),
+                    rate(after["triggered_accuracy"]),
+                    f"{100 * r['retention']:.1f}",
+                    rate(again[-1]["asr"]) if again else "–",
+                    "–" if r["facts"].get("alpha") is None else f"{r['facts']['alpha']:.3g}",
+                    f"{r['seconds']:.0f}",
+                )
+            )
+    head = ("data", "attack", "seed", "defence", "CA before", "CA", "ASR", "triggered accuracy", "retention")
+    return table((*head, "ASR on rebound", "α", "seconds"), body)
+
+
+def section(title: str, said: str, recipe: str, run: GridRun) -> list[str]:
+    total = len(run.rows) + len(run.failed) + len(run.missing)
+    lines = [f"## {title}", "", f"`recipes/bench/{recipe}`: {len(run.rows)} of {total} cells finished. {said}", ""]
+    lost: dict[str, set[str]] = {}
+    for r in run.missing:
+        lost.setdefault(f"{NAMES[r['data']]} seed {r['seed']}", set()).add(r["attack"])
+    whole = {r["attack"] for r in run.rows} | {a for names in lost.values() for a in names}
+    if lost:
+        told = (f"{where} ({'all' if names == whole else ', '.join(sorted(names))})" for where, names in lost.items())
+        lines += ["Not run, or not with every defence: " + "; ".join(told) + ".", ""]
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data-root", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    hashes = {"embedded": state_hash(load("embedded", device="cpu").state())}
+
+    def read(name: str) -> GridRun:
+        return collect(plan(read_recipe(RECIPES / name, args.data_root), hashes), args.runs, {})
+
+    core, attacks, defences = read("core.yaml"), read("attacks.yaml"), read("defences.yaml")
+    sweeps, rates, chosen, pairs = (read(f"{n}.yaml") for n in ("sweeps", "poison-rates", "rates", "pairs"))
+    lines = [
+        "# The grids, cell by cell",
+        "",
+        "Made by `python recipes/figures/grid.py --data-root PATH --runs FOLDER --out docs/grid.md` from what",
+        "`bench` left; what it means stands in [results](results.md). Rates in per cent with 95% Wilson intervals;",
+        "retention is CA after the cure divided by CA before it; rebound is ASR after 50 steps of clean fine-tuning,",
+        "on at most 400 images.",
+        "",
+    ]
+    lines += section("Core grid", "Three data sets, six attacks, TBAR and four rivals.", "core.yaml", core)
+    lines += ["### Attacks", "", *suspects(core.rows)]
+    lines += ["### Means", "", "Mean ± sample standard deviation over suspects that every defence has finished.", ""]
+    lines += [*means(core.rows), "### Every cure", "", *every_cure(core.rows)]
+    lines += section("Other attacks", "CIFAR-10.", "attacks.yaml", attacks)
+    lines += [*suspects(attacks.rows), *every_cure(attacks.rows)]
+    lines += section("Every defence", "CIFAR-10, two attacks.", "defences.yaml", defences)
+    lines += [*means(defences.rows), *every_cure(defences.rows)]
+    lines += section("Image–text regime", "Caption pairs of Tiny ImageNet, both towers.", "pairs.yaml", pairs)
+    lines += [*suspects(pairs.rows), *every_cure(pairs.rows)]
+    lines += section("Forget-set size and learning rate", "CIFAR-10, BadNets.", "sweeps.yaml", sweeps)
+    lines += every_cure(sweeps.rows)
+    lines += section("Poison rate", "CIFAR-10, BadNets.", "poison-rates.yaml", rates)
+    lines += [*suspects(rates.rows), *every_cure(rates.rows)]
+    lines += section("The rivals' learning rates", "CIFAR-10, BadNets, a seed of their own.", "rates.yaml", chosen)
+    lines += every_cure(chosen.rows)
+    write_text(args.out, "\n".join(lines).rstrip() + "\n")
+
+
+if __name__ == "__main__":
+    main()
