@@ -64,7 +64,8 @@ def means(rows: list[Row]) -> list[str]:
         cells.setdefault((r["data"], r["attack"], r["seed"]), {})[r["defence"]] = r
     full = {k: v for k, v in cells.items() if len(v) == len(names)}
     body = []
-    for data in [*dict.fromkeys(k[0] for k in full), None]:
+    sets: list[str | None] = list(dict.fromkeys(k[0] for k in full))
+    for data in sets if len(sets) < 2 else [*sets, None]:
         chosen = [v for k, v in full.items() if data in (None, k[0])]
         for name in names:
             own = [c[name] for c in chosen]
