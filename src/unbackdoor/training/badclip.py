@@ -164,7 +164,6 @@ def _some(rows: Tensor, config: BadClipConfig) -> Tensor:
     return rows[order[: config.images]]
 
 
-@torch.no_grad()
 @contextmanager
 def _frozen(clip: Clip) -> Iterator[None]:
     """No gradients for weights, and no BatchNorm statistics that move."""
