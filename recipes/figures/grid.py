@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from unbackdoor.bench import tables
 from unbackdoor.bench.grid import GridRun, collect, plan
 from unbackdoor.bench.recipe import read_recipe
 from unbackdoor.clip.load import load
@@ -52,17 +53,22 @@ def counts(row: Row) -> str:
 
 
 def spread(values: list[float]) -> str:
-    return f"{statistics.fmean(values):.1f} ± {statistics.stdev(values) if len(values) > 1 else 0:.1f}"
+    return tables.spread(values).text("{:.1f}")
+
+
+def finished(rows: list[Row]) -> tuple[list[str], dict[tuple[str, str, int], dict[str, Row]]]:
+    """The defences, and their cures by suspect, of those suspects that every defence has finished."""
+    names = list(dict.fromkeys(r["defence"] for r in rows if r["kind"] == "cure"))
+    cells: dict[tuple[str, str, int], dict[str, Row]] = {}
+    for r in rows:
+        if r["kind"] == "cure":
+            cells.setdefault((r["data"], r["attack"], r["seed"]), {})[r["defence"]] = r
+    return names, {k: v for k, v in cells.items() if len(v) == len(names)}
 
 
 def means(rows: list[Row]) -> list[str]:
     """Mean ± standard deviation over suspects, of those on which every defence of the recipe has finished."""
-    cures = [r for r in rows if r["kind"] == "cure"]
-    names = list(dict.fromkeys(r["defence"] for r in cures))
-    cells: dict[tuple[str, str, int], dict[str, Row]] = {}
-    for r in cures:
-        cells.setdefault((r["data"], r["attack"], r["seed"]), {})[r["defence"]] = r
-    full = {k: v for k, v in cells.items() if len(v) == len(names)}
+    names, full = finished(rows)
     body = []
     sets: list[str | None] = list(dict.fromkeys(k[0] for k in full))
     for data in sets if len(sets) < 2 else [*sets, None]:
@@ -90,6 +96,26 @@ def means(rows: list[Row]) -> list[str]:
             )
     head = ("suspects", "defence", "CA", "ASR", "largest ASR", "triggered accuracy", "retention", "largest CA loss")
     return table((*head, "ASR on rebound", "images", "labels", "seconds"), body)
+
+
+def head_to_head(rows: list[Row]) -> list[str]:
+    """On how many suspects the anchored cure does better than each other defence."""
+    names, full = finished(rows)
+    body = []
+    for name in names:
+        if name in ("anchored", "nothing"):
+            continue
+        pairs = [(c["anchored"], c[name]) for c in full.values()]
+        lower, more = ("asr", "rebound"), ("ca", "triggered_accuracy")
+        found = {k: sum(value(a, k) < value(b, k) for a, b in pairs) for k in lower}
+        found |= {k: sum(value(a, k) > value(b, k) for a, b in pairs) for k in more}
+        body.append((name, *(f"{found[k]} of {len(pairs)}" for k in ("asr", "ca", "triggered_accuracy", "rebound"))))
+    return table(("anchored against", "lower ASR", "higher CA", "higher triggered accuracy", "lower rebound"), body)
+
+
+def value(row: Row, key: str) -> float:
+    found: float = row["rebound"][-1]["asr"]["value"] if key == "rebound" else row["after"][key]["value"]
+    return found
 
 
 def every_cure(rows: list[Row]) -> list[str]:
@@ -155,7 +181,15 @@ def main() -> None:
     lines += section("Core grid", "Three data sets, six attacks, TBAR and four rivals.", "core.yaml", core)
     lines += ["### Attacks", "", *suspects(core.rows)]
     lines += ["### Means", "", "Mean ± sample standard deviation over suspects that every defence has finished.", ""]
-    lines += [*means(core.rows), "### Every cure", "", *every_cure(core.rows)]
+    lines += [
+        *means(core.rows),
+        "### Suspect by suspect",
+        "",
+        *head_to_head(core.rows),
+        "### Every cure",
+        "",
+        *every_cure(core.rows),
+    ]
     lines += section("Other attacks", "CIFAR-10.", "attacks.yaml", attacks)
     lines += [*suspects(attacks.rows), *every_cure(attacks.rows)]
     lines += section("Every defence", "CIFAR-10, two attacks.", "defences.yaml", defences)
