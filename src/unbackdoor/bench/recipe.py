@@ -12,6 +12,7 @@ data:
     test_limit: 2000
     poison: {rate: 0.1, epochs: 3}    # fields of PoisonConfig and TuneConfig
     triggers: {badnets: badnets:size=8}  # in place of an attack's own, on this data set
+    defences: {cleanclip: {lr: 1.0e-3}}  # on top of a defence's own settings, on this data set
 attacks:
   badnets: badnets:size=6             # a trigger, or a mapping: {trigger: …, rate: …, clean_label: true}
 defences:
@@ -56,6 +57,7 @@ class DataEntry:
     captions: str | None = None
     poison: Mapping[str, Any] = field(default_factory=dict)
     triggers: Mapping[str, str] = field(default_factory=dict)
+    defences: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,12 @@ def _grid(raw: Any, data_root: Path | None) -> Grid:
     defences = {str(n): dict(d or {}) for n, d in raw["defences"].items()}
     for name, settings in defences.items():
         method_config(name, settings, 0)
+    for name, entry in data.items():
+        odd = sorted(set(entry.defences) - set(defences))
+        if odd:
+            raise InputError(f"data {name}, defences: no defence {odd[0]!r}; there are {', '.join(defences)}")
+        for defence in entry.defences:
+            method_config(defence, _settings(entry, defence, defences[defence]), 0)
     rebound = None if not raw.get("rebound") else _fill("rebound", Rebound, raw["rebound"])
     return Grid({str(k): str(v) for k, v in models.items()}, data, attacks, defences, tuple(seeds), rebound)
 
@@ -149,6 +157,8 @@ def _entry(name: str, values: Any, data_root: Path | None) -> DataEntry:
 
     if not isinstance(entry.triggers, dict):
         raise InputError(f"data {name}: triggers is not a mapping of attacks to trigger specs")
+    if not isinstance(entry.defences, dict) or not all(isinstance(s, dict) for s in entry.defences.values()):
+        raise InputError(f"data {name}: defences is not a mapping of defences to settings")
     for trigger in entry.triggers.values():
         parse_trigger(str(trigger))
 
@@ -182,6 +192,10 @@ def poison_config(entry: DataEntry, attack: Mapping[str, Any], seed: int) -> Poi
     return configured("poison", base, settings)
 
 
+def _settings(entry: DataEntry, name: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**settings, **entry.defences.get(name, {})}
+
+
 def method_config(name: str, settings: Mapping[str, Any], seed: int) -> tuple[str, Any]:
     """Registered defence and full configuration behind a recipe's line."""
     method = str(settings.get("method", name))
@@ -202,7 +216,7 @@ def suspects(grid: Grid, model_hashes: Mapping[str, str]) -> list[Json]:
                         "kind": "suspect",
                         "model": reference,
                         "weights": model_hashes[model],
-                        "data": _told(entry, without=("poison", "triggers", "target", "defender", "validation")),
+                        "data": _told(entry, without=("defender", "validation")),
                         "poison": asdict(poison_config(entry, attack, seed)),
                         "trigger": entry.triggers.get(attack_name, attack.get("trigger")),
                         "target": attack.get("target", entry.target),
@@ -212,12 +226,13 @@ def suspects(grid: Grid, model_hashes: Mapping[str, str]) -> list[Json]:
     return found
 
 
-def _told(entry: DataEntry, without: tuple[str, ...]) -> Json:
-    """What decides a cell: not what another part of its configuration tells, nor what is not set.
+def _told(entry: DataEntry, without: tuple[str, ...] = ()) -> Json:
+    """What of the data decides a cell: not what other parts of its configuration tell, nor what is not set.
 
     A new optional key then moves no finished cell, and grids that differ in the defender's share alone share suspects.
     """
-    return {k: v for k, v in asdict(entry).items() if v is not None and k not in without}
+    elsewhere = ("poison", "triggers", "defences", "target")
+    return {k: v for k, v in asdict(entry).items() if v is not None and k not in (*elsewhere, *without)}
 
 
 def cures(grid: Grid, suspect: Json) -> list[Json]:
@@ -225,12 +240,14 @@ def cures(grid: Grid, suspect: Json) -> list[Json]:
     if suspect["names"]["attack"] == CLEAN:
         return []
     found = []
-    for name, settings in grid.defences.items():
+    entry = grid.data[suspect["names"]["data"]]
+    for name, general in grid.defences.items():
+        settings = _settings(entry, name, general)
         method, config = method_config(name, settings, suspect["names"]["seed"])
         cell = {
             "kind": "cure",
             "suspect": suspect["config"],
-            "data": _told(grid.data[suspect["names"]["data"]], without=("poison", "triggers", "target")),
+            "data": _told(entry),
             "method": method,
             "settings": {k: v for k, v in settings.items() if k != "method"},
             "defence": asdict(config),
