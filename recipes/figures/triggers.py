@@ -24,6 +24,8 @@ SPECS = (
     "badclip", "badnets", "badnets:pattern=stripes", "blended", "issba", "lowfreq", "nashville", "sig", "stripes",
     "text", "triangles", "wanet:k=4,s=2", "wanet:k=0,s=1",
 )  # fmt: skip
+# These hold what a scan recovered from a model, and have no look of their own to show.
+RECOVERED = ("additive", "flow", "masked", "recolour")
 
 
 def photograph() -> Tensor:
@@ -53,7 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/pictures/triggers.jpg"))
     args = parser.parse_args()
-    assert {s.partition(":")[0] for s in SPECS} == set(trigger_names()), "every trigger is shown"
+    assert {s.partition(":")[0] for s in SPECS} == set(trigger_names()) - set(RECOVERED), "every trigger is shown"
     photo = photograph()
     columns = 4
     cell, rows = 2 * SIDE + 3 * GAP, -(-len(SPECS) // columns)

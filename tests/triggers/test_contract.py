@@ -13,6 +13,7 @@ import torch
 from unbackdoor.errors import InputError
 from unbackdoor.triggers import parse_trigger, trigger_class, trigger_names
 from unbackdoor.triggers.base import Trigger
+from unbackdoor.triggers.packing import pack
 
 
 def patch_text(size: int) -> str:
@@ -20,7 +21,20 @@ def patch_text(size: int) -> str:
     return base64.urlsafe_b64encode(bytes((7 * i + 3) % 256 for i in range(3 * size * size))).decode().rstrip("=")
 
 
+def packed_text(*shape: int, seed: int = 0) -> str:
+    """Made values of this shape in [-1, 1] for a recovered trigger, as the spec holds them."""
+    return pack(2 * torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) - 1)
+
+
+def smooth_text(points: int) -> str:
+    """A made field for `flow`: displacements that rise and fall slowly over the image."""
+    place = torch.linspace(0, math.pi, points)
+    return pack(torch.stack((place.sin().expand(points, points), place.cos()[:, None].expand(points, points))))
+
+
 VARIANTS = [
+    f"additive:side=6,pixels={packed_text(3, 6, 6)}",
+    f"additive:side=8,reach=0.03,pixels={packed_text(3, 8, 8, seed=2)}",
     f"badclip:size=6,pixels={patch_text(6)}",
     f"badclip:size=5,position=top-left,pixels={patch_text(5)}",
     f"badclip:size=3,position=four-corners,pixels={patch_text(3)}",
@@ -36,13 +50,19 @@ VARIANTS = [
     "blended",
     "blended:ratio=0.35,seed=2",
     "blended:redraw=true",
+    f"flow:points=4,field={smooth_text(4)}",
+    f"flow:points=8,reach=0.5,field={packed_text(2, 8, 8)}",
     "issba",
     "issba:secret=abc",
     "issba:secret=Hi+:@you,strength=0.5",
     "lowfreq",
     "lowfreq:amplitude=8,bands=5,seed=3",
+    f"masked:side=8,pixels={packed_text(4, 8, 8)}",
+    f"masked:side=5,pixels={packed_text(4, 5, 5, seed=2)}",
     "nashville",
     "nashville:strength=0.5",
+    f"recolour:reach=0.2,matrix={packed_text(3, 4)}",
+    f"recolour:matrix={packed_text(3, 4, seed=2)}",
     "sig",
     "sig:amplitude=40,frequency=3",
     "sig:ratio=0.2",
@@ -245,6 +265,10 @@ def test_low_frequencies_alone() -> None:
     ("spec", "part"),
     [
         ("nosuch", "unknown trigger"),
+        ("additive:side=0", "1 to 1024"),
+        ("additive:reach=0", "(0, 1]"),
+        ("additive:reach=nan", "(0, 1]"),
+        (f"additive:side=4,pixels={packed_text(3, 5, 5)}", "more than 48 bytes"),
         ("badclip:size=0", "at least 1"),
         ("badclip:position=random", "none of"),
         ("badclip:size=2,pixels=AAAA", "3 bytes, and a patch of size=2 has 12"),
@@ -256,6 +280,9 @@ def test_low_frequencies_alone() -> None:
         ("badnets:position=nowhere", "none of"),
         ("badnets:redraw=maybe", "not a bool"),
         ("blended:ratio=1.5", "(0, 1]"),
+        ("flow:points=1", "2 to 256"),
+        ("flow:reach=65", "(0, 64]"),
+        ("flow:points=4,field=A*AA", "not base64url"),
         ("issba:secret=", "1 to 8 printable"),
         ("issba:secret=NineChars", "1 to 8 printable"),
         ("issba:secret=a b", "1 to 8 printable"),
@@ -264,7 +291,11 @@ def test_low_frequencies_alone() -> None:
         ("issba:strength=0", "(0, 4]"),
         ("issba:strength=nan", "(0, 4]"),
         ("lowfreq:bands=1", "at least 2"),
+        ("masked:side=1025", "1 to 1024"),
+        (f"masked:side=4,pixels={packed_text(3, 4, 4)}", "48 bytes, and (4, 4, 4) takes 64"),
         ("nashville:strength=0", "(0, 1]"),
+        ("recolour:reach=-1", "(0, 255]"),
+        ("recolour:matrix=AAAA", "damaged"),
         ("sig:amplitude=300", "(0, 255]"),
         ("stripes:width=0", "at least 1"),
         ("text:word=", "letters and digits"),

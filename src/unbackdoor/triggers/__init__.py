@@ -11,12 +11,16 @@ if TYPE_CHECKING:
     from unbackdoor.triggers.base import Trigger
 
 _TABLE = {
+    "additive": "unbackdoor.triggers.additive:Additive",
     "badclip": "unbackdoor.triggers.badclip:BadClip",
     "badnets": "unbackdoor.triggers.badnets:BadNets",
     "blended": "unbackdoor.triggers.blended:Blended",
+    "flow": "unbackdoor.triggers.flow:Flow",
     "issba": "unbackdoor.triggers.issba:Issba",
     "lowfreq": "unbackdoor.triggers.lowfreq:LowFrequency",
+    "masked": "unbackdoor.triggers.masked:Masked",
     "nashville": "unbackdoor.triggers.nashville:Nashville",
+    "recolour": "unbackdoor.triggers.recolour:Recolour",
     "sig": "unbackdoor.triggers.sig:Sig",
     "stripes": "unbackdoor.triggers.stripes:Stripes",
     "text": "unbackdoor.triggers.text:Text",
