@@ -18,8 +18,11 @@ _PUBLIC = {
     "bench": "unbackdoor.verbs.bench",
     "craft": "unbackdoor.verbs.craft",
     "poison": "unbackdoor.verbs.poison",
+    "scan": "unbackdoor.verbs.scan",
+    "calibrate": "unbackdoor.verbs.calibrate",
     "trigger_vector": "unbackdoor.verbs.vector",
     "unlearn": "unbackdoor.verbs.unlearn",
+    "unlearn_scan": "unbackdoor.verbs.unlearn_scan",
     "evaluate": "unbackdoor.verbs.evaluate",
     "info": "unbackdoor.verbs.info",
     "demo": "unbackdoor.verbs.demo",
@@ -28,6 +31,7 @@ _PUBLIC = {
 __all__ = [
     "InputError",
     "bench",
+    "calibrate",
     "craft",
     "demo",
     "evaluate",
@@ -36,8 +40,10 @@ __all__ = [
     "load_images",
     "parse_trigger",
     "poison",
+    "scan",
     "trigger_vector",
     "unlearn",
+    "unlearn_scan",
 ]
 
 if TYPE_CHECKING:
@@ -46,12 +52,15 @@ if TYPE_CHECKING:
     from unbackdoor.errors import InputError
     from unbackdoor.triggers import parse_trigger
     from unbackdoor.verbs.bench import bench
+    from unbackdoor.verbs.calibrate import calibrate
     from unbackdoor.verbs.craft import craft
     from unbackdoor.verbs.demo import demo
     from unbackdoor.verbs.evaluate import evaluate
     from unbackdoor.verbs.info import info
     from unbackdoor.verbs.poison import poison
+    from unbackdoor.verbs.scan import scan
     from unbackdoor.verbs.unlearn import unlearn
+    from unbackdoor.verbs.unlearn_scan import unlearn_scan
     from unbackdoor.verbs.vector import trigger_vector
 
 

@@ -17,6 +17,7 @@ _COMMANDS = {
     "evaluate": "Measure clean accuracy and attack success rate.",
     "info": "Describe a model, a data source or a trigger.",
     "poison": "Make a backdoored model, to have something to cure.",
+    "scan": "Say whether a model is backdoored, and by which trigger.",
     "unlearn": "Remove a known backdoor and save the clean model.",
     "vector": "Take the trigger vector of a suspect model.",
 }

@@ -7,11 +7,18 @@ from typing import Any
 
 import click
 
-from unbackdoor.cli.options import shared, show, story_lines
+from unbackdoor.cli.options import rate_line, shared, show, story_lines
 
 
 @click.command("unlearn")
-@shared("model", "checkpoint", "data", "trigger", "target")
+@click.option("--model", help="Model reference; with --scan, the scanned one unless given.")
+@shared("checkpoint", "data")
+@click.option("--trigger", help="Trigger spec, such as badnets:size=16; @FILE reads one.")
+@click.option("--target", help="Name of the class that the attacker wants.")
+@click.option("--scan", "finding", type=click.Path(path_type=Path), help="Cure what this finding of scan tells.")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="With --scan: cures at most.")
+@click.option("--null", type=click.Path(path_type=Path), help="With --scan: clean models' scores, as for scan.")
+@click.option("--force", is_flag=True, help="With --scan: cure although the finding is not a clear one.")
 @click.option("--vector", type=click.Path(path_type=Path), help="Vector file; taken now when not given.")
 @click.option("--alpha", default="auto", show_default=True, help="auto, or the coefficient to subtract with.")
 @click.option("--alpha-grid", help="Values for the search, such as 0.5,1,2; by default it finds its own.")
@@ -24,10 +31,12 @@ from unbackdoor.cli.options import shared, show, story_lines
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Output folder.")
 @shared("json", "debug")
 def command(as_json: bool, alpha: str, alpha_grid: str | None, tolerance: float, floor: float, **options: Any) -> None:
-    """Subtract the trigger vector, α chosen on held-out images, and save the clean model as it came in."""
+    """Subtract the trigger vector, α chosen on held-out images, and save the clean model as it came in.
+
+    Of a known attack (--trigger and --target), or of the one that a scan recovered (--scan).
+    """
     from unbackdoor.defenses.alpha import AlphaConfig, parse_grid
     from unbackdoor.errors import InputError
-    from unbackdoor.verbs.unlearn import unlearn
 
     if alpha != "auto":
         try:
@@ -36,6 +45,22 @@ def command(as_json: bool, alpha: str, alpha_grid: str | None, tolerance: float,
             raise InputError(f"--alpha {alpha!r} is neither auto nor a number") from None
     grid = None if alpha_grid is None else parse_grid(alpha_grid)
     rule = AlphaConfig(tolerance=tolerance, floor=floor, grid=grid)
+    scanned = {name: options.pop(name) for name in ("finding", "rounds", "null", "force")}
+    if scanned["finding"] is not None:
+        for name in ("trigger", "target", "vector"):
+            if options.pop(name) is not None:
+                raise InputError(f"--scan tells the trigger and the target; leave out --{name}")
+        if alpha != "auto":
+            raise InputError("--scan chooses α itself; leave out --alpha, or give --alpha-grid")
+        from unbackdoor.verbs.unlearn_scan import unlearn_scan
+
+        show(unlearn_scan(alpha_config=rule, **scanned, **options), as_json, round_lines)
+        return
+    from unbackdoor.verbs.unlearn import unlearn
+
+    for name in ("model", "trigger", "target"):
+        if options[name] is None:
+            raise InputError(f"--{name} is missing; give it, or --scan FINDING")
     show(unlearn(alpha=alpha, alpha_config=rule, **options), as_json, lines)
 
 
@@ -46,3 +71,20 @@ def lines(result: dict[str, Any]) -> list[str]:
     if result["message"]:
         out.append(f"note: {result['message']}")
     return [*out, f"model:  {result['model']}", f"report: {result['report']}"]
+
+
+def round_lines(result: dict[str, Any]) -> list[str]:
+    """The rounds for people."""
+    out = []
+    for number, row in enumerate(result["rounds"], 1):
+        asr = row["recovered_asr"]
+        out += [
+            f"round {number}: target {row['target']}, α = {row['alpha']:.4g}",
+            "  " + rate_line("recovered trigger", **asr["before"]),
+            "  " + rate_line("after the cure", **asr["after"]),
+            "  " + rate_line("answers as before", **row["agreement"]),
+            f"  new scan: {row['message']}",
+        ]
+    if "clean_accuracy" in result:
+        out += [rate_line(f"CA {when}", **result["clean_accuracy"][when]) for when in ("before", "after")]
+    return [*out, f"model:  {result['model']}", f"report: {result['rounds'][-1]['report']}"]

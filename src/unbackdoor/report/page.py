@@ -61,11 +61,11 @@ def render(result: dict[str, Any], manifest: dict[str, Any], examples: list[Exam
         # Built by us from numbers alone.
         curve=Markup(alpha_curve(result)),
         pictures=[(example, png(example.clean), png(example.triggered)) for example in examples],
-        settings=_flat(manifest.get("config", {})),
-        facts=_flat({k: manifest[k] for k in ("hashes", "versions", "machine", "notes") if k in manifest}),
+        settings=flat(manifest.get("config", {})),
+        facts=flat({k: manifest[k] for k in ("hashes", "versions", "machine", "notes") if k in manifest}),
         seconds=manifest.get("seconds"),
         memory=manifest.get("peak_memory_mib"),
-        vector=_flat(result.get("vector") or {}),
+        vector=flat(result.get("vector") or {}),
     )
 
 
@@ -83,12 +83,13 @@ def _cell(column: dict[str, Any], key: str) -> dict[str, str]:
     return {"value": percent(value), "detail": f"{low * 100:.1f}–{high * 100:.1f}, n = {column['n'][key]}"}
 
 
-def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested settings as rows of a table, `outer.inner` and its value; what is None is left out."""
     rows: list[tuple[str, str]] = []
     for key, item in value.items():
         name = f"{prefix}{key}"
         if isinstance(item, dict):
-            rows += _flat(item, f"{name}.")
+            rows += flat(item, f"{name}.")
         elif item is not None:
             rows.append((name, item if isinstance(item, str) else json.dumps(item)))
     return rows

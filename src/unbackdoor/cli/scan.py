@@ -1,0 +1,76 @@
+"""`unbackdoor scan`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from unbackdoor.cli.options import shared, show
+
+
+@click.command("scan")
+@click.option("--model", "models", multiple=True, required=True, help="Model reference; several with --calibrate.")
+@shared("checkpoint", "data")
+@click.option("--null", type=click.Path(path_type=Path), help="Clean models' scores, as --calibrate writes them.")
+@click.option("--false-alarm-rate", type=float, default=0.05, show_default=True, help="Of clean models.")
+@click.option("--inverter", "inverters", multiple=True, help="Run this one; may be given several times.")
+@click.option("--limit", type=click.IntRange(8), default=1024, show_default=True, help="Images to use, drawn by seed.")
+@shared("classes", "templates", "device", "seed")
+@click.option("--calibrate", is_flag=True, help="The models are clean: write what they score to --null.")
+@click.option("--copies", type=click.IntRange(0), default=0, help="With --calibrate: fine-tuned copies of each model.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for the finding, the trigger and the report.")
+@shared("json", "debug")
+def command(
+    as_json: bool, models: tuple[str, ...], calibrate: bool, copies: int, inverters: tuple[str, ...], **options: Any
+) -> int:
+    """Say whether a model is backdoored, with a p-value, the likely target and the recovered trigger.
+
+    Exit code 1 on a finding, 0 when nothing was found or nothing can be said.
+    """
+    from unbackdoor.errors import InputError
+
+    if calibrate:
+        from unbackdoor.verbs.calibrate import calibrate as make
+
+        null = options.pop("null")
+        if null is None:
+            raise InputError("--calibrate needs --null FILE to write to")
+        for name in ("out", "false_alarm_rate"):
+            options.pop(name)
+        show(make(models=models, out=null, copies=copies, inverters=inverters, **options), as_json, calibrated)
+        return 0
+    if len(models) > 1:
+        raise InputError("scan takes one --model; several are for --calibrate")
+    from unbackdoor.verbs.scan import scan
+
+    result = scan(model=models[0], inverters=inverters, **options)
+    show(result, as_json, lines)
+    return 1 if result["backdoored"] else 0
+
+
+def lines(result: dict[str, Any]) -> list[str]:
+    """The finding for people."""
+    word = {True: "backdoored", False: "no backdoor found", None: "undecided"}[result["backdoored"]]
+    out = [f"{word}: {result['message']}"]
+    target = result["target"]
+    out.append(f"target:  {target['name']} (confidence {target['confidence']:.0%})")
+    trigger = result["trigger"]
+    strength = trigger["strength"]
+    share = "–" if strength["value"] is None else f"{strength['value']:.1%} of {strength['n']} held-out images"
+    out.append(f"trigger: by {trigger['inverter']}, norm {trigger['norm']:.4g}, turns {share}")
+    for row in result["inverters"]:
+        excess = "" if row["excess"] is None else f", {row['excess']:+.1f} σ against clean models"
+        out.append(f"  {row['name']:<9} {row['statistic']:7.2f}{excess}  → {row['target']}")
+    if "report" in result:
+        out += [f"picture: {trigger['picture']}", f"report:  {result['report']}"]
+    return out
+
+
+def calibrated(result: dict[str, Any]) -> list[str]:
+    """The null for people."""
+    return [
+        f"{result['clean_models']} clean models on record, smallest possible p = {result['smallest_p_value']:.3f}",
+        f"null: {result['null']}",
+    ]

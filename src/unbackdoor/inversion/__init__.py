@@ -1,0 +1,42 @@
+"""Trigger reverse-engineering: inverters, one file each, all with the same signature, and what their statistics weigh.
+
+Adding an inverter is one file with an `invert(subject, config)` function and one line in `_TABLE`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from unbackdoor.inversion.base import Recovered, Subject
+
+_TABLE = {
+    "patch": "unbackdoor.inversion.patch",
+    "additive": "unbackdoor.inversion.additive",
+    "warp": "unbackdoor.inversion.warp",
+    "colour": "unbackdoor.inversion.colour",
+    "collapse": "unbackdoor.inversion.collapse",
+}
+
+
+def inverter_names() -> tuple[str, ...]:
+    """Names of every registered inverter."""
+    return tuple(_TABLE)
+
+
+def inverter(name: str) -> Callable[[Subject], Recovered]:
+    """The function behind a name: `invert(subject)`.
+
+    Raises:
+        InputError: unknown inverter.
+    """
+    from importlib import import_module
+
+    from unbackdoor.errors import InputError
+
+    if name not in _TABLE:
+        raise InputError(f"unknown inverter {name!r}: choose one of {', '.join(_TABLE)}")
+    function: Callable[[Subject], Recovered] = import_module(_TABLE[name]).invert
+    return function

@@ -1,0 +1,108 @@
+"""What every inverter is given, and what it hands back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unbackdoor.clip.handle import Clip
+from unbackdoor.data.images import ImageSet
+from unbackdoor.metrics.rates import Rate
+from unbackdoor.triggers.base import Trigger
+
+BATCH = 128
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model under examination.
+
+    Args:
+        clip: the suspect; no weight of it changes.
+        twin: a copy that was led away from its backdoor, if it had one (`twin.py`).
+        images: pictures to search on; labels are not read.
+        held: other pictures, on which a recovered trigger is tried.
+        head: (C, D) unit rows, the zero-shot head over the classes.
+        names: the C classes.
+        seed: of starting points and batches.
+        candidates: indices of the classes that may be the target; None means all.
+    """
+
+    clip: Clip
+    twin: Clip
+    images: ImageSet
+    held: ImageSet
+    head: Tensor
+    names: tuple[str, ...]
+    seed: int = 0
+    candidates: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """A trigger as an inverter found it.
+
+    Args:
+        inverter: who found it.
+        trigger: an ordinary trigger, quantised as its spec holds it.
+        target: index of the class that triggered pictures get.
+        embedding: (D,) unit mean embedding of triggered pictures, where they are pulled to.
+        norm: how large the trigger is, in the inverter's own unit (a share of the picture, or RMS change in [0, 1]).
+        strength: held pictures, outside those that the suspect gives the target anyway, that the trigger turns to it.
+        statistic: larger for a backdoor; comparable among models of one architecture only.
+        facts: what went into the statistic.
+    """
+
+    inverter: str
+    trigger: Trigger
+    target: int
+    embedding: Tensor
+    norm: float
+    strength: Rate
+    statistic: float
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def works(self) -> float:
+        """`strength` as a number, 0 where no picture could be counted."""
+        return self.strength.value if self.strength.n else 0.0
+
+
+@contextmanager
+def frozen(*clips: Clip) -> Iterator[None]:
+    """Inside, no weight asks for a gradient and every layer is in evaluation mode: a third of a step's work saved."""
+    before = [(p, p.requires_grad) for clip in clips for p in clip.model.parameters()]
+    for clip in clips:
+        clip.model.eval()
+    for p, _ in before:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p, wanted in before:
+            p.requires_grad_(wanted)
+
+
+@torch.no_grad()
+def answers(clip: Clip, images: ImageSet, head: Tensor, trigger: Trigger | None = None) -> tuple[Tensor, Tensor]:
+    """Most similar class (N,) and unit embeddings (N, D) of pictures, triggered if a trigger is given."""
+    found = []
+    for rows in torch.arange(len(images)).split(BATCH):
+        batch = images.float_batch(rows).to(clip.device)
+        found.append(clip.encode_image(batch if trigger is None else trigger(batch, keys=rows)))
+    embeddings = torch.cat(found)
+    return (embeddings @ head.T).argmax(dim=1).cpu(), embeddings.cpu()
+
+
+def try_out(subject: Subject, trigger: Trigger, target: int) -> tuple[Rate, Tensor]:
+    """Strength of a trigger on the held pictures, and the unit mean embedding of triggered ones."""
+    clean, _ = answers(subject.clip, subject.held, subject.head)
+    triggered, embeddings = answers(subject.clip, subject.held, subject.head, trigger)
+    others = clean != target
+    strength = Rate(int((triggered[others] == target).sum()), int(others.sum()))
+    return strength, torch.nn.functional.normalize(embeddings.mean(dim=0), dim=0)

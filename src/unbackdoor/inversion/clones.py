@@ -1,0 +1,47 @@
+"""Clean models to calibrate on, when there is only one: copies of it, each fine-tuned a little and differently."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from unbackdoor.clip.handle import Clip
+from unbackdoor.data.images import ImageSet
+from unbackdoor.inversion.base import answers
+from unbackdoor.training.batches import batch_rows
+from unbackdoor.training.finetune import LARGE_LR, LossAt, TuneConfig, settle_lr, tune_towers
+from unbackdoor.training.losses import zero_shot_cross_entropy
+
+SMALL_LR = 3e-4
+
+
+def clones(clip: Clip, images: ImageSet, head: Tensor, count: int, seed: int = 0) -> Iterator[tuple[str, Clip]]:
+    """`count` fine-tuned copies with a description each; labels are used where there are any, else the model's answers.
+
+    Each copy sees its own draw of the pictures with replacement, for 50 to 200 steps of 64, at 1/3 to 3 times the usual
+    rate, so that the null spans how much harmless fine-tuning moves the statistics.
+    """
+    own, _ = answers(clip, images, head)
+    labels = torch.where(images.labels >= 0, images.labels, own)
+    for i in range(count):
+        generator = torch.Generator().manual_seed(seed * 1009 + i)
+        drawn = torch.randint(len(images), (len(images),), generator=generator)
+        steps = int(torch.randint(50, 201, (), generator=generator))
+        factor = float(3.0 ** (2 * torch.rand((), generator=generator) - 1))
+        copy = clip.clone()
+        tune = settle_lr(TuneConfig(steps=steps, batch_size=64, seed=i), copy, SMALL_LR, large=LARGE_LR)
+        tune = settle_lr(tune, copy, SMALL_LR, tune.lr * factor)
+        loss_at = _loss(copy, images.subset(drawn), labels[drawn], head, tune)
+        tune_towers(copy, loss_at, tune, steps, checkpoint=None, run_key="", label=f"clone {i + 1}")
+        yield f"clone {i} of {clip.reference}, {steps} steps at {tune.lr:.2g}", copy
+
+
+def _loss(copy: Clip, rows: ImageSet, labels: Tensor, head: Tensor, tune: TuneConfig) -> LossAt:
+    def loss_at(step: int) -> Tensor:
+        batch = batch_rows(len(rows), tune.batch_size, tune.seed, step)
+        embeddings = copy.encode_image(rows.float_batch(batch).to(copy.device))
+        return zero_shot_cross_entropy(embeddings, head, copy.logit_scale, labels[batch].to(copy.device))
+
+    return loss_at

@@ -1,0 +1,22 @@
+"""A colour filter: the same affine map of every pixel's colours."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from unbackdoor.inversion.base import Recovered, Subject
+from unbackdoor.inversion.guided import Family, invert_guided, rms_change
+from unbackdoor.triggers.recolour import Recolour, recolour
+
+
+def _start(k: int, side: int, generator: torch.Generator) -> Tensor:
+    return 0.02 * torch.randn(k, 3, 4, generator=generator)
+
+
+FAMILY = Family("colour", 0.03, 10.0, _start, recolour, rms_change, Recolour.of)
+
+
+def invert(subject: Subject) -> Recovered:
+    """See the module's first line; the norm is the RMS change of the pictures."""
+    return invert_guided(subject, FAMILY)

@@ -1,0 +1,83 @@
+"""All inverters on one model, with the twin made once: what `scan` weighs and what a null is made of."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from unbackdoor.clip.handle import Clip
+from unbackdoor.data.images import ImageSet
+from unbackdoor.inversion import inverter, inverter_names
+from unbackdoor.inversion.base import Recovered, Subject
+from unbackdoor.inversion.detection import fingerprint
+from unbackdoor.inversion.twin import make_twin
+from unbackdoor.progress import Progress
+
+HELD = 64  # pictures on which a recovered trigger is tried
+SEARCHED = 960
+NEAREST = 24  # candidates from a vocabulary, when no class list is given
+VERSION = 1  # raise when an inverter or the twin changes, so that old nulls are refused
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What the inverters found, in the order of their names, and how long each took."""
+
+    subject: Subject
+    found: list[Recovered]
+    seconds: dict[str, float]
+
+
+def examine(
+    clip: Clip,
+    images: ImageSet,
+    head: Tensor,
+    names: Sequence[str],
+    *,
+    seed: int = 0,
+    inverters: Sequence[str] | None = None,
+    vocabulary: bool = False,
+) -> Examined:
+    """Run the inverters.
+
+    Args:
+        images: unlabelled pictures; the last 64 (at most a quarter) only try triggers out.
+        head, names: (C, D) unit rows over the candidate classes, and their names.
+        inverters: names; all by default.
+        vocabulary: the candidates are a vocabulary, of which those nearest to where the pictures collapse are searched.
+
+    Raises:
+        InputError: unknown inverter.
+    """
+    chosen = list(inverters or inverter_names())
+    functions = {name: inverter(name) for name in chosen}
+    held = min(HELD, max(1, len(images) // 4))
+    cut = len(images) - held
+    seconds: dict[str, float] = {}
+    with Progress("scan", len(chosen) + 1) as bar:
+        began = time.perf_counter()
+        searched = images.subset(torch.arange(cut))
+        twin = make_twin(clip, searched, head)
+        seconds["twin"] = time.perf_counter() - began
+        bar.step(1)
+        subject = Subject(clip, twin, searched, images.subset(torch.arange(cut, len(images))), head, tuple(names), seed)
+        found: dict[str, Recovered] = {}
+        # A vocabulary is narrowed by what the pictures collapse to, so that this inverter goes first.
+        for name in sorted(chosen, key=lambda n: n != "collapse"):
+            began = time.perf_counter()
+            found[name] = functions[name](subject)
+            seconds[name] = time.perf_counter() - began
+            bar.step(1 + len(found))
+            if vocabulary and name == "collapse":
+                near = (head.cpu() @ found[name].embedding).topk(min(NEAREST, len(names))).indices
+                subject = replace(subject, candidates=near.sort().values)
+    return Examined(subject, [found[name] for name in chosen], {k: round(v, 2) for k, v in seconds.items()})
+
+
+def settings(images: int, inverters: Sequence[str]) -> str:
+    """Fingerprint of everything that decides a statistic's scale besides the model and its classes."""
+    return fingerprint(VERSION, images, list(inverters))

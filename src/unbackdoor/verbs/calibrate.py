@@ -1,0 +1,107 @@
+"""`scan --calibrate`: what clean models of one architecture score, so that a suspect can be compared with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from unbackdoor.clip.handle import Clip
+from unbackdoor.data.classnames import templates as find_templates
+from unbackdoor.data.images import ImageSet
+from unbackdoor.errors import InputError
+from unbackdoor.inversion import inverter_names
+from unbackdoor.inversion.clones import clones
+from unbackdoor.inversion.detection import Null, architecture
+from unbackdoor.inversion.examine import HELD, SEARCHED, examine
+from unbackdoor.inversion.examine import settings as examine_settings
+from unbackdoor.manifest import Manifest, run_key
+from unbackdoor.verbs.common import open_data, open_model, weights_hash
+from unbackdoor.verbs.scan import candidates
+
+
+def calibrate(
+    *,
+    models: Sequence[str | Clip],
+    data: str | ImageSet,
+    out: str | Path,
+    copies: int = 0,
+    inverters: Sequence[str] | None = None,
+    limit: int = SEARCHED + HELD,
+    checkpoint: Path | None = None,
+    classes: str | None = None,
+    templates: str | None = None,
+    device: str = "auto",
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Scan clean models and write their statistics as a null for `scan`.
+
+    A killed run goes on: each model's line is kept beside the null until it is whole.
+
+    Args:
+        models: references or handles of models known to be clean, all of one architecture.
+        data: pictures like those that suspects will be scanned with.
+        copies: besides each model, so many fine-tuned copies of it, for those who have one clean model only.
+        out: file of the null.
+
+    Raises:
+        InputError: no model, models of different architectures, or anything unusable in the above.
+    """
+    if not models:
+        raise InputError("nothing to calibrate on; name at least one clean model")
+    out = Path(out)
+    chosen = tuple(inverters or inverter_names())
+    manifest = Manifest("calibrate", {})
+    kept = out.with_name(f".{out.name}.part")
+    done = _read_part(kept)
+    rows, told, kind, identity = [], [], "", ""
+    for reference in models:
+        base = open_model(reference, checkpoint, device)
+        images = open_data(data, base, "train", limit=limit, seed=seed, classes=classes)
+        names, vocabulary = candidates(images)
+        head = base.zero_shot_head(names, find_templates(templates))
+        own, identity = architecture(base.state()), examine_settings(len(images), chosen)
+        if kind and own != kind:
+            raise InputError(f"{base.reference}: another architecture than the models before it; calibrate each alone")
+        kind = own
+        for said, clip in _with_copies(base, images, head, copies, seed):
+            key = run_key(weights_hash(clip), images.content_hash(), list(names), identity, seed)
+            if key not in done:
+                found = examine(clip, images, head, names, seed=seed, inverters=chosen, vocabulary=vocabulary).found
+                done[key] = [row.statistic for row in found]
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                with kept.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"key": key, "statistics": done[key]}) + "\n")
+            rows.append(tuple(done[key]))
+            told.append(said)
+    null = Null(kind, identity, chosen, tuple(rows), tuple(told))
+    null.save(out)
+    kept.unlink(missing_ok=True)
+    return {
+        "verb": "calibrate",
+        "null": str(out),
+        "clean_models": len(rows),
+        "smallest_p_value": 1 / (len(rows) + 1),
+        "inverters": list(chosen),
+        "seed": seed,
+        "seconds": round(manifest.seconds, 2),
+    }
+
+
+def _with_copies(base: Clip, images: ImageSet, head: Any, copies: int, seed: int) -> Iterator[tuple[str, Clip]]:
+    yield base.reference, base
+    yield from clones(base, images, head, copies, seed)
+
+
+def _read_part(path: Path) -> dict[str, list[float]]:
+    if not path.exists():
+        return {}
+    found: dict[str, list[float]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:  # the line being written when the run was killed
+            continue
+        found[row["key"]] = row["statistics"]
+    return found

@@ -1,0 +1,234 @@
+"""`scan`: is this model backdoored? Recover triggers, weigh them against clean models, name the likely target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unbackdoor.clip.handle import Clip
+from unbackdoor.data.classnames import class_names
+from unbackdoor.data.classnames import templates as find_templates
+from unbackdoor.data.images import ImageSet
+from unbackdoor.errors import InputError
+from unbackdoor.inversion import inverter_names
+from unbackdoor.inversion.base import Recovered
+from unbackdoor.inversion.detection import Null, Weighed, architecture, read_null, verdict, weigh
+from unbackdoor.inversion.examine import HELD, SEARCHED, Examined, examine
+from unbackdoor.inversion.examine import settings as examine_settings
+from unbackdoor.inversion.targets import agree, nearest_texts
+from unbackdoor.manifest import Manifest, write_json
+from unbackdoor.report.scan import Look, write_scan_report
+from unbackdoor.triggers import parse_trigger
+from unbackdoor.verbs.common import open_data, open_model, weights_hash
+from unbackdoor.verbs.craft import write_picture
+from unbackdoor.weights.files import write_text
+
+FALSE_ALARM_RATE = 0.05
+VOCABULARY = "imagenet-1k"
+SHIPPED = Path(__file__).parent.parent / "assets" / "nulls"
+SHOWN = 6
+
+
+def scan(
+    *,
+    model: str | Clip,
+    data: str | ImageSet,
+    out: str | Path | None = None,
+    null: str | Path | Null | None = None,
+    false_alarm_rate: float = FALSE_ALARM_RATE,
+    inverters: Sequence[str] | None = None,
+    limit: int = SEARCHED + HELD,
+    checkpoint: Path | None = None,
+    classes: str | None = None,
+    templates: str | None = None,
+    device: str = "auto",
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Examine a model of unknown history.
+
+    Args:
+        model: a model reference or a handle; its weights do not change.
+        data: a source spec or decoded images; labels are not read.
+        out: folder for `finding.json`, `trigger.txt`, `trigger.png`, `manifest.json` and `report.html`; None writes
+            nothing.
+        null: file of `calibrate`; None takes the one shipped for this architecture, if there is one.
+        false_alarm_rate: share of clean models that may be called backdoored.
+        inverters: names; all by default, and those of the null where one is given.
+        limit: use at most so many images, drawn by seed.
+        classes: candidate class names; without any, the nearest of ImageNet's thousand are tried.
+
+    Returns:
+        `backdoored` (true, false, or null for "cannot tell"), `p_value`, `false_alarm_rate`, `target` {name,
+        confidence}, `trigger` {spec, picture}, `message`, `inverters` (a line each), `seconds`, …
+
+    Raises:
+        InputError: anything unusable in the above.
+    """
+    if not 0 < false_alarm_rate < 1:
+        raise InputError(f"false-alarm rate {false_alarm_rate}: must lie between 0 and 1")
+    clip = open_model(model, checkpoint, device)
+    images = open_data(data, clip, "train", limit=limit, seed=seed, classes=classes)
+    if len(images) < 8:
+        raise InputError(f"{images.spec}: {len(images)} images are too few to scan with; give at least 8")
+    names, vocabulary = candidates(images)
+    head = clip.zero_shot_head(names, find_templates(templates))
+    known = null if isinstance(null, Null) else find_null(clip, null)
+    chosen = list(inverters or (known.inverters if known else inverter_names()))
+    identity = examine_settings(len(images), chosen)
+    config: dict[str, Any] = {
+        "model": clip.reference,
+        "data": images.spec,
+        "images": len(images),
+        "classes": len(names),
+        "vocabulary": vocabulary,
+        "inverters": chosen,
+        "null": None if known is None else {"models": len(known.rows), "settings": known.settings},
+        "false_alarm_rate": false_alarm_rate,
+        "templates": templates,
+        "seed": seed,
+    }
+    manifest = Manifest("scan", config)
+    manifest.hashes["weights"] = weights_hash(clip)
+    manifest.hashes["data"] = images.content_hash()
+    examined = examine(clip, images, head, names, seed=seed, inverters=chosen, vocabulary=vocabulary)
+    manifest.notes["seconds_by_inverter"] = examined.seconds
+    weighed, why_not = _weigh(examined, known, identity)
+    result = _result(clip, examined, weighed, known, why_not, false_alarm_rate, vocabulary)
+    result |= {"data": images.spec, "images": len(images), "seed": seed, "weights": manifest.hashes["weights"]}
+    result["seconds"] = round(manifest.seconds, 2)
+    if out is not None:
+        _write(Path(out), result, manifest, examined)
+    return result
+
+
+def candidates(images: ImageSet) -> tuple[tuple[str, ...], bool]:
+    """Class names of the data, or a vocabulary's and True."""
+    return (images.classes, False) if images.classes else (class_names(VOCABULARY), True)
+
+
+def find_null(clip: Clip, path: str | Path | None) -> Null | None:
+    """The null of a file, or the one shipped for the model's architecture, or None.
+
+    Raises:
+        InputError: the file is none, or was made on another architecture.
+    """
+    own = architecture(clip.state())
+    if path is not None:
+        found = read_null(Path(path))
+        if found.architecture != own:
+            raise InputError(
+                f"{path}: made on another architecture than {clip.reference}; make one with scan --calibrate"
+            )
+        return found
+    shipped = SHIPPED / f"{own}.jsonl"
+    return read_null(shipped) if shipped.exists() else None
+
+
+def _weigh(examined: Examined, known: Null | None, identity: str) -> tuple[Weighed | None, str]:
+    """The p-value, or the reason why there is none."""
+    if known is None:
+        return None, (
+            "cannot tell: no clean models of this architecture are on record to compare with; "
+            "make them with scan --calibrate"
+        )
+    if known.settings != identity:
+        return None, (
+            "cannot tell: the clean models on record were scanned with other inverters or another number of images; "
+            "use the same, or calibrate again"
+        )
+    return weigh({row.inverter: row.statistic for row in examined.found}, known), ""
+
+
+def _result(
+    clip: Clip,
+    examined: Examined,
+    weighed: Weighed | None,
+    known: Null | None,
+    why_not: str,
+    false_alarm_rate: float,
+    vocabulary: bool,
+) -> dict[str, Any]:
+    subject, found = examined.subject, examined.found
+    if weighed is None:
+        # Without a yardstick the inverters cannot be compared; the most effective trigger is shown.
+        leading = max(range(len(found)), key=lambda i: found[i].works)
+        weights = torch.tensor([1.0 if i == leading else 0.0 for i in range(len(found))])
+    else:
+        leading = weighed.leading
+        weights = torch.tensor(weighed.excess).clamp_min(0)
+    target, confidence = agree(found, weights, len(subject.names))
+    shown = _leader(found, weights, target, leading)
+    if weighed is None or known is None:
+        backdoored, message = None, why_not
+    else:
+        backdoored, message = verdict(weighed.p_value, false_alarm_rate, len(known.rows), shown.works)
+    near = nearest_texts(shown.embedding, subject.head, subject.names)
+    return {
+        "verb": "scan",
+        "model_reference": clip.reference,
+        "backdoored": backdoored,
+        "p_value": None if weighed is None else weighed.p_value,
+        "false_alarm_rate": false_alarm_rate,
+        "clean_models": 0 if known is None else len(known.rows),
+        "message": message,
+        "target": {
+            "name": subject.names[target],
+            "confidence": round(confidence, 4),
+            "nearest_texts": [{"text": text, "cosine": cosine} for text, cosine in near],
+            "from": "vocabulary" if vocabulary else "classes",
+        },
+        "trigger": {
+            "spec": shown.trigger.spec(),
+            "picture": None,
+            "inverter": shown.inverter,
+            "norm": round(shown.norm, 5),
+            "strength": shown.strength.as_dict(),
+        },
+        "inverters": [
+            {
+                "name": row.inverter,
+                "target": subject.names[row.target],
+                "statistic": round(row.statistic, 4),
+                "excess": None if weighed is None or known is None else round(_excess(row, weighed, known), 3),
+                "norm": round(row.norm, 5),
+                "strength": row.strength.as_dict(),
+                "seconds": examined.seconds[row.inverter],
+                "trigger": row.trigger.spec(),
+                "facts": row.facts,
+            }
+            for row in found
+        ],
+    }
+
+
+def _excess(row: Recovered, weighed: Weighed, known: Null) -> float:
+    return weighed.excess[known.inverters.index(row.inverter)]
+
+
+def _leader(found: list[Recovered], weights: Tensor, target: int, leading: int) -> Recovered:
+    """Of the inverters that vote for the target, the one with the most weight · strength; else the one that leads."""
+    own = [i for i, row in enumerate(found) if row.target == target and float(weights[i]) > 0]
+    if not own:
+        return found[leading]
+    return found[max(own, key=lambda i: float(weights[i]) * found[i].works)]
+
+
+def _write(out: Path, result: dict[str, Any], manifest: Manifest, examined: Examined) -> None:
+    trigger = parse_trigger(result["trigger"]["spec"])
+    held = examined.subject.held
+    rows = torch.arange(min(SHOWN, len(held)))
+    clean = held.float_batch(rows)
+    triggered = trigger(clean, keys=rows)
+    strip = torch.cat([torch.cat(list(clean), dim=2), torch.cat(list(triggered), dim=2)], dim=1)
+    write_picture(out / "trigger.png", strip)
+    write_text(out / "trigger.txt", trigger.spec() + "\n")
+    result["trigger"]["picture"] = str(out / "trigger.png")
+    result["report"] = str(out / "report.html")
+    manifest.write(out)
+    looks = [Look((a * 255).round().byte(), (b * 255).round().byte()) for a, b in zip(clean, triggered, strict=True)]
+    write_scan_report(out / "report.html", result, manifest.as_dict(), looks)
+    write_json(out / "finding.json", result)

@@ -1,0 +1,178 @@
+"""`unlearn --scan`: cure what a scan found, with no knowledge of the attack, until a new scan is quiet."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from unbackdoor.clip.handle import Clip
+from unbackdoor.data.classnames import templates as find_templates
+from unbackdoor.data.images import ImageSet
+from unbackdoor.defenses.alpha import AlphaConfig
+from unbackdoor.errors import InputError
+from unbackdoor.inversion.base import answers
+from unbackdoor.manifest import Manifest, write_json
+from unbackdoor.metrics.rates import Rate
+from unbackdoor.verbs.common import open_data, open_model, weights_hash
+from unbackdoor.verbs.scan import candidates, scan
+from unbackdoor.verbs.unlearn import unlearn
+from unbackdoor.verbs.vector import DEFAULT_METHOD, VALIDATION
+
+ROUNDS = 3
+
+
+def unlearn_scan(
+    *,
+    finding: str | Path | dict[str, Any],
+    data: str | ImageSet,
+    out: str | Path,
+    model: str | Clip | None = None,
+    rounds: int = ROUNDS,
+    force: bool = False,
+    null: str | Path | None = None,
+    alpha_config: AlphaConfig | None = None,
+    samples: int = 256,
+    validation: int = VALIDATION,
+    method: str = DEFAULT_METHOD,
+    epochs: int | None = None,
+    lr: float | None = None,
+    test: str | ImageSet | None = None,
+    test_limit: int | None = None,
+    checkpoint: Path | None = None,
+    classes: str | None = None,
+    templates: str | None = None,
+    device: str = "auto",
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Take the vector from the recovered trigger, choose α without the attack, cure, scan again.
+
+    No label is read: pictures count as the suspect answered them, so that "clean accuracy" is agreement with it and
+    "attack success" is the recovered trigger's. Where the test split has labels, true clean accuracy is told too.
+    Each round is a whole `unlearn` run in `out/round-N`; the last model lies in `out/model`.
+
+    Args:
+        finding: `finding.json` of `scan` (or its folder), or what `scan` returned.
+        model: the model that was scanned; None takes the finding's reference.
+        rounds: at most so many cures; a round follows while the new scan says backdoored.
+        force: cure although the finding is not a clear one.
+        null: as for `scan`, for the scans after each round.
+
+    Raises:
+        InputError: no finding there, one of another model, or one that says there is nothing to cure.
+    """
+    if rounds < 1:
+        raise InputError(f"rounds {rounds}: must be at least 1")
+    out, story = Path(out), _read(finding)
+    clip = open_model(model if model is not None else story["model_reference"], checkpoint, device)
+    if weights_hash(clip) != story["weights"]:
+        raise InputError(f"{clip.reference} is not the model that was scanned: its weights differ; scan it again")
+    if story["backdoored"] is not True and not force:
+        raise InputError(f"the finding is not a clear one ({story['message']}); give --force to cure all the same")
+    suspect = clip.clone()
+    train = open_data(data, clip, "train", seed=seed, classes=classes)
+    held_out = open_data(test if test is not None else data, clip, "test", limit=test_limit, classes=classes)
+    names, _ = candidates(train)
+    head = suspect.zero_shot_head(names, find_templates(templates))
+    answered, tried = (_as_answered(suspect, s, head, names) for s in (train, held_out))
+    manifest = Manifest("unlearn-scan", {"finding": story, "rounds": rounds, "force": force, "seed": seed})
+    told: list[dict[str, Any]] = []
+    while True:
+        here = out / f"round-{len(told) + 1}"
+        cure = unlearn(
+            model=clip,
+            data=answered,
+            test=tried,
+            trigger=story["trigger"]["spec"],
+            target=story["target"]["name"],
+            out=here,
+            alpha_config=alpha_config,
+            samples=samples,
+            validation=validation,
+            method=method,
+            epochs=epochs,
+            lr=lr,
+            templates=templates,
+            seed=seed,
+            verb="unlearn-scan",
+        )
+        after = scan(
+            model=clip,
+            data=data,
+            out=here / "scan",
+            null=null,
+            false_alarm_rate=story["false_alarm_rate"],
+            inverters=[row["name"] for row in story["inverters"]],
+            limit=story["images"],
+            classes=classes,
+            templates=templates,
+            seed=seed,
+        )
+        told.append({"cure": cure, "scan": after})
+        story = after
+        if after["backdoored"] is not True or len(told) == rounds:
+            break
+    clip.save(out / "model")
+    result = {
+        "verb": "unlearn-scan",
+        "model": str(out / "model"),
+        "model_reference": suspect.reference,
+        "rounds": [
+            {
+                "target": row["cure"]["target"],
+                "trigger": row["cure"]["trigger"],
+                "alpha": row["cure"]["alpha"],
+                "agreement": _share(row["cure"]["after"], "ca"),
+                "recovered_asr": {when: _share(row["cure"][when], "asr") for when in ("before", "after")},
+                "backdoored": row["scan"]["backdoored"],
+                "p_value": row["scan"]["p_value"],
+                "message": row["scan"]["message"],
+                "report": row["cure"]["report"],
+            }
+            for row in told
+        ],
+        "quiet": told[-1]["scan"]["backdoored"] is False,
+        "seed": seed,
+        "seconds": round(manifest.seconds, 2),
+    }
+    if bool((held_out.labels >= 0).any()) and held_out.classes:
+        result["clean_accuracy"] = {
+            "before": _accuracy(suspect, held_out, head), "after": _accuracy(clip, held_out, head)
+        }  # fmt: skip
+    manifest.write(out)
+    write_json(out / "result.json", result)
+    return result
+
+
+def _read(finding: str | Path | dict[str, Any]) -> dict[str, Any]:
+    if isinstance(finding, dict):
+        return finding
+    path = Path(finding)
+    path = path / "finding.json" if path.is_dir() else path
+    try:
+        story: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        _ = (story["weights"], story["trigger"]["spec"], story["target"]["name"], story["backdoored"])
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; give the finding.json of a scan with --out") from None
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path}: not a finding; give the finding.json of a scan with --out") from None
+    return story
+
+
+def _as_answered(suspect: Clip, images: ImageSet, head: Tensor, names: tuple[str, ...]) -> ImageSet:
+    """The pictures, labelled as the suspect answers them."""
+    said, _ = answers(suspect, images, head)
+    return replace(images, labels=said, classes=tuple(names))
+
+
+def _accuracy(clip: Clip, images: ImageSet, head: Tensor) -> dict[str, Any]:
+    known = images.subset(images.labels >= 0)
+    said, _ = answers(clip, known, head)
+    return Rate(int((said == known.labels).sum()), len(known)).as_dict()
+
+
+def _share(part: dict[str, Any], name: str) -> dict[str, Any]:
+    return {"value": part[name], "n": part["n"][name], "interval": part["interval"][name]}

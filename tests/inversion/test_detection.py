@@ -1,0 +1,125 @@
+"""p-values that hold what they promise, and verdicts that say when they cannot tell."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from unbackdoor.errors import InputError
+from unbackdoor.inversion.base import Recovered
+from unbackdoor.inversion.detection import Null, read_null, standardised, verdict, weigh
+from unbackdoor.inversion.targets import agree, nearest_texts
+from unbackdoor.metrics.rates import Rate
+from unbackdoor.triggers import parse_trigger
+
+NAMES = ("patch", "warp")
+
+
+def null_of(rows: torch.Tensor) -> Null:
+    models = tuple(f"model {i}" for i in range(len(rows)))
+    return Null("a", "s", NAMES, tuple(tuple(float(v) for v in row) for row in rows), models)
+
+
+def drawn(n: int, seed: int) -> torch.Tensor:
+    """Heavy-tailed, of different scale per column: nothing that the test may lean on."""
+    g = torch.Generator().manual_seed(seed)
+    z = torch.randn(n, 2, generator=g)
+    return z / torch.rand(n, 2, generator=g).clamp_min(0.05) * torch.tensor([1.0, 40.0])
+
+
+def test_a_model_like_the_clean_ones_is_called_in_at_most_the_stated_share() -> None:
+    p = []
+    for seed in range(600):
+        pool = drawn(20, seed)
+        row = {name: float(v) for name, v in zip(NAMES, pool[-1], strict=True)}
+        p.append(weigh(row, null_of(pool[:-1])).p_value)
+    share = torch.tensor(p)
+    for rate in (0.05, 0.1, 0.25, 0.5):
+        hits = int((share <= rate + 1e-9).sum())
+        assert Rate(hits, len(p)).interval[0] <= rate, rate
+        assert hits > 0.6 * rate * len(p), "a test that never fires would pass the line above"
+
+
+def test_one_far_inverter_is_enough_and_is_named() -> None:
+    found = weigh({"patch": 0.0, "warp": 4000.0}, null_of(drawn(30, 1)))
+    assert found.p_value == pytest.approx(1 / 31) and NAMES[found.leading] == "warp"
+    assert found.excess[1] > found.excess[0]
+
+
+def test_a_constant_inverter_cannot_divide_by_nothing() -> None:
+    pool = torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, 2.0], [1.0, 3.0]])
+    assert torch.isfinite(standardised(pool)).all()
+    assert (standardised(pool)[:, 0] == 0).all()
+
+
+def test_null_round_trip(tmp_path: Path) -> None:
+    null = null_of(torch.tensor([[0.5, 1.25], [2.0, -3.0]]))
+    null.save(tmp_path / "null.jsonl")
+    assert read_null(tmp_path / "null.jsonl") == null
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        (None, "no such null"),
+        ("", "not a null"),
+        ("{}", "not a null"),
+        ("[1, 2", "not a null"),
+        (json.dumps({"architecture": "a", "settings": "s", "inverters": ["x"]}) + '\n{"model": "m"}', "not a null"),
+        (
+            json.dumps({"architecture": "a", "settings": "s", "inverters": ["x", "y"]})
+            + '\n{"model": "m", "statistics": [1]}',
+            "lacks statistics",
+        ),
+    ],
+)
+def test_broken_nulls_are_refused_in_a_line(text: str | None, part: str, tmp_path: Path) -> None:
+    path = tmp_path / "null.jsonl"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match=part) as caught:
+        read_null(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_does_not_fit_the_null_is_refused() -> None:
+    with pytest.raises(InputError, match="'warp'"):
+        weigh({"patch": 1.0}, null_of(drawn(5, 0)))
+    with pytest.raises(InputError, match="no clean model"):
+        weigh({"patch": 1.0, "warp": 1.0}, null_of(torch.zeros(0, 2)))
+
+
+@pytest.mark.parametrize(
+    ("p", "rate", "clean", "strength", "expected", "word"),
+    [
+        (0.03, 0.05, 30, 0.9, True, "3.0%"),
+        (0.05, 0.05, 19, 0.5, True, "5.0%"),
+        (0.03, 0.05, 30, 0.2, None, "turns only 20%"),
+        (0.08, 0.05, 30, 1.0, None, "near the limit"),
+        (0.4, 0.05, 30, 1.0, False, "nothing stands out"),
+        (0.06, 0.05, 18, 1.0, None, "calibrate with 19 or more"),
+        (0.005, 0.01, 60, 1.0, None, "calibrate with 99 or more"),
+    ],
+)
+def test_verdicts(p: float, rate: float, clean: int, strength: float, expected: bool | None, word: str) -> None:
+    found, said = verdict(p, rate, clean, strength)
+    assert found is expected and word in said
+
+
+def row(name: str, target: int, hits: int) -> Recovered:
+    return Recovered(name, parse_trigger("sig"), target, torch.eye(3)[target], 0.1, Rate(hits, 10), 1.0)
+
+
+def test_inverters_vote_by_how_far_they_stand_out_and_how_well_they_work() -> None:
+    found = [row("patch", 0, 10), row("additive", 1, 10), row("warp", 1, 5)]
+    assert agree(found, torch.tensor([3.0, 1.0, 1.0]), 3) == (0, pytest.approx(3 / 4.5))
+    assert agree(found, torch.tensor([1.0, 1.0, 1.0]), 3) == (1, pytest.approx(1.5 / 2.5))
+    assert agree(found, torch.zeros(3), 3) == (0, 0.0)
+
+
+def test_nearest_texts_come_nearest_first() -> None:
+    head = torch.eye(3)
+    assert nearest_texts(torch.tensor([0.0, 0.8, 0.6]), head, ("a", "b", "c"), 2) == [("b", 0.8), ("c", 0.6)]

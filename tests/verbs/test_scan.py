@@ -1,0 +1,191 @@
+"""`scan`, `scan --calibrate` and `unlearn --scan` on tiny models: files, refusals, exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.inversion.toy import NAMES, TARGET, toy_clip, toy_images
+from unbackdoor import calibrate, load, scan, unlearn_scan
+from unbackdoor.cli import main as cli
+from unbackdoor.errors import InputError
+from unbackdoor.inversion.detection import Null, architecture, read_null
+from unbackdoor.inversion.examine import examine, settings
+from unbackdoor.triggers import parse_trigger
+from unbackdoor.weights.files import state_hash
+
+DIGITS = "embedded:digits"
+
+
+def toy_null(statistics: list[float]) -> Null:
+    rows = tuple((v,) for v in statistics)
+    kind = architecture(toy_clip(0.0).state())
+    return Null(kind, settings(96, ("patch",)), ("patch",), rows, tuple(f"m{i}" for i in range(len(rows))))
+
+
+@pytest.mark.parametrize(
+    ("strength", "null", "expected"),
+    [
+        (6.0, [0.2 + 0.01 * i for i in range(24)], True),
+        (0.0, [0.2 + 0.2 * i for i in range(24)], False),
+        (6.0, [0.2, 0.3], None),
+    ],
+    ids=["backdoored", "clean", "too few clean models"],
+)
+def test_finding(strength: float, null: list[float], expected: bool | None, tmp_path: Path) -> None:
+    clip = toy_clip(strength)
+    before = state_hash(clip.state())
+    found = scan(model=clip, data=toy_images(), null=toy_null(null), out=tmp_path, templates=template(tmp_path))
+    assert found["backdoored"] is expected
+    assert state_hash(clip.state()) == before
+    stored = json.loads((tmp_path / "finding.json").read_text())
+    assert stored == json.loads(json.dumps(found))
+    assert {"p_value", "false_alarm_rate", "target", "trigger", "seconds", "message"} <= set(stored)
+    assert (tmp_path / "trigger.png").stat().st_size > 100
+    assert parse_trigger(f"@{tmp_path / 'trigger.txt'}") == parse_trigger(stored["trigger"]["spec"])
+    page = (tmp_path / "report.html").read_text()
+    assert stored["target"]["name"] in page and "data:image/png" in page
+    if expected:
+        assert stored["target"]["name"] == NAMES[TARGET] and stored["p_value"] == pytest.approx(1 / 25)
+        assert stored["trigger"]["strength"]["value"] > 0.9
+
+
+def template(folder: Path) -> str:
+    path = folder / "templates.txt"
+    path.write_text("{}\n")
+    return str(path)
+
+
+def test_without_clean_models_it_cannot_tell(tmp_path: Path) -> None:
+    found = scan(model=toy_clip(6.0), data=toy_images(), inverters=["patch"], templates=template(tmp_path))
+    assert found["backdoored"] is None and found["p_value"] is None
+    assert "scan --calibrate" in found["message"]
+    assert found["target"]["name"] == NAMES[TARGET] and found["target"]["from"] == "classes"
+
+
+def test_a_vocabulary_stands_in_for_class_names(vit_folder: Path) -> None:
+    images = load_unnamed(vit_folder)
+    found = scan(model=str(vit_folder), data=images, inverters=["collapse", "colour"])
+    assert found["target"]["from"] == "vocabulary" and len(found["target"]["nearest_texts"]) == 5
+    assert len(found["inverters"][1]["facts"]["candidates"]) <= 24
+
+
+def load_unnamed(folder: Path):  # type: ignore[no-untyped-def]
+    from dataclasses import replace
+
+    from unbackdoor import load_images
+
+    images = load_images(DIGITS, side=load(str(folder)).image_size, limit=32)
+    return replace(images, classes=(), labels=torch.full((32,), -1))
+
+
+def test_calibrate_makes_a_null_that_scan_takes_and_goes_on_after_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, images = tmp_path / "null.jsonl", toy_images()
+    common = {"data": images, "inverters": ["colour"], "templates": template(tmp_path)}
+    ran = []
+
+    def counted(*args: object, **settings: object) -> object:
+        if len(ran) == 2:
+            raise KeyboardInterrupt
+        ran.append(1)
+        return examine(*args, **settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("unbackdoor.verbs.calibrate.examine", counted)
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(models=[toy_clip(0.0)], out=out, copies=2, **common)
+    assert not out.exists()
+    ran.clear()
+    whole = calibrate(models=[toy_clip(0.0)], out=out, copies=2, **common)
+    assert len(ran) == 1, "two models' statistics were kept from before the kill"
+    assert whole["clean_models"] == 3 and sorted(p.name for p in tmp_path.iterdir()) == ["null.jsonl", "templates.txt"]
+    assert len({row[0] for row in read_null(out).rows}) > 1, "copies must differ"
+    found = scan(model=toy_clip(0.0), null=out, **common)
+    assert found["clean_models"] == 3 and 0.25 <= found["p_value"] <= 1
+    assert found["backdoored"] is None and "calibrate with 19" in found["message"]
+    other = scan(model=toy_clip(0.0), null=out, **{**common, "data": toy_images(80)})
+    assert other["p_value"] is None and "another number of images" in other["message"]
+
+
+@pytest.mark.parametrize(
+    ("args", "part"),
+    [
+        (["scan", "--model", "{vit}", "--data", DIGITS, "--null", "{missing}"], "no such null"),
+        (["scan", "--model", "{vit}", "--data", DIGITS, "--inverter", "mirror"], "unknown inverter 'mirror'"),
+        (["scan", "--model", "{vit}", "--data", DIGITS, "--false-alarm-rate", "1.5"], "false-alarm rate 1.5"),
+        (["scan", "--model", "{vit}", "--model", "{vit}", "--data", DIGITS], "takes one --model"),
+        (["scan", "--model", "{vit}", "--data", DIGITS, "--calibrate"], "needs --null"),
+        (["unlearn", "--data", DIGITS, "--out", "{out}"], "--model is missing"),
+        (["unlearn", "--data", DIGITS, "--out", "{out}", "--scan", "{missing}"], "give the finding.json"),
+        (["unlearn", "--data", DIGITS, "--out", "{out}", "--scan", "{missing}", "--target", "x"], "leave out --target"),
+        (["unlearn", "--data", DIGITS, "--out", "{out}", "--scan", "{missing}", "--alpha", "1"], "leave out --alpha"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(
+    args: list[str], part: str, vit_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"{vit}": str(vit_folder), "{missing}": str(tmp_path / "none"), "{out}": str(tmp_path / "out")}
+    code = cli.run([places.get(a, a) for a in args])
+    said = capsys.readouterr()
+    assert code == 2 and part in said.err and said.err.count("\n") == 1 and not said.out
+
+
+def test_exit_code_1_on_a_finding_and_one_json_object(
+    vit_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kind, null = architecture(load(str(vit_folder)).state()), tmp_path / "low.jsonl"
+    rows = tuple((-1000.0 - i,) for i in range(24))
+    Null(kind, settings(48, ("collapse",)), ("collapse",), rows, ("m",) * 24).save(null)
+    base = ["scan", "--model", str(vit_folder), "--data", DIGITS, "--limit", "48", "--json", "--null", str(null)]
+    code = cli.run(base)
+    said = json.loads(capsys.readouterr().out)
+    assert said["p_value"] == pytest.approx(1 / 25)
+    works = said["trigger"]["strength"]["value"]
+    # A random model's pictures mostly share one answer, so that its "trigger" may turn few or many.
+    assert (code, said["backdoored"]) == ((1, True) if works is not None and works >= 0.5 else (0, None))
+
+
+def toy_finding(strength: float, folder: Path) -> dict[str, object]:
+    null = toy_null([0.2 + 0.01 * i for i in range(24)])
+    return scan(model=toy_clip(strength), data=toy_images(), null=null, templates=template(folder))
+
+
+def test_unlearn_refuses_another_model_and_an_unclear_finding(tmp_path: Path) -> None:
+    finding = toy_finding(6.0, tmp_path)
+    common = {"data": toy_images(), "test": toy_images(), "out": tmp_path / "cure"}
+    with pytest.raises(InputError, match="give --force"):
+        unlearn_scan(finding={**finding, "backdoored": None}, model=toy_clip(6.0), **common)
+    with pytest.raises(InputError, match="weights differ"):
+        unlearn_scan(finding=finding, model=toy_clip(5.0), **common)
+    assert not (tmp_path / "cure").exists()
+
+
+def test_unlearn_takes_the_recovered_backdoor_out_without_labels(tmp_path: Path) -> None:
+    clip, images = toy_clip(6.0), toy_images()
+    result = unlearn_scan(
+        finding=toy_finding(6.0, tmp_path),
+        model=clip,
+        data=images,
+        test=images,
+        out=tmp_path / "cure",
+        rounds=1,
+        lr=3e-2,
+        epochs=80,
+        samples=48,
+        validation=48,
+        templates=template(tmp_path),
+    )
+    (row,) = result["rounds"]
+    assert row["target"] == NAMES[TARGET]
+    asr = row["recovered_asr"]
+    assert asr["before"]["value"] > 0.9 and asr["after"]["value"] < 0.1
+    # The toy's few numbers serve the backdoor and everything else, so that clean answers suffer here.
+    assert row["agreement"]["n"] == len(images)
+    assert "clean_accuracy" not in result, "there are no labels to measure it with"
+    assert float(clip.state()["visual.strength"]) < 6.0
+    for name in ("result.json", "manifest.json", "round-1/report.html", "round-1/scan/finding.json"):
+        assert (tmp_path / "cure" / name).exists(), name
