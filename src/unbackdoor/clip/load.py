@@ -2,7 +2,7 @@
 
 References: `embedded`; `ViT-B-32` and other OpenCLIP names with a checkpoint file; `random:ViT-B-32` (random weights);
 `hf-hub:org/name` and `local-dir:PATH` (OpenCLIP's own schemes); a Hugging Face folder with `config.json`; an output
-folder of `poison` or `unlearn`.
+folder of `poison` or `unlearn`; a difference file of a zoo (`clip.difference`).
 """
 
 from __future__ import annotations
@@ -67,6 +67,10 @@ def _open(reference: str, checkpoint: Path | None) -> Clip:
             if (folder / "config.json").is_file():
                 return huggingface.from_folder(folder, reference)
         raise InputError(f"{reference}: the folder holds neither open_clip_config.json nor config.json")
+    if checkpoint is None and path.suffix == ".safetensors" and path.is_file():
+        from unbackdoor.clip.difference import from_file
+
+        return from_file(path, lambda base: _open(base, None))
     if checkpoint is None and (path.suffix or "/" in reference):
         raise InputError(
             f"{reference}: no such model folder; for a bare weight file name its architecture: "
