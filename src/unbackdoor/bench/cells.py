@@ -1,4 +1,4 @@
-"""The two kinds of cells, each a function of its configuration alone: plant a backdoor, or cure one and measure.
+"""The kinds of cells, each a function of its configuration alone: plant a backdoor, cure one and measure, and a zoo's.
 
 A cell's address is a hash over its whole configuration. A finished cell is read, not run; a killed one continues from
 its training checkpoint. Decoded images and opened models stay in memory between the cells of one process.
@@ -10,6 +10,7 @@ import json
 import shutil
 from dataclasses import replace
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -36,6 +37,14 @@ from unbackdoor.training.plant_pairs import PairPoisonConfig, plant_pairs
 from unbackdoor.triggers import parse_trigger
 
 _RESULT = "result.json"
+# kind → function (out, config, folder, device, manifest) → result; a zoo's lie in a room of their own
+_KINDS = {
+    "suspect": "unbackdoor.bench.cells:suspect_cell",
+    "cure": "unbackdoor.bench.cells:cure_cell",
+    "member": "unbackdoor.zoo.cells:member_cell",
+    "examination": "unbackdoor.zoo.cells:examination_cell",
+    "recovery": "unbackdoor.zoo.cells:recovery_cell",
+}
 
 
 def address(config: Json) -> str:
@@ -71,7 +80,8 @@ def run_cell(out: Path, config: Json, device: str = "auto") -> Json:
     write_json(folder / "config.json", config)
     manifest = Manifest(config["kind"], config)
     reset_peak_memory()
-    found = (_suspect if config["kind"] == "suspect" else _cure)(out, config, folder, device, manifest)
+    module, _, name = _KINDS[config["kind"]].partition(":")
+    found = getattr(import_module(module), name)(out, config, folder, device, manifest)
     facts = manifest.as_dict()
     manifest.write(folder)
     result = {
@@ -85,10 +95,18 @@ def run_cell(out: Path, config: Json, device: str = "auto") -> Json:
     return result
 
 
-def _suspect(out: Path, config: Json, folder: Path, device: str, manifest: Manifest) -> Json:
+def suspect_cell(out: Path, config: Json, folder: Path, device: str, manifest: Manifest) -> Json:
+    """Plant a backdoor and save the model."""
+    clip, result = planted_clip(config, folder, device, manifest)
+    clip.save(folder / "model")
+    return result
+
+
+def planted_clip(config: Json, folder: Path, device: str, manifest: Manifest) -> tuple[Clip, Json]:
+    """The model after the fine-tuning that `config` tells of, and its rates before and after."""
     entry = DataEntry(**config["data"])
-    clip = _start(config["model"], device).clone()
-    train, test = _images(entry, clip.image_size)
+    clip = original(config["model"], device).clone()
+    train, test = images_of(entry, clip.image_size)
     own = train.subset(shares(len(train), entry.attacker, 0, 0)[0])
     poison = _poison_config(config)
     if config["trigger"] is not None:
@@ -102,15 +120,14 @@ def _suspect(out: Path, config: Json, folder: Path, device: str, manifest: Manif
             templates=entry.templates,
         )
         config = {**config, "trigger": ready.spec()}
-    attack = _attack(config, own)
+    attack = attack_of(config, own)
     manifest.hashes["train_data"], manifest.hashes["test_data"] = own.content_hash(), test.content_hash()
-    head = _head(clip, entry, own)
+    head = head_of(clip, entry, own)
     before = evaluate_images(clip, test, _task(head, attack))
     checkpoint = folder / ".work" / "poison.checkpoint"
     planted = _plant(clip, own, entry, head, attack, poison, checkpoint, address(config))
-    after = evaluate_images(clip, test, _task(_head(clip, entry, own), attack))
-    clip.save(folder / "model")
-    return {
+    after = evaluate_images(clip, test, _task(head_of(clip, entry, own), attack))
+    return clip, {
         "trigger": None if attack is None else attack.trigger.spec(),
         "target": config["target"],
         "poisoned": planted.poisoned,
@@ -139,18 +156,19 @@ def _plant(
     return plant_pairs(clip, pairs, attack, poison, checkpoint=checkpoint, run_key=key)
 
 
-def _cure(out: Path, config: Json, folder: Path, device: str, manifest: Manifest) -> Json:
+def cure_cell(out: Path, config: Json, folder: Path, device: str, manifest: Manifest) -> Json:
+    """Cure a suspect by one defence and measure what became of it."""
     suspect = config["suspect"]
     story = read_result(out, suspect)
     if story is None:
         raise InputError(f"suspect {address(suspect)} is not there; it has to be planted first")
     entry = DataEntry(**config["data"])
     clip = load(str(folder_of(out, suspect) / "model"), device=device)
-    train, test = _images(entry, clip.image_size)
+    train, test = images_of(entry, clip.image_size)
     attacker, clean, choice = (
         train.subset(rows) for rows in shares(len(train), entry.attacker, entry.defender, entry.validation)
     )
-    attack = _attack({**suspect, "trigger": story["trigger"]}, train)
+    attack = attack_of({**suspect, "trigger": story["trigger"]}, train)
     assert attack is not None
     seed = suspect["poison"]["tune"]["seed"]
     name, method = method_config(config["method"], config["settings"], seed)
@@ -161,15 +179,15 @@ def _cure(out: Path, config: Json, folder: Path, device: str, manifest: Manifest
     data = Defender(
         clean,
         choice,
-        _head(clip, entry, train),
+        head_of(clip, entry, train),
         find_templates(entry.templates),
         attack.trigger,
         attack.target,
-        _start(suspect["model"], device),
+        original(suspect["model"], device),
         (lambda: poisoned_set(attacker, attack, poison)[0]) if isinstance(poison, PoisonConfig) else None,
     )
     cure = defence(name)(clip, data, method, Work(folder / ".work", address(config)))
-    head = cure.head if cure.head is not None else _head(clip, entry, train)
+    head = cure.head if cure.head is not None else head_of(clip, entry, train)
     after = evaluate_images(clip, test, _task(head, attack))
     before = story["after"]
     result = {
@@ -195,7 +213,8 @@ def _poison_config(config: Json) -> PoisonConfig | PairPoisonConfig:
     return found
 
 
-def _attack(config: Json, images: ImageSet) -> Attack | None:
+def attack_of(config: Json, images: ImageSet) -> Attack | None:
+    """The attack of a suspect's configuration; None for a clean one."""
     if config["trigger"] is None:
         return None
     index = target_index(images.classes, config["target"])
@@ -206,25 +225,44 @@ def _task(head: Tensor, attack: Attack | None) -> Task:
     return Task(head) if attack is None else Task(head, attack.trigger, attack.target)
 
 
-def _head(clip: Clip, entry: DataEntry, images: ImageSet) -> Tensor:
+def head_of(clip: Clip, entry: DataEntry, images: ImageSet) -> Tensor:
+    """Zero-shot head over the data's classes."""
     if not images.classes:
         raise InputError(f"{entry.source} names no classes; name a file of them under classes")
     return clip.zero_shot_head(images.classes, find_templates(entry.templates))
 
 
 @lru_cache(maxsize=2)
-def _start(reference: str, device: str) -> Clip:
+def original(reference: str, device: str) -> Clip:
     """The model before anyone touched it; callers clone it before they train."""
     return load(reference, device=device)
 
 
-def _images(entry: DataEntry, side: int) -> tuple[ImageSet, ImageSet]:
-    return _decoded(entry.source, entry.test or entry.source, entry.test_limit, entry.classes, side)
+def images_of(entry: DataEntry, side: int) -> tuple[ImageSet, ImageSet]:
+    """Training and test images; those without a label are left out of the former."""
+    span = None if entry.class_range is None else (entry.class_range[0], entry.class_range[1])
+    return _decoded(entry.source, entry.test or entry.source, entry.test_limit, entry.classes, span, side)
 
 
 @lru_cache(maxsize=1)
-def _decoded(source: str, test: str, limit: int | None, classes: str | None, side: int) -> tuple[ImageSet, ImageSet]:
+def _decoded(
+    source: str, test: str, limit: int | None, classes: str | None, span: tuple[int, int] | None, side: int
+) -> tuple[ImageSet, ImageSet]:
     train = load_images(source, side=side, split="train", classes=classes)
     if bool((train.labels < 0).any()):
         train = train.subset(train.labels >= 0)
-    return train, load_images(test, side=side, split="test", limit=limit, classes=classes)
+    if span is None:
+        return train, load_images(test, side=side, split="test", limit=limit, classes=classes)
+    held_out = _only(load_images(test, side=side, split="test", classes=classes), span)
+    if limit is not None and limit < len(held_out):
+        held_out = held_out.subset(torch.randperm(len(held_out), generator=torch.Generator().manual_seed(0))[:limit])
+    return _only(train, span), held_out
+
+
+def _only(images: ImageSet, span: tuple[int, int]) -> ImageSet:
+    """The images of classes span[0] to span[1] − 1, as a data set of those classes."""
+    low, high = span
+    if not 0 <= low < high <= len(images.classes):
+        raise InputError(f"{images.spec}: class_range [{low}, {high}] does not fit its {len(images.classes)} classes")
+    kept = images.subset((images.labels >= low) & (images.labels < high))
+    return replace(kept, labels=kept.labels - low, classes=images.classes[low:high])

@@ -88,7 +88,7 @@ def run_grid(
             key = address(cell["config"])
             if error is not None:
                 errors[key] = error
-            if cell["config"]["kind"] == "suspect":
+            if key in cures_of:
                 own = cures_of[key]
                 later -= len(own)
                 if error is None:

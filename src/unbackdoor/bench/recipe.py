@@ -10,6 +10,7 @@ data:
     defender: 4096                    # other training images, clean, that the defender may use
     validation: 512                   # yet others, for choices such as α
     test_limit: 2000
+    class_range: [0, 10]              # only these classes, as a data set of its own; all by default
     poison: {rate: 0.1, epochs: 3}    # fields of PoisonConfig and TuneConfig
     triggers: {badnets: badnets:size=8}  # in place of an attack's own, on this data set
     defences: {cleanclip: {lr: 1.0e-3}}  # on top of a defence's own settings, on this data set
@@ -52,6 +53,7 @@ class DataEntry:
     test: str | None = None
     test_limit: int | None = None
     classes: str | None = None
+    class_range: tuple[int, int] | None = None
     templates: str | None = None
     regime: str = "classes"
     captions: str | None = None
@@ -133,11 +135,16 @@ def _grid(raw: Any, data_root: Path | None) -> Grid:
             raise InputError(f"data {name}, defences: no defence {odd[0]!r}; there are {', '.join(defences)}")
         for defence in entry.defences:
             method_config(defence, _settings(entry, defence, defences[defence]), 0)
-    rebound = None if not raw.get("rebound") else _fill("rebound", Rebound, raw["rebound"])
+    rebound = None if not raw.get("rebound") else fill("rebound", Rebound, raw["rebound"])
     return Grid({str(k): str(v) for k, v in models.items()}, data, attacks, defences, tuple(seeds), rebound)
 
 
-def _fill(where: str, kind: Any, values: Any) -> Any:
+def fill(where: str, kind: Any, values: Any) -> Any:
+    """A dataclass from a mapping.
+
+    Raises:
+        InputError: not a mapping, an unknown key or a missing one.
+    """
     names = {f.name for f in fields(kind)}
     if not isinstance(values, dict) or set(values) - names:
         odd = sorted(map(str, set(values) - names)) if isinstance(values, dict) else ["not a mapping"]
@@ -149,12 +156,24 @@ def _fill(where: str, kind: Any, values: Any) -> Any:
 
 
 def _entry(name: str, values: Any, data_root: Path | None) -> DataEntry:
-    entry: DataEntry = _fill(f"data {name}", DataEntry, values)
+    entry = data_entry(name, values, data_root)
     if not entry.target or entry.defender < 1:
         raise InputError(f"data {name}: give a target, a class name, and defender, a number of images")
+    return entry
+
+
+def data_entry(name: str, values: Any, data_root: Path | None) -> DataEntry:
+    """One data set of a recipe, `{data}` filled in.
+
+    Raises:
+        InputError: an unknown key or regime, a trigger or defence that is none, or a missing data root.
+    """
+    entry: DataEntry = fill(f"data {name}", DataEntry, values)
+    span = entry.class_range
+    if span is not None and not (isinstance(span, (list, tuple)) and [type(v) for v in span] == [int, int]):
+        raise InputError(f"data {name}: class_range is two whole numbers, the first class and the one after the last")
     if entry.regime not in POISONS:
         raise InputError(f"data {name}: regime {entry.regime!r} is neither classes nor pairs")
-
     if not isinstance(entry.triggers, dict):
         raise InputError(f"data {name}: triggers is not a mapping of attacks to trigger specs")
     if not isinstance(entry.defences, dict) or not all(isinstance(s, dict) for s in entry.defences.values()):
@@ -216,7 +235,7 @@ def suspects(grid: Grid, model_hashes: Mapping[str, str]) -> list[Json]:
                         "kind": "suspect",
                         "model": reference,
                         "weights": model_hashes[model],
-                        "data": _told(entry, without=("defender", "validation")),
+                        "data": told(entry, without=("defender", "validation")),
                         "poison": asdict(poison_config(entry, attack, seed)),
                         "trigger": entry.triggers.get(attack_name, attack.get("trigger")),
                         "target": attack.get("target", entry.target),
@@ -226,7 +245,7 @@ def suspects(grid: Grid, model_hashes: Mapping[str, str]) -> list[Json]:
     return found
 
 
-def _told(entry: DataEntry, without: tuple[str, ...] = ()) -> Json:
+def told(entry: DataEntry, without: tuple[str, ...] = ()) -> Json:
     """What of the data decides a cell: not what other parts of its configuration tell, nor what is not set.
 
     A new optional key then moves no finished cell, and grids that differ in the defender's share alone share suspects.
@@ -247,7 +266,7 @@ def cures(grid: Grid, suspect: Json) -> list[Json]:
         cell = {
             "kind": "cure",
             "suspect": suspect["config"],
-            "data": _told(entry),
+            "data": told(entry),
             "method": method,
             "settings": {k: v for k, v in settings.items() if k != "method"},
             "defence": asdict(config),
