@@ -30,11 +30,11 @@ def test_help_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    for name in ("craft", "demo", "evaluate", "info", "poison", "unlearn", "vector"):
+    for name in ("craft", "demo", "evaluate", "info", "poison", "scan", "unlearn", "vector", "zoo"):
         assert name in done.stdout
 
 
-@pytest.mark.parametrize("name", ["craft", "demo", "evaluate", "info", "poison", "unlearn", "vector"])
+@pytest.mark.parametrize("name", ["craft", "demo", "evaluate", "info", "poison", "scan", "unlearn", "vector", "zoo"])
 def test_every_command_has_help_and_json(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = call(name, "--help", capsys=capsys)
     assert code == 0 and "--json" in out

@@ -9,11 +9,9 @@ import pytest
 import torch
 
 from unbackdoor.errors import InputError
-from unbackdoor.inversion.base import Recovered
 from unbackdoor.inversion.detection import Null, read_null, standardised, verdict, weigh
-from unbackdoor.inversion.targets import agree, nearest_texts
+from unbackdoor.inversion.targets import choose, nearest_texts
 from unbackdoor.metrics.rates import Rate
-from unbackdoor.triggers import parse_trigger
 
 NAMES = ("patch", "warp")
 
@@ -109,15 +107,21 @@ def test_verdicts(p: float, rate: float, clean: int, strength: float, expected: 
     assert found is expected and word in said
 
 
-def row(name: str, target: int, hits: int) -> Recovered:
-    return Recovered(name, parse_trigger("sig"), target, torch.eye(3)[target], 0.1, Rate(hits, 10), 1.0)
-
-
-def test_inverters_vote_by_how_far_they_stand_out_and_how_well_they_work() -> None:
-    found = [row("patch", 0, 10), row("additive", 1, 10), row("warp", 1, 5)]
-    assert agree(found, torch.tensor([3.0, 1.0, 1.0]), 3) == (0, pytest.approx(3 / 4.5))
-    assert agree(found, torch.tensor([1.0, 1.0, 1.0]), 3) == (1, pytest.approx(1.5 / 2.5))
-    assert agree(found, torch.zeros(3), 3) == (0, 0.0)
+@pytest.mark.parametrize(
+    ("targets", "works", "excess", "expected"),
+    [
+        ([0, 1, 1], [1.0, 1.0, 0.5], [3.0, 1.0, 1.0], (0, 3 / 4.5, 0)),
+        ([0, 1, 1], [1.0, 1.0, 0.5], [1.0, 1.0, 1.0], (1, 1.5 / 2.5, 1)),
+        ([0, 1, 1], [1.0, 0.1, 0.9], [1.0, 9.0, 1.1], (1, 1.89 / 2.89, 2)),
+        ([0, 1, 2], [1.0, 1.0, 1.0], [-3.0, -1.0, -2.0], (1, 0.0, 1)),
+        ([0, 1, 2], [0.0, 0.0, 0.0], [1.0, 2.0, 3.0], (2, 0.0, 2)),
+    ],
+)
+def test_inverters_vote_by_how_far_they_stand_out_and_how_well_they_work(
+    targets: list[int], works: list[float], excess: list[float], expected: tuple[int, float, int]
+) -> None:
+    found = choose(targets, works, excess)
+    assert (found.target, found.confidence, found.shown) == (expected[0], pytest.approx(expected[1]), expected[2])
 
 
 def test_nearest_texts_come_nearest_first() -> None:

@@ -3,31 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-import torch
 from torch import Tensor
 
-from unbackdoor.inversion.base import Recovered
+Label = TypeVar("Label", int, str)
 
 
-def agree(found: Sequence[Recovered], weights: Tensor, classes: int) -> tuple[int, float]:
-    """Target and confidence from all inverters: each votes for its target by how far it stands out times its strength.
+@dataclass(frozen=True)
+class Choice(Generic[Label]):
+    """What the inverters come to together.
 
     Args:
-        weights: (I,) ≥ 0, how far each inverter's statistic stands out.
-        classes: C candidates.
-
-    Returns:
-        The class with the most votes, and its share of them; (the first inverter's, 0) when nothing stands out.
+        target: the class with the most votes.
+        confidence: its share of the votes; 0 when nothing stands out.
+        shown: index of the inverter whose trigger speaks for it best.
     """
-    votes = torch.zeros(classes)
-    for row, weight in zip(found, weights.tolist(), strict=True):
-        votes[row.target] += weight * row.works
-    total = float(votes.sum())
+
+    target: Label
+    confidence: float
+    shown: int
+
+
+def choose(targets: Sequence[Label], works: Sequence[float], excess: Sequence[float]) -> Choice[Label]:
+    """Each inverter votes for its target by how far its statistic stands out times how well its trigger works.
+
+    Args:
+        targets: (I,) class of each inverter, by index or name.
+        works: (I,) share of held-out pictures that its trigger turns.
+        excess: (I,) how far its statistic stands out; below 0 it has no vote.
+    """
+    weights = [max(0.0, e) * w for e, w in zip(excess, works, strict=True)]
+    total = sum(weights)
     if not total:
-        return found[0].target, 0.0
-    best = int(votes.argmax())
-    return best, float(votes[best]) / total
+        leading = max(range(len(excess)), key=lambda i: excess[i])
+        return Choice(targets[leading], 0.0, leading)
+    votes: dict[Label, float] = {}
+    for target, weight in zip(targets, weights, strict=True):
+        votes[target] = votes.get(target, 0.0) + weight
+    best = max(votes, key=lambda t: votes[t])
+    shown = max((i for i, t in enumerate(targets) if t == best), key=lambda i: weights[i])
+    return Choice(best, votes[best] / total, shown)
 
 
 def nearest_texts(embedding: Tensor, head: Tensor, names: Sequence[str], count: int = 5) -> list[tuple[str, float]]:

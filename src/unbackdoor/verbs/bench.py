@@ -59,9 +59,9 @@ def bench(
     manifest = Manifest("bench", {"recipe": recipe.read_text(encoding="utf-8"), "engine": engine, "workers": workers})
     manifest.hashes.update({f"weights of {name}": value for name, value in hashes.items()})
     errors: dict[str, str] = {}
-    with _folder(out, alone=not dry_run):
+    with grid_folder(out, alone=not dry_run):
         if not dry_run:
-            errors = run_grid(cells, out, lambda: ENGINES[engine](out, device, workers), _tell)
+            errors = run_grid(cells, out, lambda: ENGINES[engine](out, device, workers), tell)
         found = collect(cells, out, errors)
         write_jsonl(out / "results.jsonl", found.rows)
         write_text(out / "tables.md", as_markdown(found.rows))
@@ -86,7 +86,7 @@ def bench(
 
 
 @contextmanager
-def _folder(out: Path, *, alone: bool) -> Iterator[None]:
+def grid_folder(out: Path, *, alone: bool) -> Iterator[None]:
     """The output folder; `alone` refuses a second grid in it, with a lock that dies with the process.
 
     Looking at a grid while it runs needs no lock: tables are written to a temporary name and renamed.
@@ -111,14 +111,13 @@ def _folder(out: Path, *, alone: bool) -> Iterator[None]:
         yield
 
 
-def _tell(cell: dict[str, Any], done: int, total: int) -> None:
+def tell(cell: dict[str, Any], done: int, total: int) -> None:
     """One line per cell on stderr."""
-    names = cell["names"]
-    what = " · ".join(str(names[k]) for k in ("model", "data", "attack", "defence", "seed") if k in names)
+    what = " · ".join(str(v) for v in cell["names"].values())
     if cell["error"] is not None:
         text = f"FAILED: {cell['error']}"
     else:
-        after = cell["result"]["after"]
+        after = cell["result"].get("after", {})
         rates = " ".join(f"{k.upper()} {after[k]['value']:.1%}" for k in ("ca", "asr") if k in after)
         text = f"{rates} ({cell['result']['wall_seconds']:.0f} s)"
     print(f"[{done}/{total}] {what}: {text}", file=sys.stderr, flush=True)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.classnames import class_names
@@ -19,7 +18,7 @@ from unbackdoor.inversion.base import Recovered
 from unbackdoor.inversion.detection import Null, Weighed, architecture, read_null, verdict, weigh
 from unbackdoor.inversion.examine import HELD, SEARCHED, Examined, examine
 from unbackdoor.inversion.examine import settings as examine_settings
-from unbackdoor.inversion.targets import agree, nearest_texts
+from unbackdoor.inversion.targets import choose, nearest_texts
 from unbackdoor.manifest import Manifest, write_json
 from unbackdoor.report.scan import Look, write_scan_report
 from unbackdoor.triggers import parse_trigger
@@ -153,15 +152,10 @@ def _result(
     vocabulary: bool,
 ) -> dict[str, Any]:
     subject, found = examined.subject, examined.found
-    if weighed is None:
-        # Without a yardstick the inverters cannot be compared; the most effective trigger is shown.
-        leading = max(range(len(found)), key=lambda i: found[i].works)
-        weights = torch.tensor([1.0 if i == leading else 0.0 for i in range(len(found))])
-    else:
-        leading = weighed.leading
-        weights = torch.tensor(weighed.excess).clamp_min(0)
-    target, confidence = agree(found, weights, len(subject.names))
-    shown = _leader(found, weights, target, leading)
+    # Without a yardstick the inverters cannot be compared: each has the same say.
+    excess = [1.0] * len(found) if weighed is None or known is None else [_excess(row, weighed, known) for row in found]
+    choice = choose([row.target for row in found], [row.works for row in found], excess)
+    target, confidence, shown = choice.target, choice.confidence, found[choice.shown]
     if weighed is None or known is None:
         backdoored, message = None, why_not
     else:
@@ -193,28 +187,20 @@ def _result(
                 "name": row.inverter,
                 "target": subject.names[row.target],
                 "statistic": round(row.statistic, 4),
-                "excess": None if weighed is None or known is None else round(_excess(row, weighed, known), 3),
+                "excess": None if weighed is None else round(excess[i], 3),
                 "norm": round(row.norm, 5),
                 "strength": row.strength.as_dict(),
                 "seconds": examined.seconds[row.inverter],
                 "trigger": row.trigger.spec(),
                 "facts": row.facts,
             }
-            for row in found
+            for i, row in enumerate(found)
         ],
     }
 
 
 def _excess(row: Recovered, weighed: Weighed, known: Null) -> float:
     return weighed.excess[known.inverters.index(row.inverter)]
-
-
-def _leader(found: list[Recovered], weights: Tensor, target: int, leading: int) -> Recovered:
-    """Of the inverters that vote for the target, the one with the most weight · strength; else the one that leads."""
-    own = [i for i, row in enumerate(found) if row.target == target and float(weights[i]) > 0]
-    if not own:
-        return found[leading]
-    return found[max(own, key=lambda i: float(weights[i]) * found[i].works)]
 
 
 def _write(out: Path, result: dict[str, Any], manifest: Manifest, examined: Examined) -> None:

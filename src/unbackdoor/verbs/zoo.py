@@ -1,0 +1,163 @@
+"""`zoo`: make a population of models, examine it, and tell how well detection and cure do on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from unbackdoor.bench.cells import address, folder_of, read_result
+from unbackdoor.bench.engine import ENGINES
+from unbackdoor.bench.grid import run_grid
+from unbackdoor.clip.load import load
+from unbackdoor.errors import InputError
+from unbackdoor.inversion import inverter_names
+from unbackdoor.inversion.detection import architecture
+from unbackdoor.inversion.examine import settings
+from unbackdoor.manifest import Manifest, write_json
+from unbackdoor.verbs.bench import grid_folder, tell
+from unbackdoor.verbs.scan import FALSE_ALARM_RATE
+from unbackdoor.weights.files import state_hash, write_text
+from unbackdoor.zoo.cells import FILE
+from unbackdoor.zoo.recipe import Zoo, examination, members, read_zoo, recovery
+from unbackdoor.zoo.tables import as_markdown, cures, detection, false_alarms
+from unbackdoor.zoo.verdicts import Row, Verdict, judge, make_null
+
+STAGES = ("make", "examine", "cure")
+
+
+def zoo(
+    *,
+    recipe: str | Path,
+    out: str | Path,
+    data_root: str | Path | None = None,
+    stage: str = "cure",
+    engine: str = "local",
+    workers: int = 0,
+    device: str = "auto",
+    false_alarm_rate: float = FALSE_ALARM_RATE,
+    dry_run: bool = False,
+) -> dict[str, Any]:
+    """Make the members of a recipe, examine each, cure those found, and tabulate half by half.
+
+    The null is that of the first half's clean members; the members of the other halves are judged under it. Cells
+    resume as those of `bench`. Writes `null.jsonl`, `members.json`, `tables.md`, `result.json` and `manifest.json`.
+
+    Args:
+        recipe: YAML; see `unbackdoor.zoo.recipe`.
+        stage: stop after `make`, `examine` or `cure`.
+        dry_run: run nothing; tabulate what is there.
+
+    Raises:
+        InputError: a recipe, stage or engine that cannot be used, or another run in `out`.
+    """
+    if engine not in ENGINES:
+        raise InputError(f"engine {engine!r} is none of {', '.join(ENGINES)}")
+    if stage not in STAGES:
+        raise InputError(f"stage {stage!r} is none of {', '.join(STAGES)}")
+    out, recipe = Path(out), Path(recipe)
+    plan = read_zoo(recipe, None if data_root is None else Path(data_root))
+    base = load(plan.model, device="cpu")
+    population = members(plan, state_hash(base.state()), _classes(plan, base.image_size))
+    manifest = Manifest("zoo", {"recipe": recipe.read_text(encoding="utf-8"), "engine": engine, "workers": workers})
+    errors: dict[str, str] = {}
+
+    def run(cells: list[tuple[dict[str, Any], list[dict[str, Any]]]]) -> None:
+        if not dry_run:
+            errors.update(run_grid(cells, out, lambda: ENGINES[engine](out, device, workers), tell))
+
+    with grid_folder(out, alone=not dry_run):
+        run([(m, [] if stage == "make" else [examination(plan, m)]) for m in population])
+        rows = _rows(out, plan, population)
+        write_json(out / "members.json", {"members": [_card(out, row) for row in rows]})
+        result: dict[str, Any] = {
+            "verb": "zoo",
+            "recipe": str(recipe),
+            "members": len(population),
+            "made": len(rows),
+            "examined": sum(row["seen"] is not None for row in rows),
+            "failed": [{"address": key, "error": error} for key, error in errors.items()],
+            "halves": {},
+        }
+        seen = [row for row in rows if row["seen"] is not None]
+        first, *others = plan.halves
+        null = make_null(
+            [row for row in seen if row["half"] == first],
+            architecture(base.state()),
+            settings(plan.images, inverter_names()),
+        )
+        if null.rows:
+            null.save(out / "null.jsonl")
+            for half in others:
+                verdicts = [judge(row, null, false_alarm_rate) for row in seen if row["half"] == half]
+                wanted = [v for v in verdicts if v.backdoored or not v.truth]
+                cells = [(v, recovery(plan, v.row["member"], v.shown, v.target)) for v in wanted]
+                if stage == "cure":
+                    run([(cell, []) for _, cell in cells])
+                done = [(v, found) for v, c in cells if (found := read_result(out, c["config"])) is not None]
+                result["halves"][half] = {
+                    "detection": detection(verdicts),
+                    "false_alarms": false_alarms(verdicts, false_alarm_rate),
+                    "cures": cures(done),
+                    "members": [_line(v, dict(_by_number(done)).get(v.row["number"])) for v in verdicts],
+                }
+            result["null"] = str(out / "null.jsonl")
+        text = "\n".join(f"## {half}\n\n{as_markdown(found)}" for half, found in result["halves"].items())
+        write_text(out / "tables.md", text or "nothing to judge yet\n")
+        result["seconds"] = round(manifest.seconds, 2)
+        manifest.write(out)
+        write_json(out / "result.json", result)
+    return {**result, "tables": str(out / "tables.md")}
+
+
+def _classes(plan: Zoo, side: int) -> dict[str, tuple[str, ...]]:
+    """Class names of every data set, without decoding its pictures."""
+    from unbackdoor.data.specs import describe
+
+    found: dict[str, tuple[str, ...]] = {}
+    for half in plan.halves.values():
+        for name, entry in half.data.items():
+            names = tuple(describe(entry.source, classes=entry.classes)["classes"])
+            found[name] = names if entry.class_range is None else names[slice(*entry.class_range)]
+            if not found[name]:
+                raise InputError(f"data {name}: {entry.source} names no classes; name a file of them under classes")
+    return found
+
+
+def _rows(out: Path, plan: Zoo, population: list[dict[str, Any]]) -> list[Row]:
+    found = []
+    for member in population:
+        card = read_result(out, member["config"])
+        if card is not None:
+            seen = read_result(out, examination(plan, member)["config"])
+            found.append({**member["names"], "member": member, "card": card, "seen": seen})
+    return found
+
+
+def _card(out: Path, row: Row) -> dict[str, Any]:
+    """What is known of a member, and where it lies."""
+    card = row["card"]
+    return {
+        **{k: row[k] for k in ("half", "number", "family", "data", "regime")},
+        "file": str(folder_of(out, row["member"]["config"]).relative_to(out) / FILE),
+        "address": address(row["member"]["config"]),
+        **{k: card[k] for k in ("trigger", "target", "poisoned", "images", "steps", "lr", "weights", "size")},
+        "after": card["after"],
+    }
+
+
+def _by_number(done: list[tuple[Verdict, dict[str, Any]]]) -> list[tuple[int, dict[str, Any]]]:
+    return [(v.row["number"], found) for v, found in done]
+
+
+def _line(v: Verdict, cured: dict[str, Any] | None) -> dict[str, Any]:
+    return {
+        **{k: v.row[k] for k in ("number", "family", "data", "regime")},
+        "p_value": v.p_value,
+        "score": round(v.score, 4),
+        "backdoored": v.backdoored,
+        "target": v.target,
+        "true_target": v.row["card"]["target"] or None,
+        "shown": v.shown,
+        "asr": (v.row["card"]["after"].get("asr") or {}).get("value"),
+        "cured": cured,
+    }

@@ -1,0 +1,120 @@
+"""A zoo's cells, each a function of its configuration: make a member, examine it, cure it of what was recovered."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from unbackdoor.bench.cells import (
+    attack_of,
+    folder_of,
+    head_of,
+    images_of,
+    original,
+    planted_clip,
+    read_result,
+)
+from unbackdoor.bench.recipe import DataEntry, Json
+from unbackdoor.clip.difference import save_difference
+from unbackdoor.clip.handle import Clip
+from unbackdoor.clip.load import load
+from unbackdoor.data.images import ImageSet
+from unbackdoor.defenses.alpha import AlphaConfig
+from unbackdoor.defenses.tbar import METHODS, Known, trigger_vector, unlearn_
+from unbackdoor.errors import InputError
+from unbackdoor.evaluation import Task, evaluate_images
+from unbackdoor.inversion.base import answers
+from unbackdoor.inversion.examine import VERSION, examine
+from unbackdoor.manifest import Manifest
+from unbackdoor.triggers import parse_trigger
+
+FILE = "member.safetensors"
+FORGET, TUNING = 256, 512
+
+
+def member_cell(out: Path, config: Json, folder: Path, device: str, manifest: Manifest) -> Json:
+    """Fine-tune, with or without poison, and store the difference from the base."""
+    clip, result = planted_clip(config, folder, device, manifest)
+    found = save_difference(original(config["model"], device), clip, folder / FILE)
+    return {**result, "weights": found, "size": (folder / FILE).stat().st_size}
+
+
+def _open(out: Path, member: Json, device: str) -> tuple[Clip, ImageSet, ImageSet, Json]:
+    """A member, its training and test pictures, and its card."""
+    card = read_result(out, member)
+    if card is None:
+        raise InputError("the member is not there; it has to be made first")
+    clip = load(str(folder_of(out, member) / FILE), device=device)
+    train, test = images_of(DataEntry(**member["data"]), clip.image_size)
+    return clip, train, test, card
+
+
+def scanned_with(train: ImageSet, count: int, seed: int) -> ImageSet:
+    """The pictures of an examination: a draw from the training split, without their labels."""
+    rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:count]
+    drawn = train.subset(rows)
+    return replace(drawn, labels=torch.full_like(drawn.labels, -1))
+
+
+def examination_cell(out: Path, config: Json, folder: Path, device: str, manifest: Manifest) -> Json:
+    """Every inverter on a member; what is known of it plays no part."""
+    clip, train, _, _ = _open(out, config["member"], device)
+    entry = DataEntry(**config["member"]["data"])
+    images = scanned_with(train, config["images"], config["seed"])
+    done = examine(clip, images, head_of(clip, entry, train), train.classes, seed=config["seed"])
+    return {
+        "version": VERSION,
+        "seconds": done.seconds,
+        "inverters": {
+            row.inverter: {
+                "statistic": row.statistic,
+                "target": train.classes[row.target],
+                "norm": row.norm,
+                "strength": row.strength.as_dict(),
+                "trigger": row.trigger.spec(),
+                "facts": row.facts,
+            }
+            for row in done.found
+        },
+    }
+
+
+def recovery_cell(out: Path, config: Json, folder: Path, device: str, manifest: Manifest) -> Json:
+    """Cure a member as `unlearn --scan` does, and measure the attack that it really has.
+
+    `config["shown"]` and `config["target"]` are what the examination came to under a null.
+    """
+    member = config["examination"]["member"]
+    clip, train, test, card = _open(out, member, device)
+    seen = read_result(out, config["examination"])
+    if seen is None:
+        raise InputError("the examination is not there; it has to be made first")
+    entry = DataEntry(**member["data"])
+    row = seen["inverters"][config["shown"]]
+    trigger, target = parse_trigger(row["trigger"]), train.classes.index(config["target"])
+    head = head_of(clip, entry, train)
+    before_answers, _ = answers(clip, test, head)
+    pictures = scanned_with(train, FORGET + TUNING, config["seed"] + 1)
+    said, _ = answers(clip, pictures, head)
+    pictures = replace(pictures, labels=said)
+    known = Known(pictures.subset(torch.arange(FORGET)), trigger, target, head)
+    taken = trigger_vector(clip, known, METHODS["anchored"])
+    tuning = pictures.subset(torch.arange(FORGET, len(pictures)))
+    found = unlearn_(clip, taken.vector, tuning, Task(head, trigger, target), AlphaConfig())
+    attack = attack_of({**member, "trigger": card["trigger"]}, train)
+    task = Task(head) if attack is None else Task(head, attack.trigger, attack.target)
+    after = evaluate_images(clip, test, task)
+    kept, _ = answers(clip, test, head)
+    before = card["after"]
+    return {
+        "before": before,
+        "after": after.as_dict(),
+        "retention": after.ca.value / before["ca"]["value"] if before["ca"]["value"] else None,
+        "agreement": float((kept == before_answers).float().mean()),
+        "alpha": found.alpha,
+        "satisfied": found.satisfied,
+        "shown": config["shown"],
+        "target": config["target"],
+    }

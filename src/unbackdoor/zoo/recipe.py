@@ -1,0 +1,152 @@
+"""A zoo's recipe: one YAML file → members, each a plain dict that decides its own address.
+
+model: embedded
+seed: 0
+images: 1024                      # unlabelled pictures for the examination, of the member's own training split
+halves:
+  calibration:
+    clean: 24
+    backdoored: 30
+    data: {cifar10: {source: …, attacker: 12000, poison: {…}}}   # entries of a bench recipe, without target
+    rates: [0.05, 0.1]            # poison rates
+    families: {text: [text, "text:word=Hi,size=12"]}             # trigger family → variants
+
+Members cycle through families and data sets; variant, target, poison rate and seed are drawn, by (seed, half, number).
+Clean members are fine-tuned just as long on the same data.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from unbackdoor.bench.recipe import DataEntry, Json, data_entry, fill, poison_config, told
+from unbackdoor.errors import InputError
+from unbackdoor.triggers import parse_trigger
+
+CLEAN = "clean"
+
+
+@dataclass(frozen=True)
+class Half:
+    """One half of a zoo; the halves share neither families nor data sets."""
+
+    clean: int
+    backdoored: int
+    data: Mapping[str, DataEntry]
+    families: Mapping[str, Sequence[str]]
+    rates: Sequence[float] = (0.1,)
+
+
+@dataclass(frozen=True)
+class Zoo:
+    """A whole recipe, checked."""
+
+    model: str
+    halves: Mapping[str, Half]
+    images: int = 1024
+    seed: int = 0
+
+
+def read_zoo(path: Path, data_root: Path | None = None) -> Zoo:
+    """Read and check a recipe.
+
+    Raises:
+        InputError: unreadable YAML, an unknown or missing key, a trigger that is none, or halves that share a family
+            or a data set.
+    """
+    import yaml
+
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
+    try:
+        zoo: Zoo = fill("zoo", Zoo, raw)
+        if not isinstance(zoo.halves, dict) or not zoo.halves:
+            raise InputError("halves: missing, or not a mapping of names")
+        zoo = replace(zoo, halves={name: _half(name, values, data_root) for name, values in zoo.halves.items()})
+        _check_apart(zoo)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return zoo
+
+
+def _half(name: str, values: Any, data_root: Path | None) -> Half:
+    half: Half = fill(f"half {name}", Half, values)
+    for key in ("data", "families"):
+        if not isinstance(getattr(half, key), dict) or not getattr(half, key):
+            raise InputError(f"half {name}: {key} is missing, or not a mapping of names")
+    for family, variants in half.families.items():
+        if not isinstance(variants, list) or not variants:
+            raise InputError(f"half {name}, family {family}: not a list of trigger specs")
+        for spec in variants:
+            parse_trigger(str(spec))
+    data = {key: data_entry(key, entry, data_root) for key, entry in half.data.items()}
+    for entry in data.values():
+        poison_config(entry, {"rate": half.rates[0]}, 0)
+    return replace(half, data=data)
+
+
+def _check_apart(zoo: Zoo) -> None:
+    halves = list(zoo.halves.items())
+    for i, (one, first) in enumerate(halves):
+        for other, second in halves[i + 1 :]:
+            shared = set(first.families) & set(second.families) | set(first.data) & set(second.data)
+            if shared:
+                raise InputError(f"halves {one} and {other} share {sorted(shared)[0]}; a test needs other ground")
+
+
+def members(zoo: Zoo, weights: str, classes: Mapping[str, Sequence[str]]) -> list[Json]:
+    """Names and configuration of every member.
+
+    Args:
+        weights: hash of the base model's weights.
+        classes: class names of every data set, by its name; targets are drawn from them.
+    """
+    found = []
+    for half_name, half in zoo.halves.items():
+        families, sets = list(half.families), list(half.data)
+        for number in range(half.clean + half.backdoored):
+            chance = random.Random(f"{zoo.seed}/{half_name}/{number}")
+            backdoored = number >= half.clean
+            place = number - half.clean if backdoored else number
+            family = families[place % len(families)] if backdoored else CLEAN
+            # Whole turns through the families, so that each meets every data set.
+            data = sets[(place // len(families) if backdoored else place) % len(sets)]
+            entry, seed = half.data[data], chance.randrange(2**31)
+            attack = {"rate": chance.choice(list(half.rates))}
+            trigger = str(chance.choice(list(half.families[family]))) if backdoored else None
+            config: Json = {
+                "kind": "member",
+                "model": zoo.model,
+                "weights": weights,
+                "data": told(entry, without=("defender", "validation")),
+                "poison": asdict(poison_config(entry, attack, seed)),
+                "trigger": trigger,
+                "target": chance.choice(list(classes[data])) if backdoored else "",
+            }
+            names = {"half": half_name, "number": number, "family": family, "data": data, "regime": entry.regime}
+            found.append({"names": names, "config": config})
+    return found
+
+
+def examination(zoo: Zoo, member: Json) -> Json:
+    """The cell that examines a member, before anything is known about it."""
+    config = {"kind": "examination", "member": member["config"], "images": zoo.images, "seed": zoo.seed}
+    return {"names": member["names"], "config": config}
+
+
+def recovery(zoo: Zoo, member: Json, shown: str, target: str) -> Json:
+    """The cell that cures a member of what its examination came to, and measures the true attack.
+
+    Args:
+        shown: inverter whose trigger is taken.
+        target: class that it is held to lead to.
+    """
+    seen = examination(zoo, member)["config"]
+    config = {"kind": "recovery", "examination": seen, "shown": shown, "target": target, "seed": zoo.seed}
+    return {"names": member["names"], "config": config}

@@ -1,0 +1,112 @@
+"""From verdicts and cures to the tables of docs/results.md."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from unbackdoor.metrics.auroc import auroc
+from unbackdoor.metrics.rates import Rate
+from unbackdoor.zoo.verdicts import Verdict
+
+Json = dict[str, Any]
+
+
+def detection(verdicts: Sequence[Verdict]) -> list[Json]:
+    """AUROC, share found and share of right targets: over all backdoored members, then family by family.
+
+    Every family is set against all clean members.
+    """
+    clean = [v.score for v in verdicts if not v.truth]
+    families = dict.fromkeys(v.row["family"] for v in verdicts if v.truth)
+    rows = []
+    for name in ("all", *families):
+        own = [v for v in verdicts if v.truth and name in ("all", v.row["family"])]
+        found = [v for v in own if v.backdoored]
+        area = auroc([v.score for v in own], clean) if own and clean else None
+        rows.append(
+            {
+                "family": name,
+                "auroc": None if area is None else area.as_dict(),
+                "found": Rate(len(found), len(own)).as_dict(),
+                "undecided": sum(v.backdoored is None for v in own),
+                "right_target": Rate(sum(v.right_target for v in found), len(found)).as_dict(),
+            }
+        )
+    return rows
+
+
+def false_alarms(verdicts: Sequence[Verdict], rate: float) -> Json:
+    """Clean members called backdoored, and those whose p-value alone lies at or below the rate."""
+    clean = [v for v in verdicts if not v.truth]
+    return {
+        "stated": rate,
+        "called": Rate(sum(v.backdoored is True for v in clean), len(clean)).as_dict(),
+        "p_value": Rate(sum(v.p_value <= rate for v in clean), len(clean)).as_dict(),
+    }
+
+
+def cures(rows: Sequence[tuple[Verdict, Json]]) -> Json:
+    """True ASR after the cure of those found, and retention; and what the same does to clean members."""
+    found = [done for v, done in rows if v.truth and v.backdoored]
+    clean = [done for v, done in rows if not v.truth]
+    return {
+        "backdoored": {
+            "n": len(found),
+            "asr": _spread(done["after"]["asr"]["value"] for done in found),
+            "retention": _mean(done["retention"] for done in found),
+        },
+        "clean": {"n": len(clean), "retention": _mean(done["retention"] for done in clean)},
+    }
+
+
+def _spread(values: Iterable[float]) -> Json | None:
+    ordered = sorted(values)
+    if not ordered:
+        return None
+    # The smallest value that at least nine tenths do not exceed: no value between two members is made up.
+    upper = ordered[-(-9 * len(ordered) // 10) - 1]
+    return {"median": statistics.median(ordered), "p90": upper, "largest": ordered[-1]}
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    found = [v for v in values if v is not None]
+    return statistics.fmean(found) if found else None
+
+
+def as_markdown(result: Json) -> str:
+    """The tables of one half."""
+    lines = ["| family | AUROC | found | undecided | right target of those found |", "| --- | --- | --- | --- | --- |"]
+    for row in result["detection"]:
+        area = row["auroc"]
+        shown = "–" if area is None else f"{area['value']:.3f} {_span(area['interval'], 1)}"
+        lines.append(
+            f"| {row['family']} | {shown} | {_rate(row['found'])} | {row['undecided']} | {_rate(row['right_target'])} |"
+        )
+    alarms = result["false_alarms"]
+    lines += ["", f"Clean members called backdoored: {_rate(alarms['called'])}; with p ≤ {alarms['stated']}: "]
+    lines[-1] += f"{_rate(alarms['p_value'])}."
+    cured = result.get("cures")
+    if cured and cured["backdoored"]["n"]:
+        asr, kept = cured["backdoored"]["asr"], cured["backdoored"]["retention"]
+        lines += [
+            "",
+            f"Cured with no knowledge of the attack ({cured['backdoored']['n']} found): true ASR median "
+            f"{asr['median']:.1%}, 90th percentile {asr['p90']:.1%}, largest {asr['largest']:.1%}; "
+            f"mean retention {kept:.1%}.",
+        ]
+    if cured and cured["clean"]["n"]:
+        lines.append(f"Clean members cured all the same ({cured['clean']['n']}): {cured['clean']['retention']:.1%}.")
+    return "\n".join(lines) + "\n"
+
+
+def _rate(rate: Json) -> str:
+    if rate["value"] is None:
+        return "–"
+    return f"{rate['value']:.1%} {_span(rate['interval'], 100)}, n = {rate['n']}"
+
+
+def _span(interval: Sequence[float], scale: int) -> str:
+    shown = "{:.1f}" if scale == 100 else "{:.3f}"
+    return f"[{shown.format(scale * interval[0])}, {shown.format(scale * interval[1])}]"

@@ -1,0 +1,212 @@
+"""Zoos: recipes and what is drawn from them, verdicts and tables, and one small zoo from end to end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from unbackdoor import load
+from unbackdoor.bench.engine import Outcome, attempt
+from unbackdoor.errors import InputError
+from unbackdoor.inversion.detection import Null, read_null
+from unbackdoor.verbs.zoo import zoo
+from unbackdoor.zoo.recipe import members, read_zoo
+from unbackdoor.zoo.tables import as_markdown, cures, detection, false_alarms
+from unbackdoor.zoo.verdicts import Verdict, judge
+
+DIGITS = {"source": "embedded:digits", "attacker": 200, "test_limit": 60, "poison": {"steps": 6, "batch_size": 32}}
+
+
+def raw(model: str = "embedded") -> dict[str, Any]:
+    return {
+        "model": model,
+        "images": 40,
+        "halves": {
+            "calibration": {
+                "clean": 2,
+                "backdoored": 3,
+                "rates": [0.1, 0.2],
+                "data": {"low": {**DIGITS, "class_range": [0, 5]}, "lower": {**DIGITS, "class_range": [0, 4]}},
+                "families": {"text": ["text", "text:word=Hi"], "nashville": ["nashville"]},
+            },
+            "test": {
+                "clean": 1,
+                "backdoored": 1,
+                "data": {"high": {**DIGITS, "class_range": [5, 10]}},
+                "families": {"badnets": ["badnets:size=4,pattern=white"]},
+            },
+        },
+    }
+
+
+def write(folder: Path, value: Any) -> Path:
+    path = folder / "zoo.yaml"
+    path.write_text(yaml.safe_dump(value))
+    return path
+
+
+CLASSES = {"low": list("abcde"), "lower": list("abcd"), "high": list("fghij")}
+
+
+def test_members_meet_every_family_on_every_data_set_and_are_drawn_the_same_way_again(tmp_path: Path) -> None:
+    value = raw()
+    value["halves"]["calibration"] |= {"clean": 4, "backdoored": 8}
+    plan = read_zoo(write(tmp_path, value))
+    found = members(plan, "hash", CLASSES)
+    assert found == members(plan, "hash", CLASSES) and len(found) == 14
+    own = [m for m in found if m["names"]["half"] == "calibration"]
+    pairs = {(m["names"]["family"], m["names"]["data"]) for m in own}
+    assert pairs == {(f, d) for f in ("clean", "text", "nashville") for d in ("low", "lower")}
+    assert len({m["config"]["poison"]["tune"]["seed"] for m in own}) == len(own)
+    for m in own:
+        clean = m["names"]["family"] == "clean"
+        assert (m["config"]["trigger"] is None) == clean
+        assert clean or m["config"]["target"] in CLASSES[m["names"]["data"]]
+    moved = read_zoo(write(tmp_path, {**value, "seed": 1}))
+    assert members(moved, "hash", CLASSES) != found
+
+
+def share_family(value: dict[str, Any]) -> None:
+    value["halves"]["test"]["families"]["text"] = ["text"]
+
+
+def share_data(value: dict[str, Any]) -> None:
+    value["halves"]["test"]["data"]["low"] = DIGITS
+
+
+def bad_trigger(value: dict[str, Any]) -> None:
+    value["halves"]["test"]["families"]["badnets"] = ["badnet"]
+
+
+def odd_key(value: dict[str, Any]) -> None:
+    value["halves"]["test"]["colour"] = 1
+
+
+def no_data(value: dict[str, Any]) -> None:
+    value["halves"]["test"]["data"] = {}
+
+
+def bad_range(value: dict[str, Any]) -> None:
+    value["halves"]["test"]["data"]["high"] = {**DIGITS, "class_range": [3]}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "part"),
+    [
+        (share_family, "share text"),
+        (share_data, "share low"),
+        (bad_trigger, "unknown trigger 'badnet'"),
+        (odd_key, "unknown key 'colour'"),
+        (no_data, "data is missing"),
+        (bad_range, "class_range is two whole numbers"),
+    ],
+)
+def test_spoilt_recipes_are_refused_in_a_line(
+    spoil: Callable[[dict[str, Any]], None], part: str, tmp_path: Path
+) -> None:
+    value = raw()
+    spoil(value)
+    with pytest.raises(InputError, match=part) as caught:
+        read_zoo(write(tmp_path, value))
+    assert "\n" not in str(caught.value)
+
+
+def member(number: int, family: str, statistic: float, works: float = 1.0, target: str = "a") -> dict[str, Any]:
+    strength = {"value": works, "n": 50, "interval": [0.0, 1.0]}
+    return {
+        "half": "test",
+        "number": number,
+        "family": family,
+        "data": "high",
+        "card": {"target": "a" if family != "clean" else "", "steps": 6},
+        "seen": {"inverters": {"patch": {"statistic": statistic, "target": target, "strength": strength}}},
+    }
+
+
+def judged() -> list[Verdict]:
+    null = Null("a", "s", ("patch",), tuple((0.1 * i,) for i in range(24)), ("m",) * 24)
+    rows = [
+        member(0, "clean", 1.0),
+        member(1, "clean", 9.0),
+        member(2, "clean", 0.5),
+        member(3, "text", 5.0),
+        member(4, "text", 6.0, target="b"),
+        member(5, "warp", 7.0, works=0.2),
+        member(6, "warp", 0.4),
+    ]
+    return [judge(row, null, 0.05) for row in rows]
+
+
+def test_verdicts_and_tables() -> None:
+    verdicts = judged()
+    assert [v.backdoored for v in verdicts] == [False, True, False, True, True, None, False]
+    assert verdicts[3].p_value == pytest.approx(1 / 25) and verdicts[3].right_target and not verdicts[4].right_target
+    rows = {row["family"]: row for row in detection(verdicts)}
+    assert rows["all"]["found"]["n"] == 4 and rows["all"]["found"]["value"] == 0.5 and rows["all"]["undecided"] == 1
+    # Of twelve pairs the clean member at 9 beats all four, the one at 0.4 loses to both others: 6 won.
+    assert rows["all"]["auroc"]["value"] == pytest.approx(6 / 12)
+    assert rows["text"]["right_target"] == {"value": 0.5, "n": 2, "interval": rows["text"]["right_target"]["interval"]}
+    alarms = false_alarms(verdicts, 0.05)
+    assert alarms["called"]["value"] == alarms["p_value"]["value"] == pytest.approx(1 / 3)
+    done = [
+        (v, {"after": {"asr": {"value": asr}}, "retention": kept})
+        for v, asr, kept in ((verdicts[3], 0.01, 0.98), (verdicts[4], 0.3, 0.96), (verdicts[1], None, 1.0))
+    ]
+    cured = cures(done)
+    assert cured["backdoored"] == {
+        "n": 2, "asr": {"median": 0.155, "p90": 0.3, "largest": 0.3}, "retention": pytest.approx(0.97)
+    }  # fmt: skip
+    assert cured["clean"] == {"n": 1, "retention": 1.0}
+    page = as_markdown({"detection": detection(verdicts), "false_alarms": alarms, "cures": cured})
+    assert "| text |" in page and "15.5%" in page and "33.3%" in page
+
+
+class InProcess:
+    """An engine that runs cells here, one after another."""
+
+    slots = 1
+
+    def __init__(self, out: Path, device: str, workers: int) -> None:
+        self.out, self.device = out, device
+        self.held: list[dict[str, Any]] = []
+
+    def submit(self, config: dict[str, Any]) -> int:
+        self.held.append(config)
+        return len(self.held) - 1
+
+    def next_done(self, handles: list[int]) -> tuple[int, Outcome]:
+        return handles[0], attempt(str(self.out), self.held[handles[0]], self.device)
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_small_zoo_from_end_to_end(vit_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unbackdoor.verbs.zoo.ENGINES", {"local": InProcess})
+    monkeypatch.setattr("unbackdoor.inversion._TABLE", {"collapse": "unbackdoor.inversion.collapse"})
+    monkeypatch.setattr("unbackdoor.inversion.examine.make_twin", lambda clip, images, head: clip.clone())
+    monkeypatch.setattr("unbackdoor.zoo.cells.FORGET", 32)
+    monkeypatch.setattr("unbackdoor.zoo.cells.TUNING", 32)
+    common = {"recipe": write(tmp_path, raw(str(vit_folder))), "out": tmp_path / "zoo"}
+    made = zoo(stage="make", **common)
+    assert (made["made"], made["examined"], made["failed"]) == (7, 0, [])
+    result = zoo(**common)
+    assert (result["made"], result["examined"], result["failed"]) == (7, 7, [])
+    cards = json.loads((tmp_path / "zoo" / "members.json").read_text())["members"]
+    for card in cards:
+        again = load(str(tmp_path / "zoo" / card["file"]))
+        assert again.info()["weights_hash"] == card["weights"]
+    assert sum(card["poisoned"] > 0 for card in cards) == 4
+    assert len(read_null(tmp_path / "zoo" / "null.jsonl").rows) == 2
+    (half,) = result["halves"].values()
+    assert half["detection"][0]["found"]["n"] == 1 and half["false_alarms"]["called"]["n"] == 1
+    # Two clean models support no rate of 5%, so that none is called backdoored; the clean one is cured anyway.
+    assert half["cures"]["clean"]["n"] == 1 and half["cures"]["backdoored"]["n"] == 0
+    assert (tmp_path / "zoo" / "tables.md").read_text().startswith("## test")
+    again = zoo(dry_run=True, **common)
+    assert again["halves"] == result["halves"]
