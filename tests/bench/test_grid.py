@@ -16,7 +16,7 @@ import pytest
 from tests.bench.test_recipe import write
 from unbackdoor.bench.cells import address, folder_of
 from unbackdoor.bench.engine import Outcome
-from unbackdoor.bench.grid import collect, plan, run_grid
+from unbackdoor.bench.grid import collect, narrow, plan, run_grid
 from unbackdoor.bench.recipe import read_recipe
 from unbackdoor.cli.main import run
 from unbackdoor.errors import InputError
@@ -90,6 +90,35 @@ def test_a_failing_cell_is_reported_and_the_rest_goes_on(cells: Cells, tmp_path:
     assert len(found.rows) == 6 and not found.missing
     mended = Pretended(tmp_path)
     assert walk(cells, tmp_path, mended)[0] == {} and len(mended.order) == 8
+
+
+@pytest.mark.parametrize(
+    ("only", "suspects", "cures"),
+    [
+        ([], 6, 8),
+        (["seed=1"], 3, 4),
+        (["seed=0,1", "attack=none,quiet"], 4, 4),
+        (["defence=nothing"], 6, 4),
+        (["seed=0", "attack=badnets", "defence=published"], 1, 1),
+    ],
+)
+def test_a_part_of_a_grid(only: list[str], suspects: int, cures: int, cells: Cells) -> None:
+    found = narrow(cells, only)
+    assert (len(found), sum(len(own) for _, own in found)) == (suspects, cures)
+
+
+@pytest.mark.parametrize(
+    ("only", "part"),
+    [
+        ("seed", "write KEY=VALUE"),
+        ("colour=red", "one of model, data"),
+        ("seed=", "write"),
+        ("seed=0,7", "no seed '7'"),
+    ],
+)
+def test_a_part_that_is_none_is_refused(only: str, part: str, cells: Cells) -> None:
+    with pytest.raises(InputError, match=part):
+        narrow(cells, [only])
 
 
 def small(recipe: dict[str, Any]) -> None:

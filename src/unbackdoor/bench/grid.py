@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from unbackdoor.bench.cells import address, read_result
 from unbackdoor.bench.engine import Engine
 from unbackdoor.bench.recipe import Grid, Json, cures, suspects
+from unbackdoor.errors import InputError
 
 
 @dataclass
@@ -31,6 +32,29 @@ class GridRun:
 def plan(grid: Grid, hashes: dict[str, str]) -> list[tuple[Json, list[Json]]]:
     """Every suspect with its cures, in the order in which they are run."""
     return [(suspect, cures(grid, suspect)) for suspect in suspects(grid, hashes)]
+
+
+def narrow(cells: list[tuple[Json, list[Json]]], only: Sequence[str]) -> list[tuple[Json, list[Json]]]:
+    """The cells that every `KEY=VALUE,VALUE` lets through, by their names; a cure comes with its suspect.
+
+    Raises:
+        InputError: not of that form, or a key or value that no cell has.
+    """
+    for text in only:
+        key, _, values = text.partition("=")
+        wanted = {v.strip() for v in values.split(",") if v.strip()}
+        known = {str(c["names"][key]) for s, own in cells for c in (s, *own) if key in c["names"]}
+        if not known or not wanted:
+            keys = dict.fromkeys(k for s, own in cells for c in (s, *own) for k in c["names"])
+            raise InputError(f"only {text!r}: write KEY=VALUE, KEY one of {', '.join(keys)}")
+        if wanted - known:
+            raise InputError(f"only {text!r}: no {key} {min(wanted - known)!r}; there are {', '.join(sorted(known))}")
+        cells = [
+            (suspect, [c for c in own if str(c["names"].get(key)) in wanted])
+            for suspect, own in cells
+            if key not in suspect["names"] or str(suspect["names"][key]) in wanted
+        ]
+    return cells
 
 
 def run_grid(

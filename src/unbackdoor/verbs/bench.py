@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from unbackdoor.bench.cells import address
 from unbackdoor.bench.engine import ENGINES
-from unbackdoor.bench.grid import collect, plan, run_grid
+from unbackdoor.bench.grid import collect, narrow, plan, run_grid
 from unbackdoor.bench.recipe import read_recipe
 from unbackdoor.bench.scatter import scatters
 from unbackdoor.bench.tables import as_csv, as_latex, as_markdown
@@ -29,6 +29,7 @@ def bench(
     engine: str = "local",
     workers: int = 0,
     device: str = "auto",
+    only: Sequence[str] = (),
     dry_run: bool = False,
 ) -> dict[str, Any]:
     """Plant every attack of a recipe, cure each with every defence, and tabulate.
@@ -42,6 +43,8 @@ def bench(
         data_root: folder that stands for `{data}` in the recipe.
         engine: `local` processes or `ray`.
         workers: cells at once; 0 lets the engine decide.
+        only: run a part of the grid, `data=gtsrb`, `seed=1,2`, `defence=anchored`; a cell must pass all of them. Tables
+            hold whatever is finished.
         dry_run: run nothing; tabulate what is there.
 
     Returns:
@@ -56,12 +59,13 @@ def bench(
     grid = read_recipe(recipe, None if data_root is None else Path(data_root))
     hashes = {name: state_hash(load(reference, device="cpu").state()) for name, reference in grid.models.items()}
     cells = plan(grid, hashes)
+    chosen = narrow(cells, only)
     manifest = Manifest("bench", {"recipe": recipe.read_text(encoding="utf-8"), "engine": engine, "workers": workers})
     manifest.hashes.update({f"weights of {name}": value for name, value in hashes.items()})
     errors: dict[str, str] = {}
     with grid_folder(out, alone=not dry_run):
         if not dry_run:
-            errors = run_grid(cells, out, lambda: ENGINES[engine](out, device, workers), tell)
+            errors = run_grid(chosen, out, lambda: ENGINES[engine](out, device, workers), tell)
         found = collect(cells, out, errors)
         write_jsonl(out / "results.jsonl", found.rows)
         write_text(out / "tables.md", as_markdown(found.rows))
