@@ -263,3 +263,13 @@ def test_applying_does_not_write_to_what_is_kept() -> None:
         first = trigger(images())
         trigger(images()).zero_()
         assert torch.equal(trigger(images()), first), form
+
+
+def test_a_small_patch_has_a_short_spec_whatever_its_pattern_is_elsewhere() -> None:
+    generator = torch.Generator().manual_seed(0)
+    mask, pattern = torch.zeros(1, 64, 64), torch.rand(3, 64, 64, generator=generator)
+    mask[:, 50:58, 50:58] = 0.8
+    trigger = Masked.of(mask, pattern)
+    assert len(trigger.spec()) < 1000
+    images = torch.rand(2, 3, 64, 64, generator=generator)
+    torch.testing.assert_close(trigger(images), blend(images, mask, pattern), atol=1 / 254, rtol=0)

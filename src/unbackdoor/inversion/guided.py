@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unbackdoor.clip.handle import Clip
+from unbackdoor.devices import training_type
 from unbackdoor.inversion.base import Recovered, Subject, answers, frozen, try_out
 from unbackdoor.training.batches import batch_rows, step_seed
 from unbackdoor.triggers.base import Trigger
@@ -117,9 +118,10 @@ def _search(
     """`steps` of Adam on all candidates' parameters; they share a step's pictures and nothing else."""
     raw = raw.clone().requires_grad_(True)
     optimiser = torch.optim.Adam([raw], lr=family.lr, betas=(0.5, 0.9))
+    compute = training_type(raw.device)  # the search only; costs are measured in full precision
     for step in range(steps):
         rows = batch_rows(len(subject.images), pictures, subject.seed, step)
-        total, _ = _cost(subject.clip, subject, family, raw, candidates, own, rows)
+        total, _ = _cost(subject.clip, subject, family, raw, candidates, own, rows, compute)
         optimiser.zero_grad(set_to_none=True)
         total.sum().backward()
         optimiser.step()
@@ -140,7 +142,14 @@ def _costs(
 
 
 def _cost(
-    clip: Clip, subject: Subject, family: Family, raw: Tensor, candidates: Tensor, own: Tensor, rows: Tensor
+    clip: Clip,
+    subject: Subject,
+    family: Family,
+    raw: Tensor,
+    candidates: Tensor,
+    own: Tensor,
+    rows: Tensor,
+    compute: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy towards each candidate plus weight · size, (K,), and the sizes, (K,).
 
@@ -150,7 +159,7 @@ def _cost(
     k, n = len(candidates), len(rows)
     pictures = batch.expand(k, *batch.shape).reshape(k * n, *batch.shape[1:])
     changed = family.change(pictures, raw)
-    logits = clip.logit_scale * clip.encode_image(changed) @ subject.head.T
+    logits = clip.logit_scale * clip.encode_image(changed, compute=compute) @ subject.head.T
     wanted = candidates.to(raw.device).repeat_interleave(n)
     loss = F.cross_entropy(logits, wanted, reduction="none").view(k, n)
     counts = (own[rows][None] != candidates[:, None]).to(loss)

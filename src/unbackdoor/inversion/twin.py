@@ -15,6 +15,7 @@ from torch import Tensor
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
+from unbackdoor.devices import training_type
 from unbackdoor.training.batches import batch_rows, step_seed
 from unbackdoor.training.embedding import embed
 from unbackdoor.training.finetune import TuneConfig, settle_lr, tune_towers
@@ -46,14 +47,14 @@ def make_twin(clip: Clip, images: ImageSet, head: Tensor, config: TwinConfig | N
     config = config or TwinConfig()
     twin = clip.clone()
     tune = settle_lr(config.tune, twin, SMALL_LR, large=LARGE_LR)
-    scale = clip.logit_scale
+    scale, compute = clip.logit_scale, training_type(clip.device)
     soft = (scale * embed(clip, images) @ head.T).softmax(dim=1)
 
     def loss_at(step: int) -> Tensor:
         rows = batch_rows(len(images), tune.batch_size, tune.seed, step)
         generator = torch.Generator().manual_seed(step_seed(tune.seed, step))
         views = _view(images.float_batch(rows), config.shift, generator).to(twin.device)
-        logits = scale * twin.encode_image(views) @ head.T
+        logits = scale * twin.encode_image(views, compute=compute) @ head.T
         return F.kl_div(logits.log_softmax(dim=1), soft[rows].to(logits), reduction="batchmean")
 
     tune_towers(twin, loss_at, tune, tune.steps, checkpoint=None, run_key="", label="twin")

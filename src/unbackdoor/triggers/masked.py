@@ -40,11 +40,17 @@ class Masked(Trigger):
     def of(cls, mask: Tensor, pattern: Tensor) -> Masked:
         """The trigger with this mask (1, side, side) and pattern (3, side, side), in [0, 1], rounded to 8 bit.
 
+        Where the rounded mask is 0, and next to it, the pattern cannot be seen; it is made grey there, which shortens
+        the spec many times.
+
         Raises:
             InputError: another shape, or values that are not finite.
         """
         side = mask.shape[-1]
-        both = torch.cat((settled(mask, (1, side, side), cls.name), settled(pattern, (3, side, side), cls.name)))
+        mask, pattern = settled(mask, (1, side, side), cls.name), settled(pattern, (3, side, side), cls.name)
+        # `pack` rounds 2·mask − 1 to steps of 1/127; resizing lets a visible pixel's neighbours shine through.
+        seen = F.max_pool2d((mask >= 1 / 508).float(), 3, stride=1, padding=1) > 0
+        both = torch.cat((mask, torch.where(seen, pattern, 0.5)))
         return cls(side=side, pixels=pack(2 * both - 1))
 
     def parts(self) -> tuple[Tensor, Tensor]:
