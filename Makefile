@@ -40,8 +40,8 @@ slow: $(VENV)/.test  ## Full-size architectures, a few minutes more
 	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/.dev  ## ruff and mypy --strict
-	$(BIN)/ruff check src tests recipes
-	$(BIN)/ruff format --check src tests recipes
+	$(BIN)/ruff check src tests recipes benchmarks
+	$(BIN)/ruff format --check src tests recipes benchmarks
 	$(BIN)/mypy --strict src
 
 embedded-model: $(VENV)/.test  ## Train the embedded CLIP again: make embedded-model DATA=folder-with-tiny-imagenet-200
