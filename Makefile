@@ -33,8 +33,8 @@ $(VENV)/.dev: $(VENV)/.test
 demo: $(VENV)/.core  ## Poison and cure the embedded CLIP; the report lands in demo-output/
 	$(BIN)/unbackdoor demo --out $(OUT)
 
-test: $(VENV)/.test  ## Install what the tests need and run them
-	$(BIN)/python -m pytest
+test: $(VENV)/.test  ## Install what the tests need and run them, on two processes
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 slow: $(VENV)/.test  ## Full-size architectures, a few minutes more
 	$(BIN)/python -m pytest -m slow
