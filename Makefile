@@ -34,7 +34,7 @@ demo: $(VENV)/.core  ## Poison and cure the embedded CLIP; the report lands in d
 	$(BIN)/unbackdoor demo --out $(OUT)
 
 test: $(VENV)/.test  ## Install what the tests need and run them, on two processes
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 slow: $(VENV)/.test  ## Full-size architectures, a few minutes more
 	$(BIN)/python -m pytest -m slow

@@ -14,8 +14,8 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="session", autouse=True)
 def _few_threads() -> None:
-    # Tiny tensors: more threads only wait for one another.
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    # Tiny tensors: more threads only wait for one another, above all beside another process of tests.
+    torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1))
 
 
 def vit_config(image_size: int = 32, classes_width: int = 32) -> dict:  # type: ignore[type-arg]
