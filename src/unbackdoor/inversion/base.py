@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -41,6 +42,16 @@ class Subject:
     names: tuple[str, ...]
     seed: int = 0
     candidates: Tensor | None = None
+
+    @cached_property
+    def own(self) -> Tensor:
+        """The suspect's answers (N,) to the search pictures as they are."""
+        return answers(self.clip, self.images, self.head)[0]
+
+    @cached_property
+    def held_own(self) -> Tensor:
+        """The suspect's answers to the held pictures as they are."""
+        return answers(self.clip, self.held, self.head)[0]
 
 
 @dataclass(frozen=True)
@@ -101,8 +112,7 @@ def answers(clip: Clip, images: ImageSet, head: Tensor, trigger: Trigger | None 
 
 def try_out(subject: Subject, trigger: Trigger, target: int) -> tuple[Rate, Tensor]:
     """Strength of a trigger on the held pictures, and the unit mean embedding of triggered ones."""
-    clean, _ = answers(subject.clip, subject.held, subject.head)
     triggered, embeddings = answers(subject.clip, subject.held, subject.head, trigger)
-    others = clean != target
+    others = subject.held_own != target
     strength = Rate(int((triggered[others] == target).sum()), int(others.sum()))
     return strength, torch.nn.functional.normalize(embeddings.mean(dim=0), dim=0)

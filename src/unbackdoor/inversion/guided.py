@@ -22,7 +22,7 @@ from torch import Tensor
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.devices import training_type
-from unbackdoor.inversion.base import Recovered, Subject, answers, frozen, try_out
+from unbackdoor.inversion.base import Recovered, Subject, frozen, try_out
 from unbackdoor.training.batches import batch_rows, step_seed
 from unbackdoor.triggers.base import Trigger
 
@@ -73,20 +73,19 @@ class GuidedConfig:
 def invert_guided(subject: Subject, family: Family, config: GuidedConfig | None = None) -> Recovered:
     """Search every candidate class and hand back the one that stands out."""
     config = config or GuidedConfig()
-    own, _ = answers(subject.clip, subject.images, subject.head)
     candidates = torch.arange(len(subject.names)) if subject.candidates is None else subject.candidates
     generator = torch.Generator().manual_seed(step_seed(subject.seed, 0))
     raw = family.start(len(candidates), subject.clip.image_size, generator).to(subject.clip.device)
     with frozen(subject.clip, subject.twin):
         if len(candidates) > config.finalists:
-            raw = _search(subject, family, raw, candidates, own, config.screen_pictures, config.screen_steps)
-            cost = _costs(subject.clip, subject, family, raw, candidates, own, config.measured // 4)[0]
+            raw = _search(subject, family, raw, candidates, config.screen_pictures, config.screen_steps)
+            cost = _costs(subject.clip, subject, family, raw, candidates, config.measured // 4)[0]
             kept = cost.argsort()[: config.finalists].sort().values
             candidates, raw = candidates[kept], raw[kept]
         steps = max(1, config.passes // (config.per_candidate * len(candidates)))
-        raw = _search(subject, family, raw, candidates, own, config.per_candidate, steps)
-        cost, size = _costs(subject.clip, subject, family, raw, candidates, own, config.measured)
-        other, _ = _costs(subject.twin, subject, family, raw, candidates, own, config.measured)
+        raw = _search(subject, family, raw, candidates, config.per_candidate, steps)
+        cost, size = _costs(subject.clip, subject, family, raw, candidates, config.measured)
+        other, _ = _costs(subject.twin, subject, family, raw, candidates, config.measured)
     lead = (cost.median() / cost).log()
     drop = (other / cost).log()
     score = lead + drop - drop.median()
@@ -112,16 +111,14 @@ def invert_guided(subject: Subject, family: Family, config: GuidedConfig | None 
     )
 
 
-def _search(
-    subject: Subject, family: Family, raw: Tensor, candidates: Tensor, own: Tensor, pictures: int, steps: int
-) -> Tensor:
+def _search(subject: Subject, family: Family, raw: Tensor, candidates: Tensor, pictures: int, steps: int) -> Tensor:
     """`steps` of Adam on all candidates' parameters; they share a step's pictures and nothing else."""
     raw = raw.clone().requires_grad_(True)
     optimiser = torch.optim.Adam([raw], lr=family.lr, betas=(0.5, 0.9))
     compute = training_type(raw.device)  # the search only; costs are measured in full precision
     for step in range(steps):
         rows = batch_rows(len(subject.images), pictures, subject.seed, step)
-        total, _ = _cost(subject.clip, subject, family, raw, candidates, own, rows, compute)
+        total, _ = _cost(subject.clip, subject, family, raw, candidates, rows, compute)
         optimiser.zero_grad(set_to_none=True)
         total.sum().backward()
         optimiser.step()
@@ -130,12 +127,12 @@ def _search(
 
 @torch.no_grad()
 def _costs(
-    clip: Clip, subject: Subject, family: Family, raw: Tensor, candidates: Tensor, own: Tensor, pictures: int
+    clip: Clip, subject: Subject, family: Family, raw: Tensor, candidates: Tensor, pictures: int
 ) -> tuple[Tensor, Tensor]:
     """Cost and size (K,), each a mean over the first `pictures` pictures."""
     found = []
     for rows in torch.arange(min(pictures, len(subject.images))).split(8):
-        cost, size = _cost(clip, subject, family, raw, candidates, own, rows)
+        cost, size = _cost(clip, subject, family, raw, candidates, rows)
         found.append(torch.stack([cost, size]) * len(rows))
     cost, size = torch.stack(found).sum(dim=0).cpu() / min(pictures, len(subject.images))
     return cost.clamp_min(1e-6), size
@@ -147,7 +144,6 @@ def _cost(
     family: Family,
     raw: Tensor,
     candidates: Tensor,
-    own: Tensor,
     rows: Tensor,
     compute: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -162,7 +158,7 @@ def _cost(
     logits = clip.logit_scale * clip.encode_image(changed, compute=compute) @ subject.head.T
     wanted = candidates.to(raw.device).repeat_interleave(n)
     loss = F.cross_entropy(logits, wanted, reduction="none").view(k, n)
-    counts = (own[rows][None] != candidates[:, None]).to(loss)
+    counts = (subject.own[rows][None] != candidates[:, None]).to(loss)
     size = family.size(raw, pictures, changed)
     return (loss * counts).sum(dim=1) / counts.sum(dim=1).clamp_min(1) + family.weight * size, size
 

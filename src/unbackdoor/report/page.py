@@ -36,15 +36,8 @@ class Example:
 
 def render(result: dict[str, Any], manifest: dict[str, Any], examples: list[Example]) -> str:
     """The page as one HTML string that asks for nothing from outside."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=PackageLoader("unbackdoor.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
     level, sentence = verdict(result)
     columns = [(name, result[name]) for name in ("original", "before", "after") if result.get(name)]
     rows = [
@@ -52,7 +45,9 @@ def render(result: dict[str, Any], manifest: dict[str, Any], examples: list[Exam
         for key, title, meaning in _RATES
         if any(column.get(key) is not None for _, column in columns)
     ]
-    return environment.get_template("page.html").render(
+    return fill_page(
+        "page.html",
+        manifest,
         level=level,
         sentence=sentence,
         result={**result, "trigger": shorten(result["trigger"])},
@@ -61,12 +56,25 @@ def render(result: dict[str, Any], manifest: dict[str, Any], examples: list[Exam
         # Built by us from numbers alone.
         curve=Markup(alpha_curve(result)),
         pictures=[(example, png(example.clean), png(example.triggered)) for example in examples],
-        settings=flat(manifest.get("config", {})),
-        facts=flat({k: manifest[k] for k in ("hashes", "versions", "machine", "notes") if k in manifest}),
         seconds=manifest.get("seconds"),
         memory=manifest.get("peak_memory_mib"),
-        vector=flat(result.get("vector") or {}),
+        vector=_flat(result.get("vector") or {}),
     )
+
+
+def fill_page(name: str, manifest: dict[str, Any], **values: Any) -> str:
+    """A template filled with `values` and with the manifest's `settings` and `facts`; everything is escaped."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("unbackdoor.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    facts: dict[str, Any] = {k: manifest[k] for k in ("hashes", "versions", "machine", "notes") if k in manifest}
+    page = environment.get_template(name)
+    return page.render(**values, settings=_flat(manifest.get("config", {})), facts=_flat(facts))
 
 
 def write_report(path: Path, result: dict[str, Any], manifest: dict[str, Any], examples: list[Example]) -> Path:
@@ -83,13 +91,13 @@ def _cell(column: dict[str, Any], key: str) -> dict[str, str]:
     return {"value": percent(value), "detail": f"{low * 100:.1f}–{high * 100:.1f}, n = {column['n'][key]}"}
 
 
-def flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Nested settings as rows of a table, `outer.inner` and its value; what is None is left out."""
     rows: list[tuple[str, str]] = []
     for key, item in value.items():
         name = f"{prefix}{key}"
         if isinstance(item, dict):
-            rows += flat(item, f"{name}.")
+            rows += _flat(item, f"{name}.")
         elif item is not None:
             rows.append((name, item if isinstance(item, str) else json.dumps(item)))
     return rows

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from unbackdoor.report.page import flat
+from unbackdoor.report.page import fill_page
 from unbackdoor.report.plots import png
 from unbackdoor.report.verdict import percent
 from unbackdoor.triggers.base import shorten
@@ -25,16 +25,10 @@ class Look:
 
 def render_scan(result: dict[str, Any], manifest: dict[str, Any], looks: list[Look]) -> str:
     """The page as one HTML string that asks for nothing from outside."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("unbackdoor.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
     level, sentence = scan_sentence(result)
-    return environment.get_template("scan.html").render(
+    return fill_page(
+        "scan.html",
+        manifest,
         level=level,
         sentence=sentence,
         result=result,
@@ -48,8 +42,6 @@ def render_scan(result: dict[str, Any], manifest: dict[str, Any], looks: list[Lo
             for row in result["inverters"]
         ],
         pictures=[(png(look.clean), png(look.triggered)) for look in looks],
-        settings=flat(manifest.get("config", {})),
-        facts=flat({k: manifest[k] for k in ("hashes", "versions", "machine", "notes") if k in manifest}),
     )
 
 

@@ -56,9 +56,12 @@ def calibrate(
     kept = out.with_name(f".{out.name}.part")
     done = _read_part(kept)
     rows, told, kind, identity = [], [], "", ""
+    decoded: dict[int, ImageSet] = {}
     for reference in models:
         base = open_model(reference, checkpoint, device)
-        images = open_data(data, base, "train", limit=limit, seed=seed, classes=classes)
+        if base.image_size not in decoded:
+            decoded[base.image_size] = open_data(data, base, "train", limit=limit, seed=seed, classes=classes)
+        images = decoded[base.image_size]
         names, vocabulary = candidates(images)
         head = base.zero_shot_head(names, find_templates(templates))
         own, identity = architecture(base.state()), examine_settings(len(images), chosen)

@@ -9,6 +9,7 @@ from unbackdoor.bench.cells import address, folder_of, read_result
 from unbackdoor.bench.engine import ENGINES
 from unbackdoor.bench.grid import run_grid
 from unbackdoor.clip.load import load
+from unbackdoor.data.specs import describe
 from unbackdoor.errors import InputError
 from unbackdoor.inversion import inverter_names
 from unbackdoor.inversion.detection import architecture
@@ -94,11 +95,12 @@ def zoo(
                 if stage == "cure":
                     run([(cell, []) for _, cell in cells])
                 done = [(v, found) for v, c in cells if (found := read_result(out, c["config"])) is not None]
+                by_number = {v.row["number"]: found for v, found in done}
                 result["halves"][half] = {
                     "detection": detection(verdicts),
                     "false_alarms": false_alarms(verdicts, false_alarm_rate),
                     "cures": cures(done),
-                    "members": [_line(v, dict(_by_number(done)).get(v.row["number"])) for v in verdicts],
+                    "members": [_line(v, by_number.get(v.row["number"])) for v in verdicts],
                 }
             result["null"] = str(out / "null.jsonl")
         text = "\n".join(f"## {half}\n\n{as_markdown(found)}" for half, found in result["halves"].items())
@@ -111,8 +113,6 @@ def zoo(
 
 def _classes(plan: Zoo, side: int) -> dict[str, tuple[str, ...]]:
     """Class names of every data set, without decoding its pictures."""
-    from unbackdoor.data.specs import describe
-
     found: dict[str, tuple[str, ...]] = {}
     for half in plan.halves.values():
         for name, entry in half.data.items():
@@ -143,10 +143,6 @@ def _card(out: Path, row: Row) -> dict[str, Any]:
         **{k: card[k] for k in ("trigger", "target", "poisoned", "images", "steps", "lr", "weights", "size")},
         "after": card["after"],
     }
-
-
-def _by_number(done: list[tuple[Verdict, dict[str, Any]]]) -> list[tuple[int, dict[str, Any]]]:
-    return [(v.row["number"], found) for v, found in done]
 
 
 def _line(v: Verdict, cured: dict[str, Any] | None) -> dict[str, Any]:
