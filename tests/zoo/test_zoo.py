@@ -116,14 +116,27 @@ def test_spoilt_recipes_are_refused_in_a_line(
     assert "\n" not in str(caught.value)
 
 
-def member(number: int, family: str, statistic: float, works: float = 1.0, target: str = "a") -> dict[str, Any]:
+def test_a_zoo_grows_and_any_beginning_of_it_holds_all_kinds(tmp_path: Path) -> None:
+    value = raw()
+    few = members(read_zoo(write(tmp_path, value)), "hash", CLASSES)
+    for half in value["halves"].values():
+        half["clean"], half["backdoored"] = 5 * half["clean"], 5 * half["backdoored"]
+    many = members(read_zoo(write(tmp_path, value)), "hash", CLASSES)
+    assert all(m in many for m in few) and len(many) == 5 * len(few)
+    begun = {(m["names"]["half"], m["names"]["family"]) for m in many[: len(many) // 3]}
+    assert begun == {(m["names"]["half"], m["names"]["family"]) for m in many}
+
+
+def member(
+    number: int, family: str, statistic: float, works: float = 1.0, target: str = "a", asr: float = 1.0
+) -> dict[str, Any]:
     strength = {"value": works, "n": 50, "interval": [0.0, 1.0]}
     return {
         "half": "test",
         "number": number,
         "family": family,
         "data": "high",
-        "card": {"target": "a" if family != "clean" else "", "steps": 6},
+        "card": {"target": "a" if family != "clean" else "", "steps": 6, "after": {"asr": {"value": asr}}},
         "seen": {"inverters": {"patch": {"statistic": statistic, "target": target, "strength": strength}}},
     }
 
@@ -138,16 +151,18 @@ def judged() -> list[Verdict]:
         member(4, "text", 6.0, target="b"),
         member(5, "warp", 7.0, works=0.2),
         member(6, "warp", 0.4),
+        member(7, "warp", 8.0, asr=0.3),
     ]
     return [judge(row, null, 0.05) for row in rows]
 
 
 def test_verdicts_and_tables() -> None:
     verdicts = judged()
-    assert [v.backdoored for v in verdicts] == [False, True, False, True, True, None, False]
+    assert [v.backdoored for v in verdicts] == [False, True, False, True, True, None, False, True]
     assert verdicts[3].p_value == pytest.approx(1 / 25) and verdicts[3].right_target and not verdicts[4].right_target
     rows = {row["family"]: row for row in detection(verdicts)}
     assert rows["all"]["found"]["n"] == 4 and rows["all"]["found"]["value"] == 0.5 and rows["all"]["undecided"] == 1
+    assert rows["all"]["not_taken"] == rows["warp"]["not_taken"] == 1 and rows["warp"]["found"]["n"] == 2
     # Of twelve pairs the clean member at 9 beats all four, the one at 0.4 loses to both others: 6 won.
     assert rows["all"]["auroc"]["value"] == pytest.approx(6 / 12)
     assert rows["text"]["right_target"] == {"value": 0.5, "n": 2, "interval": rows["text"]["right_target"]["interval"]}

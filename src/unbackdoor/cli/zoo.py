@@ -14,6 +14,9 @@ from unbackdoor.cli.options import shared, show
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--data-root", type=click.Path(path_type=Path), help="Folder that stands for {data} in the recipe.")
 @click.option("--stage", type=click.Choice(["make", "examine", "cure"]), default="cure", show_default=True)
+@click.option(
+    "--only", multiple=True, metavar="KEY=VALUE", help="Make and examine a part: half=calibration, …; repeatable."
+)
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)
 @click.option("--workers", type=click.IntRange(0), default=0, help="Cells at once; by default one per two cores.")
 @click.option("--false-alarm-rate", type=float, default=0.05, show_default=True, help="Of clean models.")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from unbackdoor.bench.cells import address, folder_of, read_result
 from unbackdoor.bench.engine import ENGINES
-from unbackdoor.bench.grid import run_grid
+from unbackdoor.bench.grid import narrow, run_grid
 from unbackdoor.clip.load import load
 from unbackdoor.data.specs import describe
 from unbackdoor.errors import InputError
@@ -32,6 +33,7 @@ def zoo(
     out: str | Path,
     data_root: str | Path | None = None,
     stage: str = "cure",
+    only: Sequence[str] = (),
     engine: str = "local",
     workers: int = 0,
     device: str = "auto",
@@ -46,6 +48,7 @@ def zoo(
     Args:
         recipe: YAML; see `unbackdoor.zoo.recipe`.
         stage: stop after `make`, `examine` or `cure`.
+        only: make and examine only members that each `KEY=VALUE,VALUE` lets through, such as `half=calibration`.
         dry_run: run nothing; tabulate what is there.
 
     Raises:
@@ -67,7 +70,7 @@ def zoo(
             errors.update(run_grid(cells, out, lambda: ENGINES[engine](out, device, workers), tell))
 
     with grid_folder(out, alone=not dry_run):
-        run([(m, [] if stage == "make" else [examination(plan, m)]) for m in population])
+        run(narrow([(m, [] if stage == "make" else [examination(plan, m)]) for m in population], only))
         rows = _rows(out, plan, population)
         write_json(out / "members.json", {"members": [_card(out, row) for row in rows]})
         result: dict[str, Any] = {
@@ -90,17 +93,17 @@ def zoo(
             null.save(out / "null.jsonl")
             for half in others:
                 verdicts = [judge(row, null, false_alarm_rate) for row in seen if row["half"] == half]
-                wanted = [v for v in verdicts if v.backdoored or not v.truth]
+                wanted = [v for v in verdicts if v.backdoored or v.truth is False]
                 cells = [(v, recovery(plan, v.row["member"], v.shown, v.target)) for v in wanted]
                 if stage == "cure":
                     run([(cell, []) for _, cell in cells])
                 done = [(v, found) for v, c in cells if (found := read_result(out, c["config"])) is not None]
-                by_number = {v.row["number"]: found for v, found in done}
+                cured = {address(v.row["member"]["config"]): found for v, found in done}
                 result["halves"][half] = {
                     "detection": detection(verdicts),
                     "false_alarms": false_alarms(verdicts, false_alarm_rate),
                     "cures": cures(done),
-                    "members": [_line(v, by_number.get(v.row["number"])) for v in verdicts],
+                    "members": [_line(v, cured.get(address(v.row["member"]["config"]))) for v in verdicts],
                 }
             result["null"] = str(out / "null.jsonl")
         text = "\n".join(f"## {half}\n\n{as_markdown(found)}" for half, found in result["halves"].items())

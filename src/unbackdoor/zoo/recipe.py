@@ -11,8 +11,9 @@ halves:
     rates: [0.05, 0.1]            # poison rates
     families: {text: [text, "text:word=Hi,size=12"]}             # trigger family → variants
 
-Members cycle through families and data sets; variant, target, poison rate and seed are drawn, by (seed, half, number).
-Clean members are fine-tuned just as long on the same data.
+Members cycle through families and data sets; variant, target, poison rate and seed are drawn, by (seed, half, kind,
+number), so that a zoo with larger counts holds every member of a smaller one. Clean members are fine-tuned just as long
+on the same data.
 """
 
 from __future__ import annotations
@@ -101,37 +102,41 @@ def _check_apart(zoo: Zoo) -> None:
 
 
 def members(zoo: Zoo, weights: str, classes: Mapping[str, Sequence[str]]) -> list[Json]:
-    """Names and configuration of every member.
+    """Name and configuration of every member, in an order of which any beginning is a zoo of all halves and kinds.
 
     Args:
         weights: hash of the base model's weights.
         classes: class names of every data set, by its name; targets are drawn from them.
     """
-    found = []
-    for half_name, half in zoo.halves.items():
-        families, sets = list(half.families), list(half.data)
-        for number in range(half.clean + half.backdoored):
-            chance = random.Random(f"{zoo.seed}/{half_name}/{number}")
-            backdoored = number >= half.clean
-            place = number - half.clean if backdoored else number
-            family = families[place % len(families)] if backdoored else CLEAN
-            # Whole turns through the families, so that each meets every data set.
-            data = sets[(place // len(families) if backdoored else place) % len(sets)]
-            entry, seed = half.data[data], chance.randrange(2**31)
-            attack = {"rate": chance.choice(list(half.rates))}
-            trigger = str(chance.choice(list(half.families[family]))) if backdoored else None
-            config: Json = {
-                "kind": "member",
-                "model": zoo.model,
-                "weights": weights,
-                "data": told(entry, without=("defender", "validation")),
-                "poison": asdict(poison_config(entry, attack, seed)),
-                "trigger": trigger,
-                "target": chance.choice(list(classes[data])) if backdoored else "",
-            }
-            names = {"half": half_name, "number": number, "family": family, "data": data, "regime": entry.regime}
-            found.append({"names": names, "config": config})
-    return found
+    found = [
+        ((number + 0.5) / count, _member(zoo, weights, classes, half, kind, number))
+        for half, own in zoo.halves.items()
+        for kind, count in ((CLEAN, own.clean), ("backdoored", own.backdoored))
+        for number in range(count)
+    ]
+    return [member for _, member in sorted(found, key=lambda pair: pair[0])]
+
+
+def _member(zoo: Zoo, weights: str, classes: Mapping[str, Sequence[str]], half: str, kind: str, number: int) -> Json:
+    own = zoo.halves[half]
+    families, sets = (list(own.families) if kind != CLEAN else [CLEAN]), list(own.data)
+    chance = random.Random(f"{zoo.seed}/{half}/{kind}/{number}")
+    turn, place = divmod(number, len(families))
+    # Each turn through the families begins one data set further, so that every family meets every data set.
+    data = sets[(turn + place) % len(sets)]
+    entry, seed, family = own.data[data], chance.randrange(2**31), families[place]
+    poison = poison_config(entry, {"rate": chance.choice(list(own.rates))}, seed)
+    config: Json = {
+        "kind": "member",
+        "model": zoo.model,
+        "weights": weights,
+        "data": told(entry, without=("defender", "validation")),
+        "poison": asdict(poison),
+        "trigger": None if kind == CLEAN else str(chance.choice(list(own.families[family]))),
+        "target": "" if kind == CLEAN else chance.choice(list(classes[data])),
+    }
+    names = {"half": half, "number": number, "family": family, "data": data, "regime": entry.regime}
+    return {"names": names, "config": config}
 
 
 def examination(zoo: Zoo, member: Json) -> Json:

@@ -10,6 +10,7 @@ from unbackdoor.inversion.detection import Null, verdict, weigh
 from unbackdoor.inversion.targets import choose
 from unbackdoor.zoo.recipe import CLEAN
 
+TOOK = 0.5  # attack success from which a poisoned member counts as backdoored
 Row = dict[str, Any]  # names of a member beside its examination under "seen" and its card under "card"
 
 
@@ -26,9 +27,11 @@ class Verdict:
     shown: str
 
     @property
-    def truth(self) -> bool:
-        """Whether the member was poisoned."""
-        return bool(self.row["family"] != CLEAN)
+    def truth(self) -> bool | None:
+        """Whether the member is backdoored; None where it was poisoned and the attack works on less than half."""
+        if self.row["family"] == CLEAN:
+            return False
+        return True if self.row["card"]["after"]["asr"]["value"] >= TOOK else None
 
     @property
     def right_target(self) -> bool:
