@@ -49,9 +49,9 @@ class Manifest:
             "peak_memory_mib": round(peak_memory(), 1),
         }
 
-    def write(self, folder: Path) -> Path:
-        """Write `manifest.json` into `folder`."""
-        path = folder / "manifest.json"
+    def write(self, folder: Path, name: str = "manifest.json") -> Path:
+        """Write it into `folder`."""
+        path = folder / name
         write_json(path, self.as_dict())
         return path
 

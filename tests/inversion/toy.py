@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from unbackdoor.clip.handle import Clip, Format
 from unbackdoor.clip.preprocess import Preprocess
+from unbackdoor.clip.streamline import streamlined
 from unbackdoor.data.images import ImageSet
 from unbackdoor.inversion.base import Subject
 
@@ -58,6 +59,7 @@ def toy_subject(strength: float) -> Subject:
     """A suspect beside a twin that has forgotten the corner."""
     clip, images = toy_clip(strength), toy_images()
     head = clip.zero_shot_head(NAMES, ("{}",))
+    twin = streamlined(toy_clip(0.0))
     return Subject(
-        clip, toy_clip(0.0), images.subset(torch.arange(80)), images.subset(torch.arange(80, 96)), head, NAMES
+        streamlined(clip), twin, images.subset(torch.arange(80)), images.subset(torch.arange(80, 96)), head, NAMES
     )

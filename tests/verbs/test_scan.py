@@ -102,7 +102,8 @@ def test_calibrate_makes_a_null_that_scan_takes_and_goes_on_after_a_kill(
     ran.clear()
     whole = calibrate(models=[toy_clip(0.0)], out=out, copies=2, **common)
     assert len(ran) == 1, "two models' statistics were kept from before the kill"
-    assert whole["clean_models"] == 3 and sorted(p.name for p in tmp_path.iterdir()) == ["null.jsonl", "templates.txt"]
+    assert whole["clean_models"] == 3
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["null.jsonl", "null.manifest.json", "templates.txt"]
     assert len({row[0] for row in read_null(out).rows}) > 1, "copies must differ"
     found = scan(model=toy_clip(0.0), null=out, **common)
     assert found["clean_models"] == 3 and 0.25 <= found["p_value"] <= 1

@@ -17,7 +17,7 @@ from unbackdoor.inversion.detection import Null, read_null
 from unbackdoor.verbs.zoo import zoo
 from unbackdoor.zoo.recipe import members, read_zoo
 from unbackdoor.zoo.tables import as_markdown, cures, detection, false_alarms
-from unbackdoor.zoo.verdicts import Verdict, judge
+from unbackdoor.zoo.verdicts import Verdict, verdict_on
 
 DIGITS = {"source": "embedded:digits", "attacker": 200, "test_limit": 60, "poison": {"steps": 6, "batch_size": 32}}
 
@@ -153,12 +153,12 @@ def judged() -> list[Verdict]:
         member(6, "warp", 0.4),
         member(7, "warp", 8.0, asr=0.3),
     ]
-    return [judge(row, null, 0.05) for row in rows]
+    return [verdict_on(row, null, 0.05) for row in rows]
 
 
 def test_verdicts_and_tables() -> None:
     verdicts = judged()
-    assert [v.backdoored for v in verdicts] == [False, True, False, True, True, None, False, True]
+    assert [v.judgement.backdoored for v in verdicts] == [False, True, False, True, True, None, False, True]
     assert verdicts[3].p_value == pytest.approx(1 / 25) and verdicts[3].right_target and not verdicts[4].right_target
     rows = {row["family"]: row for row in detection(verdicts)}
     assert rows["all"]["found"]["n"] == 4 and rows["all"]["found"]["value"] == 0.5 and rows["all"]["undecided"] == 1

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -24,8 +22,8 @@ class Subject:
     """A model under examination.
 
     Args:
-        clip: the suspect; no weight of it changes.
-        twin: a copy that was led away from its backdoor, if it had one (`twin.py`).
+        clip: the suspect, streamlined (`clip/streamline.py`): its weights ask for no gradient.
+        twin: a copy that was led away from its backdoor, if it had one (`twin.py`); streamlined too.
         images: pictures to search on; labels are not read.
         held: other pictures, on which a recovered trigger is tried.
         head: (C, D) unit rows, the zero-shot head over the classes.
@@ -82,21 +80,6 @@ class Recovered:
     def works(self) -> float:
         """`strength` as a number, 0 where no picture could be counted."""
         return self.strength.value if self.strength.n else 0.0
-
-
-@contextmanager
-def frozen(*clips: Clip) -> Iterator[None]:
-    """Inside, no weight asks for a gradient and every layer is in evaluation mode: a third of a step's work saved."""
-    before = [(p, p.requires_grad) for clip in clips for p in clip.model.parameters()]
-    for clip in clips:
-        clip.model.eval()
-    for p, _ in before:
-        p.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for p, wanted in before:
-            p.requires_grad_(wanted)
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from unbackdoor.clip.handle import Clip
-from unbackdoor.inversion.base import Recovered, Subject, answers, frozen, try_out
+from unbackdoor.inversion.base import Recovered, Subject, answers, try_out
 from unbackdoor.training.batches import batch_rows, step_seed
 from unbackdoor.triggers.masked import Masked, blend
 
@@ -77,25 +77,24 @@ def invert(subject: Subject, config: CollapseConfig | None = None) -> Recovered:
     kept = raw.detach().clone()
     closest = torch.full_like(best, -1.0)
     optimiser = torch.optim.Adam([raw], lr=config.lr, betas=(0.5, 0.9))
-    with frozen(subject.clip):
-        for step in range(config.steps):
-            rows = batch_rows(len(subject.images), config.pictures, subject.seed, step)
-            agreement, share = stamped(subject, raw, rows)
-            optimiser.zero_grad(set_to_none=True)
-            (price * share - agreement).sum().backward()
-            with torch.no_grad():
-                agreed = agreement > config.agreement
-                smaller = agreed & (share < best)
-                # Until the pictures agree once, the stamp that came nearest is kept.
-                nearer = ~torch.isfinite(best) & (agreement > closest)
-                kept[smaller | nearer] = raw[smaller | nearer]
-                best = torch.where(smaller, share, best)
-                closest = torch.maximum(closest, agreement)
-                streak = torch.where(agreed, streak.clamp_min(0) + 1, streak.clamp_max(0) - 1)
-                price = torch.where(streak >= config.patience, price * config.factor, price)
-                price = torch.where(streak <= -config.patience, price / config.factor, price)
-                streak = torch.where(streak.abs() >= config.patience, 0, streak)
-            optimiser.step()
+    for step in range(config.steps):
+        rows = batch_rows(len(subject.images), config.pictures, subject.seed, step)
+        agreement, share = stamped(subject, raw, rows)
+        optimiser.zero_grad(set_to_none=True)
+        (price * share - agreement).sum().backward()
+        with torch.no_grad():
+            agreed = agreement > config.agreement
+            smaller = agreed & (share < best)
+            # Until the pictures agree once, the stamp that came nearest is kept.
+            nearer = ~torch.isfinite(best) & (agreement > closest)
+            kept[smaller | nearer] = raw[smaller | nearer]
+            best = torch.where(smaller, share, best)
+            closest = torch.maximum(closest, agreement)
+            streak = torch.where(agreed, streak.clamp_min(0) + 1, streak.clamp_max(0) - 1)
+            price = torch.where(streak >= config.patience, price * config.factor, price)
+            price = torch.where(streak <= -config.patience, price / config.factor, price)
+            streak = torch.where(streak.abs() >= config.patience, 0, streak)
+        optimiser.step()
     drop = (spread(subject, subject.twin, kept) / spread(subject, subject.clip, kept)).log()
     found = torch.where(torch.isfinite(best), best, 1.0)
     # A restart that never agreed is worse than any that did, by as much as it lacked.

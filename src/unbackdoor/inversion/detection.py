@@ -79,12 +79,10 @@ class Weighed:
     Args:
         p_value: share of the pool that scores at least as high; ≥ 1 / (n + 1).
         excess: (I,) by inverter, how far its statistic stands above the pool's median, in median absolute deviations.
-        leading: index of the inverter that stands out most.
     """
 
     p_value: float
     excess: tuple[float, ...]
-    leading: int
 
 
 def weigh(statistics: Mapping[str, float], null: Null) -> Weighed:
@@ -103,7 +101,7 @@ def weigh(statistics: Mapping[str, float], null: Null) -> Weighed:
     excess = standardised(pool)
     score = excess.max(dim=1).values
     p = float((score >= score[-1]).double().mean())
-    return Weighed(p, tuple(float(v) for v in excess[-1]), int(excess[-1].argmax()))
+    return Weighed(p, tuple(float(v) for v in excess[-1]))
 
 
 def standardised(pool: Tensor) -> Tensor:

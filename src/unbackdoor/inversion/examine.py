@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from unbackdoor.clip.handle import Clip
+from unbackdoor.clip.streamline import streamlined
 from unbackdoor.data.images import ImageSet
 from unbackdoor.inversion import inverter, inverter_names
 from unbackdoor.inversion.base import Recovered, Subject
@@ -61,10 +62,12 @@ def examine(
     with Progress("scan", len(chosen) + 1) as bar:
         began = time.perf_counter()
         searched = images.subset(torch.arange(cut))
-        twin = make_twin(clip, searched, head)
+        twin = streamlined(make_twin(clip, searched, head))
         seconds["twin"] = time.perf_counter() - began
         bar.step(1)
-        subject = Subject(clip, twin, searched, images.subset(torch.arange(cut, len(images))), head, tuple(names), seed)
+        subject = Subject(
+            streamlined(clip), twin, searched, images.subset(torch.arange(cut, len(images))), head, tuple(names), seed
+        )
         found: dict[str, Recovered] = {}
         # A vocabulary is narrowed by what the pictures collapse to, so that this inverter goes first.
         for name in sorted(chosen, key=lambda n: n != "collapse"):

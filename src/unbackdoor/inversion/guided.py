@@ -22,7 +22,7 @@ from torch import Tensor
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.devices import training_type
-from unbackdoor.inversion.base import Recovered, Subject, frozen, try_out
+from unbackdoor.inversion.base import Recovered, Subject, try_out
 from unbackdoor.training.batches import batch_rows, step_seed
 from unbackdoor.triggers.base import Trigger
 
@@ -76,16 +76,15 @@ def invert_guided(subject: Subject, family: Family, config: GuidedConfig | None 
     candidates = torch.arange(len(subject.names)) if subject.candidates is None else subject.candidates
     generator = torch.Generator().manual_seed(step_seed(subject.seed, 0))
     raw = family.start(len(candidates), subject.clip.image_size, generator).to(subject.clip.device)
-    with frozen(subject.clip, subject.twin):
-        if len(candidates) > config.finalists:
-            raw = _search(subject, family, raw, candidates, config.screen_pictures, config.screen_steps)
-            cost = _costs(subject.clip, subject, family, raw, candidates, config.measured // 4)[0]
-            kept = cost.argsort()[: config.finalists].sort().values
-            candidates, raw = candidates[kept], raw[kept]
-        steps = max(1, config.passes // (config.per_candidate * len(candidates)))
-        raw = _search(subject, family, raw, candidates, config.per_candidate, steps)
-        cost, size = _costs(subject.clip, subject, family, raw, candidates, config.measured)
-        other, _ = _costs(subject.twin, subject, family, raw, candidates, config.measured)
+    if len(candidates) > config.finalists:
+        raw = _search(subject, family, raw, candidates, config.screen_pictures, config.screen_steps)
+        cost = _costs(subject.clip, subject, family, raw, candidates, config.measured // 4)[0]
+        kept = cost.argsort()[: config.finalists].sort().values
+        candidates, raw = candidates[kept], raw[kept]
+    steps = max(1, config.passes // (config.per_candidate * len(candidates)))
+    raw = _search(subject, family, raw, candidates, config.per_candidate, steps)
+    cost, size = _costs(subject.clip, subject, family, raw, candidates, config.measured)
+    other, _ = _costs(subject.twin, subject, family, raw, candidates, config.measured)
     lead = (cost.median() / cost).log()
     drop = (other / cost).log()
     score = lead + drop - drop.median()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unbackdoor.clip.handle import Clip
+from unbackdoor.clip.streamline import streamlined
 from unbackdoor.data.classnames import DEFAULT_TEMPLATES
 from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
@@ -108,37 +108,37 @@ def craft_patch(
     head = clip.zero_shot_head(images.classes, templates)
     patch = _Patch(initial_patch(trigger, config.seed).patch()).to(device)
 
-    with _frozen(clip):
-        clean = embed(clip, images, others, compute=compute)
-        positives = embed(clip, images, wanted, compute=compute)
+    still = streamlined(clip)  # in evaluation mode: no BatchNorm statistics move
+    clean = embed(still, images, others, compute=compute)
+    positives = embed(still, images, wanted, compute=compute)
 
-        def loss_at(step: int) -> Tensor:
-            batch = batch_rows(len(others), config.batch_size, config.seed, step)
-            pick = torch.Generator().manual_seed(step_seed(config.seed, step))
-            positive = positives[torch.randint(len(positives), (len(batch),), generator=pick).to(device)]
-            plain = images.float_batch(others[batch]).to(device)
-            patched = clip.encode_image(trigger.paste(plain, patch.pixels), compute=compute)
-            textual = target_cross_entropy(patched, head, scale, index)
-            visual = F.triplet_margin_loss(patched, positive, clean[batch.to(device)], margin=config.margin)
-            return textual + config.triplet * visual
+    def loss_at(step: int) -> Tensor:
+        batch = batch_rows(len(others), config.batch_size, config.seed, step)
+        pick = torch.Generator().manual_seed(step_seed(config.seed, step))
+        positive = positives[torch.randint(len(positives), (len(batch),), generator=pick).to(device)]
+        plain = images.float_batch(others[batch]).to(device)
+        patched = still.encode_image(trigger.paste(plain, patch.pixels), compute=compute)
+        textual = target_cross_entropy(patched, head, scale, index)
+        visual = F.triplet_margin_loss(patched, positive, clean[batch.to(device)], margin=config.margin)
+        return textual + config.triplet * visual
 
-        def stay_in_range(step: int, loss: float) -> None:
-            with torch.no_grad():
-                patch.pixels.clamp_(0, 1)
+    def stay_in_range(step: int, loss: float) -> None:
+        with torch.no_grad():
+            patch.pixels.clamp_(0, 1)
 
-        # Weight decay would pull the pixels to black, and Adam's step does not depend on the gradient's length.
-        settings = FitConfig(config.steps, lr=config.lr, weight_decay=0.0, grad_clip=0.0, checkpoint_every=50)
-        key = json.dumps([run_key, asdict(config), trigger.spec(), target])
-        with torch.enable_grad():
-            fit(
-                patch,
-                loss_at,
-                settings,
-                checkpoint=checkpoint,
-                run_key=key,
-                label="crafting the patch",
-                on_step=stay_in_range,
-            )
+    # Weight decay would pull the pixels to black, and Adam's step does not depend on the gradient's length.
+    settings = FitConfig(config.steps, lr=config.lr, weight_decay=0.0, grad_clip=0.0, checkpoint_every=50)
+    key = json.dumps([run_key, asdict(config), trigger.spec(), target])
+    with torch.enable_grad():
+        fit(
+            patch,
+            loss_at,
+            settings,
+            checkpoint=checkpoint,
+            run_key=key,
+            label="crafting the patch",
+            on_step=stay_in_range,
+        )
     return trigger.with_patch(patch.pixels)
 
 
@@ -162,16 +162,3 @@ def crafted(
 def _some(rows: Tensor, config: BadClipConfig) -> Tensor:
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(config.seed))
     return rows[order[: config.images]]
-
-
-@contextmanager
-def _frozen(clip: Clip) -> Iterator[None]:
-    """No gradients for weights, and no BatchNorm statistics that move."""
-    before = {name: p.requires_grad for name, p in clip.model.named_parameters()}
-    clip.model.requires_grad_(False)
-    clip.model.eval()
-    try:
-        yield
-    finally:
-        for name, p in clip.model.named_parameters():
-            p.requires_grad_(before[name])

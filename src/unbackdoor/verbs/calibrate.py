@@ -37,7 +37,7 @@ def calibrate(
 ) -> dict[str, Any]:
     """Scan clean models and write their statistics as a null for `scan`.
 
-    A killed run goes on: each model's line is kept beside the null until it is whole.
+    A killed run goes on: each model's line is kept beside the null until it is whole. The manifest lies beside it, too.
 
     Args:
         models: references or handles of models known to be clean, all of one architecture.
@@ -52,7 +52,8 @@ def calibrate(
         raise InputError("nothing to calibrate on; name at least one clean model")
     out = Path(out)
     chosen = tuple(inverters or inverter_names())
-    manifest = Manifest("calibrate", {})
+    config = {"copies": copies, "inverters": list(chosen), "limit": limit, "templates": templates, "seed": seed}
+    manifest = Manifest("calibrate", {**config, "models": [], "data": None})
     kept = out.with_name(f".{out.name}.part")
     done = _read_part(kept)
     rows, told, kind, identity = [], [], "", ""
@@ -64,12 +65,15 @@ def calibrate(
         images = decoded[base.image_size]
         names, vocabulary = candidates(images)
         head = base.zero_shot_head(names, find_templates(templates))
+        manifest.config["models"].append(base.reference)
+        manifest.config["data"], manifest.hashes["data"] = images.spec, images.content_hash()
         own, identity = architecture(base.state()), examine_settings(len(images), chosen)
         if kind and own != kind:
             raise InputError(f"{base.reference}: another architecture than the models before it; calibrate each alone")
         kind = own
         for said, clip in _with_copies(base, images, head, copies, seed):
-            key = run_key(weights_hash(clip), images.content_hash(), list(names), identity, seed)
+            manifest.hashes[said] = weights_hash(clip)
+            key = run_key(manifest.hashes[said], images.content_hash(), list(names), identity, seed)
             if key not in done:
                 found = examine(clip, images, head, names, seed=seed, inverters=chosen, vocabulary=vocabulary).found
                 done[key] = [row.statistic for row in found]
@@ -80,6 +84,7 @@ def calibrate(
             told.append(said)
     null = Null(kind, identity, chosen, tuple(rows), tuple(told))
     null.save(out)
+    manifest.write(out.parent, f"{out.stem}.manifest.json")
     kept.unlink(missing_ok=True)
     return {
         "verb": "calibrate",

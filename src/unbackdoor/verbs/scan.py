@@ -14,11 +14,11 @@ from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
 from unbackdoor.errors import InputError
 from unbackdoor.inversion import inverter_names
-from unbackdoor.inversion.base import Recovered
-from unbackdoor.inversion.detection import Null, Weighed, architecture, read_null, verdict, weigh
+from unbackdoor.inversion.detection import Null, architecture, read_null
 from unbackdoor.inversion.examine import HELD, SEARCHED, Examined, examine
 from unbackdoor.inversion.examine import settings as examine_settings
-from unbackdoor.inversion.targets import choose, nearest_texts
+from unbackdoor.inversion.judgement import Say, judge
+from unbackdoor.inversion.targets import nearest_texts
 from unbackdoor.manifest import Manifest, write_json
 from unbackdoor.report.scan import Look, write_scan_report
 from unbackdoor.triggers import parse_trigger
@@ -95,8 +95,9 @@ def scan(
     manifest.hashes["data"] = images.content_hash()
     examined = examine(clip, images, head, names, seed=seed, inverters=chosen, vocabulary=vocabulary)
     manifest.notes["seconds_by_inverter"] = examined.seconds
-    weighed, why_not = _weigh(examined, known, identity)
-    result = _result(clip, examined, weighed, known, why_not, false_alarm_rate, vocabulary)
+    why_not = _why_not(known, identity)
+    result = _result(clip, examined, None if why_not else known, false_alarm_rate, why_not)
+    result["target"]["from"] = "vocabulary" if vocabulary else "classes"
     result |= {"data": images.spec, "images": len(images), "seed": seed, "weights": manifest.hashes["weights"]}
     result["seconds"] = round(manifest.seconds, 2)
     if out is not None:
@@ -127,53 +128,42 @@ def find_null(clip: Clip, path: str | Path | None) -> Null | None:
     return read_null(shipped) if shipped.exists() else None
 
 
-def _weigh(examined: Examined, known: Null | None, identity: str) -> tuple[Weighed | None, str]:
-    """The p-value, or the reason why there is none."""
+def _why_not(known: Null | None, identity: str) -> str:
+    """The reason why there is no p-value, empty if there is one."""
     if known is None:
-        return None, (
+        return (
             "cannot tell: no clean models of this architecture are on record to compare with; "
             "make them with scan --calibrate"
         )
     if known.settings != identity:
-        return None, (
+        return (
             "cannot tell: the clean models on record were scanned with other inverters or another number of images; "
             "use the same, or calibrate again"
         )
-    return weigh({row.inverter: row.statistic for row in examined.found}, known), ""
+    return ""
 
 
 def _result(
-    clip: Clip,
-    examined: Examined,
-    weighed: Weighed | None,
-    known: Null | None,
-    why_not: str,
-    false_alarm_rate: float,
-    vocabulary: bool,
+    clip: Clip, examined: Examined, known: Null | None, false_alarm_rate: float, why_not: str
 ) -> dict[str, Any]:
-    subject, found = examined.subject, examined.found
-    # Without a yardstick the inverters cannot be compared: each has the same say.
-    excess = [1.0] * len(found) if weighed is None or known is None else [_excess(row, weighed, known) for row in found]
-    choice = choose([row.target for row in found], [row.works for row in found], excess)
-    target, confidence, shown = choice.target, choice.confidence, found[choice.shown]
-    if weighed is None or known is None:
-        backdoored, message = None, why_not
-    else:
-        backdoored, message = verdict(weighed.p_value, false_alarm_rate, len(known.rows), shown.works)
+    subject = examined.subject
+    found = {row.inverter: row for row in examined.found}
+    said = {name: Say(row.statistic, row.target, row.works) for name, row in found.items()}
+    answer = judge(said, known, false_alarm_rate, why_not)
+    shown = found[answer.shown]
     near = nearest_texts(shown.embedding, subject.head, subject.names)
     return {
         "verb": "scan",
         "model_reference": clip.reference,
-        "backdoored": backdoored,
-        "p_value": None if weighed is None else weighed.p_value,
+        "backdoored": answer.backdoored,
+        "p_value": answer.p_value,
         "false_alarm_rate": false_alarm_rate,
         "clean_models": 0 if known is None else len(known.rows),
-        "message": message,
+        "message": answer.message,
         "target": {
-            "name": subject.names[target],
-            "confidence": round(confidence, 4),
+            "name": subject.names[answer.target],
+            "confidence": round(answer.confidence, 4),
             "nearest_texts": [{"text": text, "cosine": cosine} for text, cosine in near],
-            "from": "vocabulary" if vocabulary else "classes",
         },
         "trigger": {
             "spec": shown.trigger.spec(),
@@ -184,23 +174,19 @@ def _result(
         },
         "inverters": [
             {
-                "name": row.inverter,
+                "name": name,
                 "target": subject.names[row.target],
                 "statistic": round(row.statistic, 4),
-                "excess": None if weighed is None else round(excess[i], 3),
+                "excess": round(answer.excess[name], 3) if name in answer.excess else None,
                 "norm": round(row.norm, 5),
                 "strength": row.strength.as_dict(),
-                "seconds": examined.seconds[row.inverter],
+                "seconds": examined.seconds[name],
                 "trigger": row.trigger.spec(),
                 "facts": row.facts,
             }
-            for i, row in enumerate(found)
+            for name, row in found.items()
         ],
     }
-
-
-def _excess(row: Recovered, weighed: Weighed, known: Null) -> float:
-    return weighed.excess[known.inverters.index(row.inverter)]
 
 
 def _write(out: Path, result: dict[str, Any], manifest: Manifest, examined: Examined) -> None:

@@ -22,7 +22,7 @@ from unbackdoor.weights.files import state_hash, write_text
 from unbackdoor.zoo.cells import FILE
 from unbackdoor.zoo.recipe import Zoo, examination, members, read_zoo, recovery
 from unbackdoor.zoo.tables import as_markdown, cures, detection, false_alarms
-from unbackdoor.zoo.verdicts import Row, Verdict, judge, make_null
+from unbackdoor.zoo.verdicts import Row, Verdict, make_null, verdict_on
 
 STAGES = ("make", "examine", "cure")
 
@@ -92,9 +92,9 @@ def zoo(
         if null.rows:
             null.save(out / "null.jsonl")
             for half in others:
-                verdicts = [judge(row, null, false_alarm_rate) for row in seen if row["half"] == half]
-                wanted = [v for v in verdicts if v.backdoored or v.truth is False]
-                cells = [(v, recovery(plan, v.row["member"], v.shown, v.target)) for v in wanted]
+                verdicts = [verdict_on(row, null, false_alarm_rate) for row in seen if row["half"] == half]
+                wanted = [v for v in verdicts if v.judgement.backdoored or v.truth is False]
+                cells = [(v, recovery(plan, v.row["member"], v.judgement.shown, v.judgement.target)) for v in wanted]
                 if stage == "cure":
                     run([(cell, []) for _, cell in cells])
                 done = [(v, found) for v, c in cells if (found := read_result(out, c["config"])) is not None]
@@ -153,10 +153,10 @@ def _line(v: Verdict, cured: dict[str, Any] | None) -> dict[str, Any]:
         **{k: v.row[k] for k in ("number", "family", "data", "regime")},
         "p_value": v.p_value,
         "score": round(v.score, 4),
-        "backdoored": v.backdoored,
-        "target": v.target,
+        "backdoored": v.judgement.backdoored,
+        "target": v.judgement.target,
         "true_target": v.row["card"]["target"] or None,
-        "shown": v.shown,
+        "shown": v.judgement.shown,
         "asr": (v.row["card"]["after"].get("asr") or {}).get("value"),
         "cured": cured,
     }

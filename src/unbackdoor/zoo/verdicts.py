@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from unbackdoor.inversion.detection import Null, verdict, weigh
-from unbackdoor.inversion.targets import choose
+from unbackdoor.inversion.detection import Null
+from unbackdoor.inversion.judgement import Judgement, Say, judge
 from unbackdoor.zoo.recipe import CLEAN
 
 TOOK = 0.5  # attack success from which a poisoned member counts as backdoored
@@ -19,12 +19,19 @@ class Verdict:
     """A member as a scan would judge it, beside what it is."""
 
     row: Row
-    p_value: float
-    score: float
-    backdoored: bool | None
-    target: str
-    confidence: float
-    shown: str
+    judgement: Judgement[str]
+
+    @property
+    def score(self) -> float:
+        """What AUROC orders by."""
+        assert self.judgement.score is not None  # a zoo judges under a null
+        return self.judgement.score
+
+    @property
+    def p_value(self) -> float:
+        """Under the null of the zoo's first half."""
+        assert self.judgement.p_value is not None
+        return self.judgement.p_value
 
     @property
     def truth(self) -> bool | None:
@@ -36,7 +43,7 @@ class Verdict:
     @property
     def right_target(self) -> bool:
         """Whether the target is the attacker's."""
-        return bool(self.target == self.row["card"]["target"])
+        return bool(self.judgement.target == self.row["card"]["target"])
 
 
 def make_null(rows: Sequence[Row], architecture: str, settings: str) -> Null:
@@ -48,13 +55,10 @@ def make_null(rows: Sequence[Row], architecture: str, settings: str) -> Null:
     return Null(architecture, settings, names, statistics, told)
 
 
-def judge(row: Row, null: Null, false_alarm_rate: float) -> Verdict:
+def verdict_on(row: Row, null: Null, false_alarm_rate: float) -> Verdict:
     """One member under a null that does not hold it."""
-    seen: Mapping[str, Row] = row["seen"]["inverters"]
-    weighed = weigh({name: found["statistic"] for name, found in seen.items()}, null)
-    order = list(null.inverters)
-    works = [seen[name]["strength"]["value"] or 0.0 for name in order]
-    choice = choose([str(seen[name]["target"]) for name in order], works, weighed.excess)
-    backdoored, _ = verdict(weighed.p_value, false_alarm_rate, len(null.rows), works[choice.shown])
-    score = max(weighed.excess)
-    return Verdict(row, weighed.p_value, score, backdoored, choice.target, choice.confidence, order[choice.shown])
+    said = {
+        name: Say(found["statistic"], str(found["target"]), found["strength"]["value"] or 0.0)
+        for name, found in row["seen"]["inverters"].items()
+    }
+    return Verdict(row, judge(said, null, false_alarm_rate))
