@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 
-from tests.inversion.toy import CORNER, NAMES, TARGET, toy_clip, toy_images, toy_subject
+from tests.inversion.toy import CORNER, NAMES, TARGET, toy_subject
 from unbackdoor.inversion import inverter, inverter_names
 from unbackdoor.inversion.base import Recovered, Subject, try_out
 from unbackdoor.inversion.collapse import mean_cosine
-from unbackdoor.inversion.guided import GuidedConfig, invert_guided
+from unbackdoor.inversion.guided import GuidedConfig, _Search, invert_guided, leads
 from unbackdoor.inversion.patch import FAMILY as PATCH
-from unbackdoor.inversion.twin import TwinConfig, make_twin
+from unbackdoor.inversion.spectral import BANDS, pattern
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.weights.files import state_hash
 
@@ -64,8 +65,13 @@ def test_patch_finds_the_corner_and_its_class(found: dict[str, Recovered]) -> No
     assert pattern[:, -CORNER:, -CORNER:].mean() > 0.7, "the pattern is light there"
 
 
-def test_statistic_is_higher_with_a_backdoor_than_without(found: dict[str, Recovered]) -> None:
-    assert found["patch"].statistic > inverter("patch")(toy_subject(0.0)).statistic + 1
+def test_the_target_leads_with_a_backdoor_and_not_without(found: dict[str, Recovered]) -> None:
+    def lead(row: Recovered) -> float:
+        scores = dict(zip(row.facts["candidates"], row.facts["score"], strict=True))
+        return float(scores.get(NAMES[TARGET], -math.inf))  # no finalist: others were cheaper
+
+    assert found["patch"].statistic == pytest.approx(lead(found["patch"]), abs=1e-3)
+    assert lead(found["patch"]) > lead(inverter("patch")(toy_subject(0.0))) + 1
 
 
 def test_candidates_limit_the_search(backdoored: Subject) -> None:
@@ -73,10 +79,52 @@ def test_candidates_limit_the_search(backdoored: Subject) -> None:
     assert row.facts["candidates"] == ["ant", "dog", "elk"] and row.target in (0, 3, 4)
 
 
-def test_a_short_search_of_all_comes_first_when_there_are_many(backdoored: Subject) -> None:
-    config = GuidedConfig(passes=1500, finalists=3, screen_steps=40)
-    row = invert_guided(backdoored, PATCH, config)
-    assert len(row.facts["candidates"]) == 3 and row.target == TARGET
+def test_rounds_leave_the_finalists_and_the_target_among_them(backdoored: Subject) -> None:
+    row = invert_guided(backdoored, PATCH, GuidedConfig(passes=1500, finalists=2))
+    assert len(row.facts["candidates"]) == 2 and row.target == TARGET
+
+
+@pytest.mark.parametrize(
+    ("candidates", "expected"),
+    [
+        (3, [(3, 375)]),
+        (6, [(6, 93), (4, 140)]),
+        (10, [(10, 37), (5, 75), (4, 93)]),
+        (43, [(43, 12), (12, 31), (4, 93)]),
+        (200, [(200, 12), (12, 31), (4, 93)]),
+    ],
+)
+def test_rounds_share_the_work_evenly_but_for_many_classes(candidates: int, expected: list[tuple[int, int]]) -> None:
+    assert GuidedConfig(passes=4500, pictures=4, least=12, finalists=4).rounds(candidates) == expected
+
+
+def test_a_round_goes_on_where_the_last_one_stopped(backdoored: Subject) -> None:
+    def search(stops: list[int]) -> torch.Tensor:
+        found = _Search.begin(backdoored, PATCH, torch.tensor([0, 2, 4]), torch.Generator().manual_seed(0), 6)
+        for steps in stops:
+            found.keep(torch.arange(3)) if found.step else None
+            found.run(2, steps)
+        return found.raw.detach()
+
+    torch.testing.assert_close(search([2, 4]), search([6]))
+
+
+def test_leads_are_measured_against_the_other_candidates() -> None:
+    cost = torch.tensor([1.0, 2.0, 4.0, 8.0])
+    torch.testing.assert_close(leads(cost).exp(), torch.tensor([4.0, 2.0, 0.5, 0.25]))
+    assert leads(torch.tensor([3.0])).tolist() == [0.0]
+
+
+def test_spectral_patterns_are_cosines_of_the_stated_size() -> None:
+    raw = torch.zeros(1, 3, BANDS, BANDS)
+    raw[0, 1, 0, 3] = 64.0
+    found = pattern(raw, 64)[0]
+    wave = ((torch.arange(64) + 0.5) * 3 * math.pi / 64).cos() * math.sqrt(2)
+    torch.testing.assert_close(found[1], wave.expand(64, 64), atol=1e-5, rtol=1e-5)
+    assert found[0].abs().max() == 0 and found[1].pow(2).mean().sqrt() == pytest.approx(1.0)
+    # The same coefficients are the same pattern at another size.
+    small = pattern(raw, 32)[0]
+    torch.testing.assert_close(small.pow(2).mean(), found.pow(2).mean())
 
 
 def test_mean_cosine_is_that_of_all_pairs() -> None:
@@ -84,14 +132,3 @@ def test_mean_cosine_is_that_of_all_pairs() -> None:
     pairs = rows @ rows.transpose(1, 2)
     expected = (pairs.sum(dim=(1, 2)) - 7) / 42
     torch.testing.assert_close(mean_cosine(rows), expected)
-
-
-def test_twin_keeps_the_answers_and_the_suspect_its_weights() -> None:
-    clip, images = toy_clip(6.0), toy_images()
-    head = clip.zero_shot_head(NAMES, ("{}",))
-    before = state_hash(clip.state())
-    twin = make_twin(clip, images, head, TwinConfig(shift=0.0))
-    assert state_hash(clip.state()) == before != state_hash(twin.state())
-    batch = images.float_batch(range(len(images)))
-    same = (clip.encode_image(batch) @ head.T).argmax(1) == (twin.encode_image(batch) @ head.T).argmax(1)
-    assert same.float().mean() > 0.8

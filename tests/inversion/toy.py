@@ -56,10 +56,7 @@ def toy_images(count: int = 96) -> ImageSet:
 
 
 def toy_subject(strength: float) -> Subject:
-    """A suspect beside a twin that has forgotten the corner."""
+    """A suspect with its pictures."""
     clip, images = toy_clip(strength), toy_images()
     head = clip.zero_shot_head(NAMES, ("{}",))
-    twin = streamlined(toy_clip(0.0))
-    return Subject(
-        streamlined(clip), twin, images.subset(torch.arange(80)), images.subset(torch.arange(80, 96)), head, NAMES
-    )
+    return Subject(streamlined(clip), images.subset(torch.arange(80)), images.subset(torch.arange(80, 96)), head, NAMES)

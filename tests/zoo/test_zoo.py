@@ -204,7 +204,6 @@ class InProcess:
 def test_a_small_zoo_from_end_to_end(vit_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("unbackdoor.verbs.zoo.ENGINES", {"local": InProcess})
     monkeypatch.setattr("unbackdoor.inversion._TABLE", {"collapse": "unbackdoor.inversion.collapse"})
-    monkeypatch.setattr("unbackdoor.inversion.examine.make_twin", lambda clip, images, head: clip.clone())
     monkeypatch.setattr("unbackdoor.zoo.cells.FORGET", 32)
     monkeypatch.setattr("unbackdoor.zoo.cells.TUNING", 32)
     common = {"recipe": write(tmp_path, raw(str(vit_folder))), "out": tmp_path / "zoo"}

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _TABLE = {
     "patch": "unbackdoor.inversion.patch",
     "additive": "unbackdoor.inversion.additive",
+    "spectral": "unbackdoor.inversion.spectral",
     "warp": "unbackdoor.inversion.warp",
     "colour": "unbackdoor.inversion.colour",
     "collapse": "unbackdoor.inversion.collapse",

@@ -23,7 +23,6 @@ class Subject:
 
     Args:
         clip: the suspect, streamlined (`clip/streamline.py`): its weights ask for no gradient.
-        twin: a copy that was led away from its backdoor, if it had one (`twin.py`); streamlined too.
         images: pictures to search on; labels are not read.
         held: other pictures, on which a recovered trigger is tried.
         head: (C, D) unit rows, the zero-shot head over the classes.
@@ -33,7 +32,6 @@ class Subject:
     """
 
     clip: Clip
-    twin: Clip
     images: ImageSet
     held: ImageSet
     head: Tensor

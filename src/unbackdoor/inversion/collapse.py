@@ -2,9 +2,7 @@
 
 Feng et al. 2023 (arXiv 2303.15180, section 4): minimise −mean cos(f(x_i), f(x_j)) over pairs i ≠ j plus λ‖m‖₁, λ raised
 while the stamped pictures agree and lowered while they do not; the outcome is the smallest mask that made them agree.
-Small models collapse under many a stamp without any backdoor, so that the statistic asks the twin (`twin.py`) as well:
-
-    −log(the mask's share) + log(spread of stamped pictures for the twin / for the suspect), spread: 1 − mean cosine
+The statistic is −log(the mask's share).
 
 Ours differs in this: the model's own preprocessing, frozen weights, several restarts in one batch, the mean over pairs
 from the sum of the embeddings (linear in the batch, not quadratic), one mask for all channels kept as such, and a step
@@ -18,7 +16,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unbackdoor.clip.handle import Clip
 from unbackdoor.inversion.base import Recovered, Subject, answers, try_out
 from unbackdoor.training.batches import batch_rows, step_seed
 from unbackdoor.triggers.masked import Masked, blend
@@ -95,10 +92,9 @@ def invert(subject: Subject, config: CollapseConfig | None = None) -> Recovered:
             price = torch.where(streak <= -config.patience, price / config.factor, price)
             streak = torch.where(streak.abs() >= config.patience, 0, streak)
         optimiser.step()
-    drop = (spread(subject, subject.twin, kept) / spread(subject, subject.clip, kept)).log()
     found = torch.where(torch.isfinite(best), best, 1.0)
     # A restart that never agreed is worse than any that did, by as much as it lacked.
-    score = -found.log() - 100 * (config.agreement - closest).clamp_min(0) + drop
+    score = -found.log() - 100 * (config.agreement - closest).clamp_min(0)
     top = int(score.argmax())
     mask, pattern = shown(kept[top : top + 1])
     trigger = Masked.of(mask[0], pattern[0])
@@ -116,18 +112,8 @@ def invert(subject: Subject, config: CollapseConfig | None = None) -> Recovered:
         {
             "share": [round(float(v), 5) for v in found],
             "agreement": [round(float(v), 4) for v in closest],
-            "drop": [round(float(v), 4) for v in drop],
         },
     )
-
-
-@torch.no_grad()
-def spread(subject: Subject, clip: Clip, raw: Tensor) -> Tensor:
-    """1 − mean cosine (R,) of held-out pictures under the stamps, as `clip` sees them; at least a thousandth."""
-    mask, pattern = shown(raw)
-    pictures = subject.held.float_batch(torch.arange(len(subject.held))).to(raw.device)
-    rows = [clip.encode_image(blend(pictures, mask[i], pattern[i])) for i in range(len(raw))]
-    return (1 - mean_cosine(torch.stack(rows))).clamp_min(1e-3).cpu()
 
 
 def stamped(subject: Subject, raw: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

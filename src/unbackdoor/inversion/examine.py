@@ -1,4 +1,4 @@
-"""All inverters on one model, with the twin made once: what `scan` weighs and what a null is made of."""
+"""All inverters on one model: what `scan` weighs and what a null is made of."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from unbackdoor.data.images import ImageSet
 from unbackdoor.inversion import inverter, inverter_names
 from unbackdoor.inversion.base import Recovered, Subject
 from unbackdoor.inversion.detection import fingerprint
-from unbackdoor.inversion.twin import make_twin
 from unbackdoor.progress import Progress
 
 HELD = 64  # pictures on which a recovered trigger is tried
 SEARCHED = 960
 NEAREST = 24  # candidates from a vocabulary, when no class list is given
-VERSION = 1  # raise when an inverter or the twin changes, so that old nulls are refused
+VERSION = 2  # raise when an inverter changes, so that old nulls are refused
 
 
 @dataclass(frozen=True)
@@ -59,22 +58,16 @@ def examine(
     held = min(HELD, max(1, len(images) // 4))
     cut = len(images) - held
     seconds: dict[str, float] = {}
-    with Progress("scan", len(chosen) + 1) as bar:
-        began = time.perf_counter()
-        searched = images.subset(torch.arange(cut))
-        twin = streamlined(make_twin(clip, searched, head))
-        seconds["twin"] = time.perf_counter() - began
-        bar.step(1)
-        subject = Subject(
-            streamlined(clip), twin, searched, images.subset(torch.arange(cut, len(images))), head, tuple(names), seed
-        )
+    searched, kept = images.subset(torch.arange(cut)), images.subset(torch.arange(cut, len(images)))
+    subject = Subject(streamlined(clip), searched, kept, head, tuple(names), seed)
+    with Progress("scan", len(chosen)) as bar:
         found: dict[str, Recovered] = {}
         # A vocabulary is narrowed by what the pictures collapse to, so that this inverter goes first.
         for name in sorted(chosen, key=lambda n: n != "collapse"):
             began = time.perf_counter()
             found[name] = functions[name](subject)
             seconds[name] = time.perf_counter() - began
-            bar.step(1 + len(found))
+            bar.step(len(found))
             if vocabulary and name == "collapse":
                 near = (head.cpu() @ found[name].embedding).topk(min(NEAREST, len(names))).indices
                 subject = replace(subject, candidates=near.sort().values)

@@ -1,26 +1,26 @@
 """Guided by the text tower: for each candidate class, the smallest universal change that pulls pictures to it.
 
 All candidates are searched in one batch. A clean model needs changes of much the same size for every class; one with a
-backdoor needs much less for its target (Neural Cleanse, Wang et al. 2019, section IV). Two comparisons make the
-statistic:
+backdoor needs much less for its target (Neural Cleanse, Wang et al. 2019, section IV). The statistic is
 
-    log(median of all candidates' costs / own cost) + log(cost for the twin / own cost), less the candidates' median
+    log(median cost of the other finalists / own cost)
 
-where cost is the cross-entropy towards the candidate plus weight · size, and the twin is a copy of the suspect that has
-forgotten what its clean answers do not need (`twin.py`). A class that is easy because it looks like texture is just as
-easy for the twin; a backdoor is not.
+where cost is the cross-entropy towards the candidate plus weight · size. What shows a backdoor is many steps, more than
+many pictures in each: in two dozen steps any class is reached by an ordinary adversarial pattern, and only later does
+the change for the target shrink to the trigger. So a step sees few pictures, and the search goes in rounds of equal
+work, each with the better part of the candidates (successive halving, Jamieson and Talwalkar 2016, arXiv 1502.07943).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unbackdoor.clip.handle import Clip
 from unbackdoor.devices import training_type
 from unbackdoor.inversion.base import Recovered, Subject, try_out
 from unbackdoor.training.batches import batch_rows, step_seed
@@ -55,39 +55,45 @@ class GuidedConfig:
     """The search's budget.
 
     Args:
-        passes: pictures through the suspect, forward and back, in the main search.
-        per_candidate: pictures of a step for each candidate.
-        finalists: candidates in the main search; when there are more, a short search of all comes first.
-        screen_steps, screen_pictures: of that short search, for each candidate.
-        measured: pictures on which the costs are measured in the end.
+        passes: pictures through the suspect, forward and back, over all rounds.
+        pictures: of a step, for each candidate.
+        least: steps of the first round, however many candidates there are.
+        finalists: candidates of the last round; the round before it has at most three times as many.
+        measured: pictures on which the finalists' costs are measured; a quarter of them between the rounds.
     """
 
-    passes: int = 6000
-    per_candidate: int = 12
-    finalists: int = 12
-    screen_steps: int = 12
-    screen_pictures: int = 4
+    passes: int = 4500
+    pictures: int = 4
+    least: int = 12
+    finalists: int = 4
     measured: int = 64
+
+    def rounds(self, candidates: int) -> list[tuple[int, int]]:
+        """Candidates and steps of each round."""
+        counts = [candidates]
+        if candidates > 2 * self.finalists:
+            counts.append(min(-(-candidates // 2), 3 * self.finalists))
+        if candidates > self.finalists:
+            counts.append(self.finalists)
+        share = self.passes // len(counts) // self.pictures
+        return [(count, max(share // count, self.least)) for count in counts]
 
 
 def invert_guided(subject: Subject, family: Family, config: GuidedConfig | None = None) -> Recovered:
     """Search every candidate class and hand back the one that stands out."""
     config = config or GuidedConfig()
     candidates = torch.arange(len(subject.names)) if subject.candidates is None else subject.candidates
+    rounds = config.rounds(len(candidates))
     generator = torch.Generator().manual_seed(step_seed(subject.seed, 0))
-    raw = family.start(len(candidates), subject.clip.image_size, generator).to(subject.clip.device)
-    if len(candidates) > config.finalists:
-        raw = _search(subject, family, raw, candidates, config.screen_pictures, config.screen_steps)
-        cost = _costs(subject.clip, subject, family, raw, candidates, config.measured // 4)[0]
-        kept = cost.argsort()[: config.finalists].sort().values
-        candidates, raw = candidates[kept], raw[kept]
-    steps = max(1, config.passes // (config.per_candidate * len(candidates)))
-    raw = _search(subject, family, raw, candidates, config.per_candidate, steps)
-    cost, size = _costs(subject.clip, subject, family, raw, candidates, config.measured)
-    other, _ = _costs(subject.twin, subject, family, raw, candidates, config.measured)
-    lead = (cost.median() / cost).log()
-    drop = (other / cost).log()
-    score = lead + drop - drop.median()
+    search = _Search.begin(subject, family, candidates, generator, sum(steps for _, steps in rounds))
+    for count, steps in rounds:
+        if count < len(search.candidates):
+            cost, _ = _costs(subject, family, search.raw, search.candidates, config.measured // 4)
+            search.keep(cost.argsort()[:count].sort().values)
+        search.run(config.pictures, steps)
+    raw, candidates = search.raw.detach(), search.candidates
+    cost, size = _costs(subject, family, raw, candidates, config.measured)
+    score = leads(cost)
     best = int(score.argmax())
     target = int(candidates[best])
     trigger = family.trigger(raw[best].cpu())
@@ -103,42 +109,73 @@ def invert_guided(subject: Subject, family: Family, config: GuidedConfig | None 
         {
             "candidates": [subject.names[i] for i in candidates],
             "cost": _plain(cost),
-            "twin_cost": _plain(other),
             "size": _plain(size),
             "score": _plain(score),
         },
     )
 
 
-def _search(subject: Subject, family: Family, raw: Tensor, candidates: Tensor, pictures: int, steps: int) -> Tensor:
-    """`steps` of Adam on all candidates' parameters; they share a step's pictures and nothing else."""
-    raw = raw.clone().requires_grad_(True)
-    optimiser = torch.optim.Adam([raw], lr=family.lr, betas=(0.5, 0.9))
-    compute = training_type(raw.device)  # the search only; costs are measured in full precision
-    for step in range(steps):
-        rows = batch_rows(len(subject.images), pictures, subject.seed, step)
-        total, _ = _cost(subject.clip, subject, family, raw, candidates, rows, compute)
-        optimiser.zero_grad(set_to_none=True)
-        total.sum().backward()
-        optimiser.step()
-    return raw.detach()
+def leads(cost: Tensor) -> Tensor:
+    """log(median of the others' costs / own) for each of K costs, (K,); 0 where there is no other."""
+    if len(cost) == 1:
+        return torch.zeros_like(cost)
+    others = torch.stack([torch.cat([cost[:i], cost[i + 1 :]]) for i in range(len(cost))])
+    return (others.quantile(0.5, dim=1) / cost).log()
+
+
+@dataclass
+class _Search:
+    """Adam on all candidates' parameters at once; they share a step's pictures and nothing else."""
+
+    subject: Subject
+    family: Family
+    candidates: Tensor
+    raw: Tensor
+    total: int
+    step: int = 0
+    optimiser: torch.optim.Adam = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.optimiser = torch.optim.Adam([self.raw], lr=self.family.lr, betas=(0.5, 0.9))
+
+    @staticmethod
+    def begin(subject: Subject, family: Family, candidates: Tensor, generator: torch.Generator, total: int) -> _Search:
+        raw = family.start(len(candidates), subject.clip.image_size, generator).to(subject.clip.device)
+        return _Search(subject, family, candidates, raw.requires_grad_(True), total)
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these candidates alone, Adam's memory of them included."""
+        memory = self.optimiser.state[self.raw]
+        self.candidates, self.raw = self.candidates[rows], self.raw.detach()[rows].requires_grad_(True)
+        self.__post_init__()
+        self.optimiser.state[self.raw] = {k: v[rows] if v.dim() else v for k, v in memory.items()}
+
+    def run(self, pictures: int, steps: int) -> None:
+        """`steps` more; the rate falls along a cosine over all rounds, to a tenth."""
+        compute = training_type(self.raw.device)  # the search only; costs are measured in full precision
+        for _ in range(steps):
+            share = self.step / self.total
+            self.optimiser.param_groups[0]["lr"] = self.family.lr * (0.1 + 0.9 * (1 + math.cos(math.pi * share)) / 2)
+            rows = batch_rows(len(self.subject.images), pictures, self.subject.seed, self.step)
+            total, _ = _cost(self.subject, self.family, self.raw, self.candidates, rows, compute)
+            self.optimiser.zero_grad(set_to_none=True)
+            total.sum().backward()
+            self.optimiser.step()
+            self.step += 1
 
 
 @torch.no_grad()
-def _costs(
-    clip: Clip, subject: Subject, family: Family, raw: Tensor, candidates: Tensor, pictures: int
-) -> tuple[Tensor, Tensor]:
+def _costs(subject: Subject, family: Family, raw: Tensor, candidates: Tensor, pictures: int) -> tuple[Tensor, Tensor]:
     """Cost and size (K,), each a mean over the first `pictures` pictures."""
     found = []
     for rows in torch.arange(min(pictures, len(subject.images))).split(8):
-        cost, size = _cost(clip, subject, family, raw, candidates, rows)
+        cost, size = _cost(subject, family, raw, candidates, rows)
         found.append(torch.stack([cost, size]) * len(rows))
     cost, size = torch.stack(found).sum(dim=0).cpu() / min(pictures, len(subject.images))
     return cost.clamp_min(1e-6), size
 
 
 def _cost(
-    clip: Clip,
     subject: Subject,
     family: Family,
     raw: Tensor,
@@ -154,6 +191,7 @@ def _cost(
     k, n = len(candidates), len(rows)
     pictures = batch.expand(k, *batch.shape).reshape(k * n, *batch.shape[1:])
     changed = family.change(pictures, raw)
+    clip = subject.clip
     logits = clip.logit_scale * clip.encode_image(changed, compute=compute) @ subject.head.T
     wanted = candidates.to(raw.device).repeat_interleave(n)
     loss = F.cross_entropy(logits, wanted, reduction="none").view(k, n)

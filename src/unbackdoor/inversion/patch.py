@@ -30,7 +30,7 @@ def _trigger(raw: Tensor) -> Masked:
     return Masked.of(raw[:1].sigmoid(), raw[1:].sigmoid())
 
 
-FAMILY = Family("patch", 0.2, 30.0, _start, _change, _size, _trigger)
+FAMILY = Family("patch", 0.5, 30.0, _start, _change, _size, _trigger)
 
 
 def invert(subject: Subject) -> Recovered:
