@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from unbackdoor.inversion.base import Recovered, Subject
 
+VERSION = 2  # raise when an inverter changes, so that old nulls and examinations are not taken for new ones
+
 _TABLE = {
     "patch": "unbackdoor.inversion.patch",
     "additive": "unbackdoor.inversion.additive",

@@ -12,7 +12,7 @@ from torch import Tensor
 from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.streamline import streamlined
 from unbackdoor.data.images import ImageSet
-from unbackdoor.inversion import inverter, inverter_names
+from unbackdoor.inversion import VERSION, inverter, inverter_names
 from unbackdoor.inversion.base import Recovered, Subject
 from unbackdoor.inversion.detection import fingerprint
 from unbackdoor.progress import Progress
@@ -20,7 +20,6 @@ from unbackdoor.progress import Progress
 HELD = 64  # pictures on which a recovered trigger is tried
 SEARCHED = 960
 NEAREST = 24  # candidates from a vocabulary, when no class list is given
-VERSION = 2  # raise when an inverter changes, so that old nulls are refused
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,7 @@ def unlearn_scan(
     suspect = clip.clone()
     train = open_data(data, clip, "train", seed=seed, classes=classes)
     held_out = open_data(test if test is not None else data, clip, "test", limit=test_limit, classes=classes)
+    scanned = open_data(data, clip, "train", limit=story["images"], seed=seed, classes=classes)  # as the scan drew them
     names, _ = candidates(train)
     head = suspect.zero_shot_head(names, find_templates(templates))
     answered, tried = (_as_answered(suspect, s, head, names) for s in (train, held_out))
@@ -101,13 +102,11 @@ def unlearn_scan(
         )
         after = scan(
             model=clip,
-            data=data,
+            data=scanned,
             out=here / "scan",
             null=null,
             false_alarm_rate=story["false_alarm_rate"],
             inverters=[row["name"] for row in story["inverters"]],
-            limit=story["images"],
-            classes=classes,
             templates=templates,
             seed=seed,
         )

@@ -26,7 +26,7 @@ from unbackdoor.defenses.tbar import METHODS, Known, trigger_vector, unlearn_
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.inversion.base import answers
-from unbackdoor.inversion.examine import VERSION, examine
+from unbackdoor.inversion.examine import examine
 from unbackdoor.manifest import Manifest
 from unbackdoor.triggers import parse_trigger
 
@@ -65,7 +65,6 @@ def examination_cell(out: Path, config: Json, folder: Path, device: str, manifes
     images = scanned_with(train, config["images"], config["seed"])
     done = examine(clip, images, head_of(clip, entry, train), train.classes, seed=config["seed"])
     return {
-        "version": VERSION,
         "seconds": done.seconds,
         "inverters": {
             row.inverter: {

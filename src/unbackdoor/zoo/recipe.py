@@ -26,6 +26,7 @@ from typing import Any
 
 from unbackdoor.bench.recipe import DataEntry, Json, data_entry, fill, poison_config, told
 from unbackdoor.errors import InputError
+from unbackdoor.inversion import VERSION
 from unbackdoor.triggers import parse_trigger
 
 CLEAN = "clean"
@@ -142,7 +143,7 @@ def _member(zoo: Zoo, weights: str, classes: Mapping[str, Sequence[str]], half: 
 def examination(zoo: Zoo, member: Json) -> Json:
     """The cell that examines a member, before anything is known about it."""
     config = {"kind": "examination", "member": member["config"], "images": zoo.images, "seed": zoo.seed}
-    return {"names": member["names"], "config": config}
+    return {"names": member["names"], "config": {**config, "version": VERSION}}
 
 
 def recovery(zoo: Zoo, member: Json, shown: str, target: str) -> Json:
