@@ -25,7 +25,7 @@ SPECS = (
     "text", "triangles", "wanet:k=4,s=2", "wanet:k=0,s=1",
 )  # fmt: skip
 # These hold what a scan recovered from a model, and have no look of their own to show.
-RECOVERED = ("additive", "flow", "masked", "recolour")
+RECOVERED = ("additive", "flow", "masked", "mixed", "recolour")
 
 
 def photograph() -> Tensor:

@@ -12,9 +12,10 @@ from tests.inversion.toy import CORNER, NAMES, TARGET, toy_subject
 from unbackdoor.inversion import inverter, inverter_names
 from unbackdoor.inversion.base import Recovered, Subject, try_out
 from unbackdoor.inversion.collapse import mean_cosine
-from unbackdoor.inversion.guided import GuidedConfig, _Search, invert_guided, leads
+from unbackdoor.inversion.guided import GuidedConfig, Search, invert_guided, leads
 from unbackdoor.inversion.patch import FAMILY as PATCH
 from unbackdoor.inversion.spectral import BANDS, pattern
+from unbackdoor.inversion.variants import WORKS, variants
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.weights.files import state_hash
 
@@ -100,7 +101,7 @@ def test_rounds_share_the_work_evenly_but_for_many_classes(candidates: int, expe
 
 def test_a_round_goes_on_where_the_last_one_stopped(backdoored: Subject) -> None:
     def search(stops: list[int]) -> torch.Tensor:
-        found = _Search.begin(backdoored, PATCH, torch.tensor([0, 2, 4]), torch.Generator().manual_seed(0), 6)
+        found = Search.begin(backdoored, PATCH, torch.tensor([0, 2, 4]), torch.Generator().manual_seed(0), 6)
         for steps in stops:
             found.keep(torch.arange(3)) if found.step else None
             found.run(2, steps)
@@ -132,3 +133,20 @@ def test_mean_cosine_is_that_of_all_pairs() -> None:
     pairs = rows @ rows.transpose(1, 2)
     expected = (pairs.sum(dim=(1, 2)) - 7) / 42
     torch.testing.assert_close(mean_cosine(rows), expected)
+
+
+@pytest.mark.parametrize("name", ["patch", "collapse"])
+def test_variants_are_more_triggers_of_the_family_that_lead_to_the_target(
+    name: str, found: dict[str, Recovered], backdoored: Subject
+) -> None:
+    first = found["patch"].trigger
+    mixed = variants(backdoored, name, first, TARGET)
+    assert mixed.triggers[0] == first and len(set(mixed.triggers)) == len(mixed.triggers) > 2
+    for trigger in mixed.triggers:
+        assert trigger.name == "masked" and try_out(backdoored, trigger, TARGET)[0].value >= WORKS
+    assert variants(backdoored, name, first, TARGET) == mixed
+
+
+def test_variants_that_do_not_work_are_left_out(found: dict[str, Recovered]) -> None:
+    warped = found["warp"].trigger
+    assert variants(toy_subject(6.0), "warp", warped, 0).triggers == (warped,)

@@ -17,6 +17,7 @@ from unbackdoor.triggers.additive import Additive, add
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.triggers.flow import Flow, warp
 from unbackdoor.triggers.masked import Masked, blend
+from unbackdoor.triggers.mixed import Mixed
 from unbackdoor.triggers.packing import pack, unpack
 from unbackdoor.triggers.recolour import Recolour, recolour
 
@@ -273,3 +274,18 @@ def test_a_small_patch_has_a_short_spec_whatever_its_pattern_is_elsewhere() -> N
     assert len(trigger.spec()) < 1000
     images = torch.rand(2, 3, 64, 64, generator=generator)
     torch.testing.assert_close(trigger(images), blend(images, mask, pattern), atol=1 / 254, rtol=0)
+
+
+def test_mixed_gives_every_image_the_part_of_its_key() -> None:
+    parts = [parse_trigger(spec) for spec in ("badnets:size=4", "blended:redraw=true", "nashville")]
+    mixed, batch, keys = Mixed.of(parts), images(), torch.tensor([4, 0, 2, 1, 3, 5])
+    assert mixed.triggers == tuple(parts) and parse_trigger(mixed.spec()) == mixed
+    for i, key in enumerate(keys):
+        alone = parts[int(key) % 3](batch[i : i + 1], keys=keys[i : i + 1])
+        torch.testing.assert_close(mixed(batch, keys=keys)[i : i + 1], alone)
+    torch.testing.assert_close(mixed(batch), parts[0](batch))
+    for bad, part in (([], "at least one"), ([parse_trigger("issba:secret=a|b")], "holds"), ([mixed], "another mixed")):
+        with pytest.raises(InputError, match=part):
+            Mixed.of(bad)
+    with pytest.raises(InputError, match="holds no pattern"):
+        Mixed()(batch)

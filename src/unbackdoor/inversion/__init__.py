@@ -29,6 +29,19 @@ def inverter_names() -> tuple[str, ...]:
     return tuple(_TABLE)
 
 
+def module_of(name: str) -> str:
+    """Dotted name of the module of a registered inverter.
+
+    Raises:
+        InputError: unknown inverter.
+    """
+    from unbackdoor.errors import InputError
+
+    if name not in _TABLE:
+        raise InputError(f"unknown inverter {name!r}: choose one of {', '.join(_TABLE)}")
+    return _TABLE[name]
+
+
 def inverter(name: str) -> Callable[[Subject], Recovered]:
     """The function behind a name: `invert(subject)`.
 
@@ -37,9 +50,5 @@ def inverter(name: str) -> Callable[[Subject], Recovered]:
     """
     from importlib import import_module
 
-    from unbackdoor.errors import InputError
-
-    if name not in _TABLE:
-        raise InputError(f"unknown inverter {name!r}: choose one of {', '.join(_TABLE)}")
-    function: Callable[[Subject], Recovered] = import_module(_TABLE[name]).invert
+    function: Callable[[Subject], Recovered] = import_module(module_of(name)).invert
     return function

@@ -17,6 +17,11 @@ def _start(k: int, side: int, generator: torch.Generator) -> Tensor:
 FAMILY = Family("colour", 0.03, 10.0, _start, recolour, rms_change, Recolour.of)
 
 
+def family(side: int) -> Family:
+    """The family of changes, whatever the side of the pictures."""
+    return FAMILY
+
+
 def invert(subject: Subject) -> Recovered:
     """See the module's first line; the norm is the RMS change of the pictures."""
-    return invert_guided(subject, FAMILY)
+    return invert_guided(subject, family(subject.clip.image_size))

@@ -54,11 +54,8 @@ def examine(
     """
     chosen = list(inverters or inverter_names())
     functions = {name: inverter(name) for name in chosen}
-    held = min(HELD, max(1, len(images) // 4))
-    cut = len(images) - held
     seconds: dict[str, float] = {}
-    searched, kept = images.subset(torch.arange(cut)), images.subset(torch.arange(cut, len(images)))
-    subject = Subject(streamlined(clip), searched, kept, head, tuple(names), seed)
+    subject = split(clip, images, head, names, seed)
     with Progress("scan", len(chosen)) as bar:
         found: dict[str, Recovered] = {}
         # A vocabulary is narrowed by what the pictures collapse to, so that this inverter goes first.
@@ -71,6 +68,13 @@ def examine(
                 near = (head.cpu() @ found[name].embedding).topk(min(NEAREST, len(names))).indices
                 subject = replace(subject, candidates=near.sort().values)
     return Examined(subject, [found[name] for name in chosen], {k: round(v, 2) for k, v in seconds.items()})
+
+
+def split(clip: Clip, images: ImageSet, head: Tensor, names: Sequence[str], seed: int) -> Subject:
+    """A model with the pictures to search on, and the last 64 (at most a quarter) to try triggers out on."""
+    cut = len(images) - min(HELD, max(1, len(images) // 4))
+    searched, held = images.subset(torch.arange(cut)), images.subset(torch.arange(cut, len(images)))
+    return Subject(streamlined(clip), searched, held, head, tuple(names), seed)
 
 
 def settings(images: int, inverters: Sequence[str]) -> str:

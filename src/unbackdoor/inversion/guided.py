@@ -85,7 +85,7 @@ def invert_guided(subject: Subject, family: Family, config: GuidedConfig | None 
     candidates = torch.arange(len(subject.names)) if subject.candidates is None else subject.candidates
     rounds = config.rounds(len(candidates))
     generator = torch.Generator().manual_seed(step_seed(subject.seed, 0))
-    search = _Search.begin(subject, family, candidates, generator, sum(steps for _, steps in rounds))
+    search = Search.begin(subject, family, candidates, generator, sum(steps for _, steps in rounds))
     for count, steps in rounds:
         if count < len(search.candidates):
             cost, _ = _costs(subject, family, search.raw, search.candidates, config.measured // 4)
@@ -124,7 +124,7 @@ def leads(cost: Tensor) -> Tensor:
 
 
 @dataclass
-class _Search:
+class Search:
     """Adam on all candidates' parameters at once; they share a step's pictures and nothing else."""
 
     subject: Subject
@@ -139,9 +139,9 @@ class _Search:
         self.optimiser = torch.optim.Adam([self.raw], lr=self.family.lr, betas=(0.5, 0.9))
 
     @staticmethod
-    def begin(subject: Subject, family: Family, candidates: Tensor, generator: torch.Generator, total: int) -> _Search:
+    def begin(subject: Subject, family: Family, candidates: Tensor, generator: torch.Generator, total: int) -> Search:
         raw = family.start(len(candidates), subject.clip.image_size, generator).to(subject.clip.device)
-        return _Search(subject, family, candidates, raw.requires_grad_(True), total)
+        return Search(subject, family, candidates, raw.requires_grad_(True), total)
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these candidates alone, Adam's memory of them included."""

@@ -33,6 +33,11 @@ def _trigger(raw: Tensor) -> Masked:
 FAMILY = Family("patch", 0.5, 30.0, _start, _change, _size, _trigger)
 
 
+def family(side: int) -> Family:
+    """The family of changes, whatever the side of the pictures."""
+    return FAMILY
+
+
 def invert(subject: Subject) -> Recovered:
     """See the module's first line; the norm is the mask's share of the picture."""
-    return invert_guided(subject, FAMILY)
+    return invert_guided(subject, family(subject.clip.image_size))

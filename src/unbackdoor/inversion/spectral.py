@@ -46,7 +46,9 @@ def _size(raw: Tensor, pictures: Tensor, changed: Tensor) -> Tensor:
     return raw.abs().flatten(1).sum(dim=1) / 64
 
 
-def _family(side: int) -> Family:
+def family(side: int) -> Family:
+    """The family of changes on pictures of this side."""
+
     def trigger(raw: Tensor) -> Additive:
         return Additive.of(pattern(raw[None], side)[0])
 
@@ -55,4 +57,4 @@ def _family(side: int) -> Family:
 
 def invert(subject: Subject) -> Recovered:
     """See the module's first lines; the norm is the sum of the coefficients' sizes over 64, the RMS if one is alone."""
-    return invert_guided(subject, _family(subject.clip.image_size))
+    return invert_guided(subject, family(subject.clip.image_size))

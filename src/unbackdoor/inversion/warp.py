@@ -19,6 +19,11 @@ def _start(k: int, side: int, generator: torch.Generator) -> Tensor:
 FAMILY = Family("warp", 0.2, 20.0, _start, warp, rms_change, Flow.of)
 
 
+def family(side: int) -> Family:
+    """The family of changes, whatever the side of the pictures."""
+    return FAMILY
+
+
 def invert(subject: Subject) -> Recovered:
     """See the module's first line; the norm is the RMS change of the pictures."""
-    return invert_guided(subject, FAMILY)
+    return invert_guided(subject, family(subject.clip.image_size))

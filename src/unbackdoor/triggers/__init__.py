@@ -19,6 +19,7 @@ _TABLE = {
     "issba": "unbackdoor.triggers.issba:Issba",
     "lowfreq": "unbackdoor.triggers.lowfreq:LowFrequency",
     "masked": "unbackdoor.triggers.masked:Masked",
+    "mixed": "unbackdoor.triggers.mixed:Mixed",
     "nashville": "unbackdoor.triggers.nashville:Nashville",
     "recolour": "unbackdoor.triggers.recolour:Recolour",
     "sig": "unbackdoor.triggers.sig:Sig",

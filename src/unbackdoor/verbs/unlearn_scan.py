@@ -15,8 +15,11 @@ from unbackdoor.data.images import ImageSet
 from unbackdoor.defenses.alpha import AlphaConfig
 from unbackdoor.errors import InputError
 from unbackdoor.inversion.base import answers
+from unbackdoor.inversion.examine import split
+from unbackdoor.inversion.variants import variants
 from unbackdoor.manifest import Manifest, write_json
 from unbackdoor.metrics.rates import Rate
+from unbackdoor.triggers import parse_trigger
 from unbackdoor.verbs.common import open_data, open_model, weights_hash
 from unbackdoor.verbs.scan import candidates, scan
 from unbackdoor.verbs.unlearn import unlearn
@@ -48,7 +51,7 @@ def unlearn_scan(
     device: str = "auto",
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Take the vector from the recovered trigger, choose α without the attack, cure, scan again.
+    """Take the vector from the recovered trigger and variants of it, choose α without the attack, cure, scan again.
 
     No label is read: pictures count as the suspect answered them, so that "clean accuracy" is agreement with it and
     "attack success" is the recovered trigger's. Where the test split has labels, true clean accuracy is told too.
@@ -83,11 +86,14 @@ def unlearn_scan(
     told: list[dict[str, Any]] = []
     while True:
         here = out / f"round-{len(told) + 1}"
+        subject = split(clip, scanned, head, names, seed)
+        target = names.index(story["target"]["name"])
+        found = parse_trigger(story["trigger"]["spec"])
         cure = unlearn(
             model=clip,
             data=answered,
             test=tried,
-            trigger=story["trigger"]["spec"],
+            trigger=variants(subject, story["trigger"]["inverter"], found, target),
             target=story["target"]["name"],
             out=here,
             alpha_config=alpha_config,
@@ -153,7 +159,13 @@ def _read(finding: str | Path | dict[str, Any]) -> dict[str, Any]:
     path = path / "finding.json" if path.is_dir() else path
     try:
         story: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        _ = (story["weights"], story["trigger"]["spec"], story["target"]["name"], story["backdoored"])
+        _ = (
+            story["weights"],
+            story["trigger"]["spec"],
+            story["trigger"]["inverter"],
+            story["target"]["name"],
+            story["backdoored"],
+        )
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; give the finding.json of a scan with --out") from None
     except (ValueError, KeyError, TypeError):

@@ -26,7 +26,8 @@ from unbackdoor.defenses.tbar import METHODS, Known, trigger_vector, unlearn_
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.inversion.base import answers
-from unbackdoor.inversion.examine import examine
+from unbackdoor.inversion.examine import examine, split
+from unbackdoor.inversion.variants import variants
 from unbackdoor.manifest import Manifest
 from unbackdoor.triggers import parse_trigger
 
@@ -92,8 +93,10 @@ def recovery_cell(out: Path, config: Json, folder: Path, device: str, manifest: 
         raise InputError("the examination is not there; it has to be made first")
     entry = DataEntry(**member["data"])
     row = seen["inverters"][config["shown"]]
-    trigger, target = parse_trigger(row["trigger"]), train.classes.index(config["target"])
-    head = head_of(clip, entry, train)
+    target, head = train.classes.index(config["target"]), head_of(clip, entry, train)
+    images = scanned_with(train, config["examination"]["images"], config["examination"]["seed"])
+    subject = split(clip, images, head, train.classes, config["seed"])
+    trigger = variants(subject, config["shown"], parse_trigger(row["trigger"]), target)
     before_answers, _ = answers(clip, test, head)
     pictures = scanned_with(train, FORGET + TUNING, config["seed"] + 1)
     said, _ = answers(clip, pictures, head)

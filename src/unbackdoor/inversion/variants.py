@@ -1,0 +1,39 @@
+"""More triggers for a target that is known: what a cure is taken from.
+
+The smallest trigger is often a fragment of the attacker's, and a cure of the fragment alone leaves the rest working.
+Several searches for the same class, from different starting points, come upon different fragments.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import torch
+
+from unbackdoor.inversion import module_of, patch
+from unbackdoor.inversion.base import Subject, try_out
+from unbackdoor.inversion.guided import Family, Search
+from unbackdoor.training.batches import step_seed
+from unbackdoor.triggers.base import Trigger
+from unbackdoor.triggers.mixed import Mixed
+
+COUNT, STEPS, PICTURES = 4, 100, 4
+WORKS = 0.5  # of the held pictures that a variant has to turn
+
+
+def variants(subject: Subject, inverter: str, trigger: Trigger, target: int) -> Mixed:
+    """The recovered trigger beside up to four more of its family that lead to the same class.
+
+    Args:
+        inverter: who recovered `trigger`.
+        target: index of the class.
+    """
+    module = import_module(module_of(inverter))
+    # Feature collapse has no target of its own; what it finds is a patch.
+    family: Family = getattr(module, "family", patch.family)(subject.clip.image_size)
+    generator = torch.Generator().manual_seed(step_seed(subject.seed, 2))
+    search = Search.begin(subject, family, torch.full((COUNT,), target), generator, STEPS)
+    search.run(PICTURES, STEPS)
+    found = [family.trigger(row.cpu()) for row in search.raw.detach()]
+    working = [t for t in found if (s := try_out(subject, t, target)[0]).n and s.value >= WORKS]
+    return Mixed.of([trigger, *working])
