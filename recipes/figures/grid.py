@@ -35,8 +35,8 @@ HEAD = """\
 Made by `python recipes/figures/grid.py --data-root PATH --runs FOLDER` from what `bench` left there and from
 [the cells of earlier runs](cells); what it means stands in [results](results.md). Rates in per cent with 95%
 Wilson intervals; retention is CA after the cure divided by CA before it; rebound is ASR after 50 steps of clean
-fine-tuning, on at most 400 images. All cells but those of the image–text regime were read back from an earlier print
-of this page and may be off by 0.1 points.
+fine-tuning, on at most 400 images. The cells of seed 0, but for the image–text regime, were read back from an earlier
+print of this page and may be off by 0.1 points; seconds of different seeds come from different machines.
 """
 
 

@@ -55,7 +55,7 @@ def _flat(row: Row) -> Row:
             line[name], line[f"{name}_n"] = _short(found["value"]), found["n"]
     if row["kind"] == "cure":
         line["ca_before"] = _short(row["before"]["ca"]["value"])
-        line |= {name: row[name] for name in ("images", "labels", "seconds")}
+        line |= {name: _short(row[name]) for name in ("images", "labels", "seconds")}
         alpha = row["facts"].get("alpha")
         line["alpha"] = "" if alpha is None else _short(alpha)
         if row.get("rebound"):
