@@ -23,19 +23,25 @@ from unbackdoor.cli.options import rate_line, shared, show, story_lines
 @click.option("--alpha", default="auto", show_default=True, help="auto, or the coefficient to subtract with.")
 @click.option("--alpha-grid", help="Values for the search, such as 0.5,1,2; by default it finds its own.")
 @click.option("--tolerance", type=float, default=0.005, show_default=True, help="Largest ASR that counts as cured.")
-@click.option("--floor", type=float, default=0.95, show_default=True, help="Share of the suspect's CA to keep.")
+@click.option(
+    "--floor",
+    type=float,
+    help="Share of the suspect's CA to keep, of its answers with --scan.  [default: 0.95, 0.9 with --scan]",
+)
 @shared("samples")
 @click.option("--validation", type=click.IntRange(1), default=512, show_default=True, help="Images for choosing α.")
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the triggered images.")
 @shared("method", "lr", "test_limit", "classes", "templates", "device", "seed")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Output folder.")
 @shared("json", "debug")
-def command(as_json: bool, alpha: str, alpha_grid: str | None, tolerance: float, floor: float, **options: Any) -> None:
+def command(
+    as_json: bool, alpha: str, alpha_grid: str | None, tolerance: float, floor: float | None, **options: Any
+) -> None:
     """Subtract the trigger vector, α chosen on held-out images, and save the clean model as it came in.
 
     Of a known attack (--trigger and --target), or of the one that a scan recovered (--scan).
     """
-    from unbackdoor.defenses.alpha import AlphaConfig, parse_grid
+    from unbackdoor.defenses.alpha import AGREEMENT_FLOOR, AlphaConfig, parse_grid
     from unbackdoor.errors import InputError
 
     if alpha != "auto":
@@ -44,8 +50,10 @@ def command(as_json: bool, alpha: str, alpha_grid: str | None, tolerance: float,
         except ValueError:
             raise InputError(f"--alpha {alpha!r} is neither auto nor a number") from None
     grid = None if alpha_grid is None else parse_grid(alpha_grid)
-    rule = AlphaConfig(tolerance=tolerance, floor=floor, grid=grid)
     scanned = {name: options.pop(name) for name in ("finding", "rounds", "null", "force")}
+    if floor is None:
+        floor = AlphaConfig.floor if scanned["finding"] is None else AGREEMENT_FLOOR
+    rule = AlphaConfig(tolerance=tolerance, floor=floor, grid=grid)
     if scanned["finding"] is not None:
         for name in ("trigger", "target", "vector"):
             if options.pop(name) is not None:

@@ -15,6 +15,10 @@ from unbackdoor.errors import InputError
 from unbackdoor.metrics.backdoor import BackdoorRates
 from unbackdoor.metrics.rates import Rate
 
+# Without labels agreement with the suspect stands for CA. It falls sooner, as answers that were wrong change too: a
+# cure that keeps 99% of CA may change 6% of the answers.
+AGREEMENT_FLOOR = 0.9
+
 
 @dataclass(frozen=True)
 class AlphaConfig:
