@@ -33,6 +33,15 @@ def test_finds_the_smallest_curing_alpha(cure: float) -> None:
     assert [p.alpha for p in found.curve] == sorted(model.asked)
 
 
+@pytest.mark.parametrize(("cost", "factor"), [(0.001, 1.5), (0.07, 1.0)])
+def test_a_reserve_is_taken_as_far_as_the_floor_permits(cost: float, factor: float) -> None:
+    plain = search_alpha(Model(0.9, cost), AlphaConfig(floor=0.9))
+    found = search_alpha(Model(0.9, cost), AlphaConfig(floor=0.9, reserve=1.5))
+    assert plain.satisfied and found.satisfied and found.alpha == pytest.approx(factor * plain.alpha)
+    assert 1.5 * plain.alpha in [pytest.approx(p.alpha) for p in found.curve]
+    assert search_alpha(Model(0.9, cost), AlphaConfig(grid=(1.0,), reserve=1.5)).alpha == 1.0
+
+
 def test_a_clean_model_is_left_alone() -> None:
     clean = lambda _a, _e: BackdoorRates(Rate(90, 100), Rate(0, 100), Rate(90, 100))  # noqa: E731
     found = search_alpha(clean, AlphaConfig())
@@ -76,7 +85,7 @@ def test_bad_grids(text: str) -> None:
         parse_grid(text)
 
 
-@pytest.mark.parametrize("bad", [{"grid": ()}, {"grid": (-1.0,)}, {"tolerance": 1.0}, {"floor": 0.0}])
+@pytest.mark.parametrize("bad", [{"grid": ()}, {"grid": (-1.0,)}, {"tolerance": 1.0}, {"floor": 0.0}, {"reserve": 0.5}])
 def test_bad_settings(bad: dict) -> None:  # type: ignore[type-arg]
     with pytest.raises(InputError):
         AlphaConfig(**bad)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def command(
 
     Of a known attack (--trigger and --target), or of the one that a scan recovered (--scan).
     """
-    from unbackdoor.defenses.alpha import AGREEMENT_FLOOR, AlphaConfig, parse_grid
+    from unbackdoor.defenses.alpha import BLIND, AlphaConfig, parse_grid
     from unbackdoor.errors import InputError
 
     if alpha != "auto":
@@ -51,9 +52,8 @@ def command(
             raise InputError(f"--alpha {alpha!r} is neither auto nor a number") from None
     grid = None if alpha_grid is None else parse_grid(alpha_grid)
     scanned = {name: options.pop(name) for name in ("finding", "rounds", "null", "force")}
-    if floor is None:
-        floor = AlphaConfig.floor if scanned["finding"] is None else AGREEMENT_FLOOR
-    rule = AlphaConfig(tolerance=tolerance, floor=floor, grid=grid)
+    rule = AlphaConfig() if scanned["finding"] is None else BLIND
+    rule = replace(rule, tolerance=tolerance, grid=grid, floor=rule.floor if floor is None else floor)
     if scanned["finding"] is not None:
         for name in ("trigger", "target", "vector"):
             if options.pop(name) is not None:

@@ -15,10 +15,6 @@ from unbackdoor.errors import InputError
 from unbackdoor.metrics.backdoor import BackdoorRates
 from unbackdoor.metrics.rates import Rate
 
-# Without labels agreement with the suspect stands for CA. It falls sooner, as answers that were wrong change too: a
-# cure that keeps 99% of CA may change 6% of the answers.
-AGREEMENT_FLOOR = 0.9
-
 
 @dataclass(frozen=True)
 class AlphaConfig:
@@ -34,6 +30,7 @@ class AlphaConfig:
         largest: no α above this is tried.
         smallest: bisection goes no lower.
         resolution: bisection stops when the bracket is narrower than this share of its upper end.
+        reserve: the α found without a grid is raised by this factor if the floor permits; 1 leaves it.
     """
 
     tolerance: float = 0.005
@@ -43,6 +40,7 @@ class AlphaConfig:
     smallest: float = 1 / 64
     largest: float = 16.0
     resolution: float = 0.1
+    reserve: float = 1.0
 
     def __post_init__(self) -> None:
         if self.grid is not None and not self.grid:
@@ -51,6 +49,8 @@ class AlphaConfig:
             raise InputError(f"the α grid holds {min(self.grid)}; α is subtracted, so give values of 0 or more")
         if not 0 <= self.tolerance < 1:
             raise InputError(f"the ASR tolerance is {self.tolerance}; it must lie in [0, 1)")
+        if self.reserve < 1:
+            raise InputError(f"the α reserve is {self.reserve}; it is a factor of 1 or more")
         if not 0 < self.floor <= 1:
             raise InputError(f"the CA floor is {self.floor}; it is a share of the suspect's CA, in (0, 1]")
 
@@ -60,7 +60,13 @@ class AlphaConfig:
         return (
             f"smallest α with ASR ≤ {self.tolerance:.1%} on held-out images, "
             f"keeping at least {self.floor:.0%} of the suspect's clean accuracy there"
+            + (f"; {self.reserve:g} times that if as much is kept" if self.reserve > 1 else "")
         )
+
+
+# Without labels and the true trigger. Agreement with the suspect stands for CA and falls sooner, as answers that were
+# wrong change too; and where the recovered trigger stops working, a stronger true one may not have stopped yet.
+BLIND = AlphaConfig(floor=0.9, reserve=1.5)
 
 
 @dataclass(frozen=True)
@@ -132,7 +138,13 @@ def search_alpha(measure: Measure, config: AlphaConfig) -> AlphaSearch:
     elif not cured(points[0.0]):
         _bracket(look, cured, kept, config)
     considered = [p for a, p in points.items() if config.grid is None or a in config.grid]
-    return _choose(considered, sorted(points.values(), key=lambda p: p.alpha), cured, kept, floor, config)
+    found = _choose(considered, sorted(points.values(), key=lambda p: p.alpha), cured, kept, floor, config)
+    if config.grid is None and config.reserve > 1 and found.satisfied and found.alpha:
+        further = look(min(config.reserve * found.alpha, config.largest))
+        curve = sorted(points.values(), key=lambda p: p.alpha)
+        better = cured(further) and kept(further)
+        return AlphaSearch(further.alpha if better else found.alpha, True, None, curve)
+    return found
 
 
 def _bracket(

@@ -12,7 +12,7 @@ from torch import Tensor
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
-from unbackdoor.defenses.alpha import AGREEMENT_FLOOR, AlphaConfig
+from unbackdoor.defenses.alpha import BLIND, AlphaConfig
 from unbackdoor.errors import InputError
 from unbackdoor.inversion.base import answers
 from unbackdoor.inversion.examine import split
@@ -62,7 +62,7 @@ def unlearn_scan(
         model: the model that was scanned; None takes the finding's reference.
         rounds: at most so many cures; a round follows while the new scan says backdoored.
         force: cure although the finding is not a clear one.
-        alpha_config: None takes the smallest α that stops the recovered triggers and keeps nine tenths of the answers.
+        alpha_config: None is `BLIND`.
         null: as for `scan`, for the scans after each round.
 
     Raises:
@@ -97,7 +97,7 @@ def unlearn_scan(
             trigger=variants(subject, story["trigger"]["inverter"], found, target),
             target=story["target"]["name"],
             out=here,
-            alpha_config=alpha_config or AlphaConfig(floor=AGREEMENT_FLOOR),
+            alpha_config=alpha_config or BLIND,
             samples=samples,
             validation=validation,
             method=method,

@@ -21,7 +21,7 @@ from unbackdoor.clip.difference import save_difference
 from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.load import load
 from unbackdoor.data.images import ImageSet
-from unbackdoor.defenses.alpha import AGREEMENT_FLOOR, AlphaConfig
+from unbackdoor.defenses.alpha import BLIND
 from unbackdoor.defenses.tbar import METHODS, Known, trigger_vector, unlearn_
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_images
@@ -104,7 +104,7 @@ def recovery_cell(out: Path, config: Json, folder: Path, device: str, manifest: 
     known = Known(pictures.subset(torch.arange(FORGET)), trigger, target, head)
     taken = trigger_vector(clip, known, METHODS["anchored"])
     tuning = pictures.subset(torch.arange(FORGET, len(pictures)))
-    found = unlearn_(clip, taken.vector, tuning, Task(head, trigger, target), AlphaConfig(floor=AGREEMENT_FLOOR))
+    found = unlearn_(clip, taken.vector, tuning, Task(head, trigger, target), BLIND)
     attack = attack_of({**member, "trigger": card["trigger"]}, train)
     task = Task(head) if attack is None else Task(head, attack.trigger, attack.target)
     after = evaluate_images(clip, test, task)
