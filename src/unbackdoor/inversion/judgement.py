@@ -56,7 +56,7 @@ def judge(
     Raises:
         InputError: the null holds an inverter that did not run, or no model.
     """
-    names = list(said) if null is None else [name for name in null.inverters if name in said]
+    names = list(said if null is None else null.inverters)
     weighed = None if null is None else weigh({name: row.statistic for name, row in said.items()}, null)
     excess = (1.0,) * len(names) if weighed is None else weighed.excess
     choice = choose([said[n].target for n in names], [said[n].works for n in names], excess)

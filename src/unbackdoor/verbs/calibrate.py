@@ -73,7 +73,7 @@ def calibrate(
         kind = own
         for said, clip in _with_copies(base, images, head, copies, seed):
             manifest.hashes[said] = weights_hash(clip)
-            key = run_key(manifest.hashes[said], images.content_hash(), list(names), identity, seed)
+            key = run_key(manifest.hashes[said], manifest.hashes["data"], list(names), identity, seed)
             if key not in done:
                 found = examine(clip, images, head, names, seed=seed, inverters=chosen, vocabulary=vocabulary).found
                 done[key] = [row.statistic for row in found]

@@ -142,8 +142,14 @@ def _member(zoo: Zoo, weights: str, classes: Mapping[str, Sequence[str]], half: 
 
 def examination(zoo: Zoo, member: Json) -> Json:
     """The cell that examines a member, before anything is known about it."""
-    config = {"kind": "examination", "member": member["config"], "images": zoo.images, "seed": zoo.seed}
-    return {"names": member["names"], "config": {**config, "version": VERSION}}
+    config = {
+        "kind": "examination",
+        "member": member["config"],
+        "images": zoo.images,
+        "seed": zoo.seed,
+        "version": VERSION,
+    }
+    return {"names": member["names"], "config": config}
 
 
 def recovery(zoo: Zoo, member: Json, shown: str, target: str) -> Json:
