@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from tests.inversion.toy import CORNER, NAMES, TARGET, toy_subject
-from unbackdoor.inversion import inverter, inverter_names
+from unbackdoor.inversion import inverter, inverter_names, spectral
 from unbackdoor.inversion.base import Recovered, Subject, try_out
 from unbackdoor.inversion.collapse import mean_cosine
 from unbackdoor.inversion.guided import GuidedConfig, Search, invert_guided, leads
 from unbackdoor.inversion.patch import FAMILY as PATCH
-from unbackdoor.inversion.spectral import BANDS, pattern
+from unbackdoor.inversion.spectral import cycles, pattern
 from unbackdoor.inversion.variants import WORKS, variants
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.weights.files import state_hash
@@ -116,16 +116,24 @@ def test_leads_are_measured_against_the_other_candidates() -> None:
     assert leads(torch.tensor([3.0])).tolist() == [0.0]
 
 
-def test_spectral_patterns_are_cosines_of_the_stated_size() -> None:
-    raw = torch.zeros(1, 3, BANDS, BANDS)
-    raw[0, 1, 0, 3] = 64.0
+def test_spectral_patterns_are_waves_of_the_stated_size() -> None:
+    top = cycles(64)
+    raw = torch.zeros(1, 3, 2 * top + 1, top + 1, 2)
+    raw[0, 1, top + 2, 3] = torch.tensor([24.0, 32.0])
     found = pattern(raw, 64)[0]
-    wave = ((torch.arange(64) + 0.5) * 3 * math.pi / 64).cos() * math.sqrt(2)
-    torch.testing.assert_close(found[1], wave.expand(64, 64), atol=1e-5, rtol=1e-5)
-    assert found[0].abs().max() == 0 and found[1].pow(2).mean().sqrt() == pytest.approx(1.0)
-    # The same coefficients are the same pattern at another size.
-    small = pattern(raw, 32)[0]
-    torch.testing.assert_close(small.pow(2).mean(), found.pow(2).mean())
+    turn = 2 * math.pi / 64 * (2 * torch.arange(64.0)[:, None] + 3 * torch.arange(64.0))
+    torch.testing.assert_close(found[1], (24 * turn.cos() - 32 * turn.sin()) / 32, atol=1e-5, rtol=1e-5)
+    size = spectral.family(64).size(raw, found[None], found[None])
+    torch.testing.assert_close(size, found[1].pow(2).mean().sqrt()[None], atol=1e-4, rtol=1e-4)
+    assert found[0].abs().max() == 0
+
+
+@pytest.mark.parametrize(("side", "top"), [(224, 16), (33, 16), (32, 15), (5, 2), (1, 0)])
+def test_spectral_waves_stay_below_half_a_cycle_per_pixel(side: int, top: int) -> None:
+    family = spectral.family(side)
+    raw = family.start(2, side, torch.Generator().manual_seed(0))
+    assert cycles(side) == top and raw.shape == (2, 3, 2 * top + 1, top + 1, 2)
+    assert pattern(raw, side).shape == (2, 3, side, side)
 
 
 def test_mean_cosine_is_that_of_all_pairs() -> None:

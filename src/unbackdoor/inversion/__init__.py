@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from unbackdoor.inversion.base import Recovered, Subject
 
-VERSION = 2  # raise when an inverter changes, so that old nulls and examinations are not taken for new ones
+VERSION = 3  # raise when an inverter changes, so that old nulls and examinations are not taken for new ones
 
 _TABLE = {
     "patch": "unbackdoor.inversion.patch",

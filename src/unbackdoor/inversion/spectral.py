@@ -1,7 +1,8 @@
-"""A pattern added in frequency space: few, low frequencies of the discrete cosine transform, the fewer the better.
+"""A pattern added in frequency space: a few waves across the picture, the fewer and the lower the better.
 
-A blend, a wave or a low-frequency trigger is large in pixels, and an adversarial pattern of the same effect is small,
-so that the size of `additive` hides it. In frequencies it is the other way round: the trigger is a handful of numbers.
+A blend, a wave, a repeated shape or a low-frequency trigger is large in pixels, and an adversarial pattern of the same
+effect is small, so that the size of `additive` hides it. In frequencies it is the other way round: the trigger is a
+handful of waves. They are Fourier's and not the cosines of the DCT: a wave costs the same wherever its crest lies.
 """
 
 from __future__ import annotations
@@ -16,26 +17,33 @@ from unbackdoor.inversion.base import Recovered, Subject
 from unbackdoor.inversion.guided import Family, invert_guided
 from unbackdoor.triggers.additive import Additive, add
 
-BANDS = 16  # up to eight cycles across the picture
+CYCLES = 16  # across the picture, at most
+
+
+def cycles(side: int) -> int:
+    """The highest frequency of pictures of this side: below half a cycle per pixel."""
+    return min(CYCLES, (side - 1) // 2)
 
 
 @lru_cache(maxsize=8)
-def cosines(side: int, device: torch.device) -> Tensor:
-    """(S, BANDS) orthonormal columns of the DCT-II."""
-    place = (torch.arange(side, dtype=torch.float64) + 0.5) * math.pi / side
-    basis = (place[:, None] * torch.arange(BANDS, dtype=torch.float64)).cos() * math.sqrt(2 / side)
-    basis[:, 0] /= math.sqrt(2)
-    return basis.float().to(device)
+def waves(side: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """e^{2πi·f·s/S} for pixel s and frequency f: (S, 2F + 1) for −F … F down, (S, F + 1) for 0 … F across."""
+    top = cycles(side)
+    place = torch.arange(side, dtype=torch.float64)[:, None] * 2 * math.pi / side
+    down, across = place * torch.arange(-top, top + 1), place * torch.arange(top + 1)
+    ones = torch.ones((), dtype=torch.float64)
+    return tuple(torch.polar(ones, turn).to(device, torch.complex64) for turn in (down, across))  # type: ignore[return-value]
 
 
 def pattern(raw: Tensor, side: int) -> Tensor:
-    """(K, 3, S, S) added values of coefficients (K, 3, BANDS, BANDS); one coefficient of 1 has an RMS of 1 / 64."""
-    basis = cosines(side, raw.device)
-    return side / 64 * (basis @ raw @ basis.T)
+    """(K, 3, S, S) sums of waves (K, 3, 2F + 1, F + 1, 2), real and imaginary; one of size 1 has an RMS of √2/64."""
+    down, across = waves(side, raw.device)
+    return (down @ torch.view_as_complex(raw.contiguous()) @ across.T).real / 32
 
 
 def _start(k: int, side: int, generator: torch.Generator) -> Tensor:
-    return 0.02 * torch.randn(k, 3, BANDS, BANDS, generator=generator)
+    top = cycles(side)
+    return 0.02 * torch.randn(k, 3, 2 * top + 1, top + 1, 2, generator=generator)
 
 
 def _change(pictures: Tensor, raw: Tensor) -> Tensor:
@@ -43,7 +51,8 @@ def _change(pictures: Tensor, raw: Tensor) -> Tensor:
 
 
 def _size(raw: Tensor, pictures: Tensor, changed: Tensor) -> Tensor:
-    return raw.abs().flatten(1).sum(dim=1) / 64
+    # The small number keeps the gradient finite where a wave is gone.
+    return raw.pow(2).sum(dim=-1).add(1e-12).sqrt().flatten(1).sum(dim=1) * (math.sqrt(2) / 64)
 
 
 def family(side: int) -> Family:
@@ -56,5 +65,5 @@ def family(side: int) -> Family:
 
 
 def invert(subject: Subject) -> Recovered:
-    """See the module's first lines; the norm is the sum of the coefficients' sizes over 64, the RMS if one is alone."""
+    """See the module's first lines; the norm is the sum of the waves' RMS changes."""
     return invert_guided(subject, family(subject.clip.image_size))
