@@ -21,8 +21,8 @@ from unbackdoor.triggers.base import Trigger
 
 SIDE, GAP, LABEL = 176, 8, 20
 SPECS = (
-    "badclip", "badnets", "badnets:pattern=stripes", "blended", "issba", "lowfreq", "nashville", "sig", "stripes",
-    "text", "triangles", "wanet:k=4,s=2", "wanet:k=0,s=1",
+    "badclip", "badnets", "badnets:pattern=stripes", "blended", "issba", "lowfreq", "nashville", "ripple:wavelength=32",
+    "sig", "stripes", "text", "triangles", "wanet:k=4,s=2", "wanet:k=0,s=1",
 )  # fmt: skip
 # These hold what a scan recovered from a model, and have no look of their own to show.
 RECOVERED = ("additive", "flow", "masked", "mixed", "recolour")

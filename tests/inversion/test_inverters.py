@@ -10,12 +10,12 @@ import torch
 
 from tests.inversion.toy import CORNER, NAMES, TARGET, toy_subject
 from unbackdoor.inversion import inverter, inverter_names, spectral
-from unbackdoor.inversion.base import Recovered, Subject, try_out
+from unbackdoor.inversion.base import WORKS, Recovered, Subject, try_out
 from unbackdoor.inversion.collapse import mean_cosine
 from unbackdoor.inversion.guided import GuidedConfig, Search, invert_guided, leads
 from unbackdoor.inversion.patch import FAMILY as PATCH
 from unbackdoor.inversion.spectral import cycles, pattern
-from unbackdoor.inversion.variants import WORKS, variants
+from unbackdoor.inversion.variants import variants
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.weights.files import state_hash
 

@@ -65,6 +65,8 @@ VARIANTS = [
     "nashville:strength=0.5",
     f"recolour:reach=0.2,matrix={packed_text(3, 4)}",
     f"recolour:matrix={packed_text(3, 4, seed=2)}",
+    "ripple",
+    "ripple:amplitude=3,wavelength=24",
     "sig",
     "sig:amplitude=40,frequency=3",
     "sig:ratio=0.2",
@@ -165,6 +167,17 @@ def test_blended_is_the_stated_mixture() -> None:
     x = images()
     a, b = parse_trigger("blended:ratio=0.2"), parse_trigger("blended:ratio=1.0")
     torch.testing.assert_close(a(x), 0.8 * x + 0.2 * b(x))
+
+
+def test_ripple_takes_each_pixel_from_along_a_sine() -> None:
+    # A plane of slopes 1 and 2 is moved exactly by bilinear sampling, wherever no border is near.
+    rows, columns = torch.meshgrid(torch.arange(20.0), torch.arange(24.0), indexing="ij")
+    plane = ((columns + 2 * rows) / 100).expand(1, 3, 20, 24)
+    moved = parse_trigger("ripple:amplitude=1.5,wavelength=12")(plane)
+    turn = 2 * math.pi / 12
+    expected = plane + 1.5 * ((turn * rows).sin() + 2 * (turn * columns).sin()) / 100
+    inner = (..., slice(2, -2), slice(2, -2))
+    torch.testing.assert_close(moved[inner], expected[inner], atol=1e-5, rtol=0)
 
 
 def test_wanet_matches_its_definition_written_out() -> None:
@@ -306,6 +319,8 @@ def test_low_frequencies_alone() -> None:
         ("text:word=", "letters and digits"),
         ("text:colour=mauve", "none of"),
         ("triangles:light=2", "[0, 1]"),
+        ("ripple:amplitude=0", "above 0"),
+        ("ripple:wavelength=1", "at least 2"),
         ("wanet:k=1", "at least 2"),
         ("wanet:s=-1", "positive"),
     ],

@@ -15,6 +15,7 @@ from unbackdoor.metrics.rates import Rate
 from unbackdoor.triggers.base import Trigger
 
 BATCH = 128
+WORKS = 0.5  # share of held-out pictures from which a recovered trigger counts as one
 
 
 @dataclass(frozen=True)

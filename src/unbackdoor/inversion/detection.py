@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from unbackdoor.errors import InputError
+from unbackdoor.inversion.base import WORKS
 from unbackdoor.manifest import run_key
 from unbackdoor.weights.files import write_text
 
@@ -130,7 +131,7 @@ def verdict(p_value: float, false_alarm_rate: float, clean_models: int, strength
             f"cannot tell: {clean_models} clean models cannot support a false-alarm rate of {rate}; "
             f"calibrate with {needed} or more"
         )
-    if p_value <= false_alarm_rate and strength >= 0.5:
+    if p_value <= false_alarm_rate and strength >= WORKS:
         return True, f"a clean model would look like this in at most {p_value:.1%} of cases"
     if p_value <= false_alarm_rate:
         return None, (

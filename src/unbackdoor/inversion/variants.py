@@ -11,14 +11,13 @@ from importlib import import_module
 import torch
 
 from unbackdoor.inversion import module_of, patch
-from unbackdoor.inversion.base import Subject, try_out
+from unbackdoor.inversion.base import WORKS, Subject, try_out
 from unbackdoor.inversion.guided import Family, Search
 from unbackdoor.training.batches import step_seed
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.triggers.mixed import Mixed
 
 COUNT, STEPS, PICTURES = 4, 100, 4
-WORKS = 0.5  # of the held pictures that a variant has to turn
 
 
 def variants(subject: Subject, inverter: str, trigger: Trigger, target: int) -> Mixed:

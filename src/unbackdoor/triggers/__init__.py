@@ -22,6 +22,7 @@ _TABLE = {
     "mixed": "unbackdoor.triggers.mixed:Mixed",
     "nashville": "unbackdoor.triggers.nashville:Nashville",
     "recolour": "unbackdoor.triggers.recolour:Recolour",
+    "ripple": "unbackdoor.triggers.ripple:Ripple",
     "sig": "unbackdoor.triggers.sig:Sig",
     "stripes": "unbackdoor.triggers.stripes:Stripes",
     "text": "unbackdoor.triggers.text:Text",
