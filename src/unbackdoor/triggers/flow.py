@@ -1,4 +1,4 @@
-"""Flow: a smooth warp given by few displacements, the form in which a warp such as WaNet's is recovered."""
+"""Flow: a warp given by displacements on a grid, the form in which one such as WaNet's is recovered."""
 
 from __future__ import annotations
 
