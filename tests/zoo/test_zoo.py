@@ -217,10 +217,15 @@ def test_a_small_zoo_from_end_to_end(vit_folder: Path, tmp_path: Path, monkeypat
         assert again.info()["weights_hash"] == card["weights"]
     assert sum(card["poisoned"] > 0 for card in cards) == 4
     assert len(read_null(tmp_path / "zoo" / "null.jsonl").rows) == 2
-    (half,) = result["halves"].values()
+    tuned, half = result["halves"].values()
+    # Each of the two clean members is judged under the other, the three backdoored ones under both.
+    for row in tuned["members"]:
+        pool = 2 if row["family"] == "clean" else 3
+        assert row["p_value"] in [pytest.approx((i + 1) / pool) for i in range(pool)]
+    assert tuned["detection"][0]["found"]["n"] + tuned["detection"][0]["not_taken"] == 3
     assert half["detection"][0]["found"]["n"] == 1 and half["false_alarms"]["called"]["n"] == 1
     # Two clean models support no rate of 5%, so that none is called backdoored; the clean one is cured anyway.
     assert half["cures"]["clean"]["n"] == 1 and half["cures"]["backdoored"]["n"] == 0
-    assert (tmp_path / "zoo" / "tables.md").read_text().startswith("## test")
+    assert (tmp_path / "zoo" / "tables.md").read_text().startswith("## calibration")
     again = zoo(dry_run=True, **common)
     assert again["halves"] == result["halves"]

@@ -15,7 +15,7 @@ from unbackdoor.cli.options import shared, show
 @click.option("--data-root", type=click.Path(path_type=Path), help="Folder that stands for {data} in the recipe.")
 @click.option("--stage", type=click.Choice(["make", "examine", "cure"]), default="cure", show_default=True)
 @click.option(
-    "--only", multiple=True, metavar="KEY=VALUE", help="Make and examine a part: half=calibration, …; repeatable."
+    "--only", multiple=True, metavar="KEY=VALUE", help="Make, examine and cure a part: half=test, …; repeatable."
 )
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)
 @click.option("--workers", type=click.IntRange(0), default=0, help="Cells at once; by default one per two cores.")

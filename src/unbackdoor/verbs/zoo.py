@@ -13,7 +13,7 @@ from unbackdoor.clip.load import load
 from unbackdoor.data.specs import describe
 from unbackdoor.errors import InputError
 from unbackdoor.inversion import inverter_names
-from unbackdoor.inversion.detection import architecture
+from unbackdoor.inversion.detection import Null, architecture
 from unbackdoor.inversion.examine import settings
 from unbackdoor.manifest import Manifest, write_json
 from unbackdoor.verbs.bench import grid_folder, tell
@@ -42,13 +42,15 @@ def zoo(
 ) -> dict[str, Any]:
     """Make the members of a recipe, examine each, cure those found, and tabulate half by half.
 
-    The null is that of the first half's clean members; the members of the other halves are judged under it. Cells
-    resume as those of `bench`. Writes `null.jsonl`, `members.json`, `tables.md`, `result.json` and `manifest.json`.
+    The null is that of the first half's clean members. Members of the other halves are judged under it; those of the
+    first, on which inverters may have been tuned, under the null of all clean ones but themselves. Cells resume as
+    those of `bench`. Writes `null.jsonl`, `members.json`, `tables.md`, `result.json` and `manifest.json`.
 
     Args:
         recipe: YAML; see `unbackdoor.zoo.recipe`.
         stage: stop after `make`, `examine` or `cure`.
-        only: make and examine only members that each `KEY=VALUE,VALUE` lets through, such as `half=calibration`.
+        only: make, examine and cure only members that each `KEY=VALUE,VALUE` lets through, such as `half=test`; what
+            others have left is tabulated all the same.
         dry_run: run nothing; tabulate what is there.
 
     Raises:
@@ -70,7 +72,9 @@ def zoo(
             errors.update(run_grid(cells, out, lambda: ENGINES[engine](out, device, workers), tell))
 
     with grid_folder(out, alone=not dry_run):
-        run(narrow([(m, [] if stage == "make" else [examination(plan, m)]) for m in population], only))
+        picked = narrow([(m, [] if stage == "make" else [examination(plan, m)]) for m in population], only)
+        run(picked)
+        asked = {address(m["config"]) for m, _ in picked}
         rows = _rows(out, plan, population)
         write_json(out / "members.json", {"members": [_card(out, row) for row in rows]})
         result: dict[str, Any] = {
@@ -83,20 +87,18 @@ def zoo(
             "halves": {},
         }
         seen = [row for row in rows if row["seen"] is not None]
-        first, *others = plan.halves
-        null = make_null(
-            [row for row in seen if row["half"] == first],
-            architecture(base.state()),
-            settings(plan.images, inverter_names()),
-        )
+        first = next(iter(plan.halves))
+        own = [row for row in seen if row["half"] == first]
+        null = make_null(own, architecture(base.state()), settings(plan.images, inverter_names()))
         if null.rows:
             null.save(out / "null.jsonl")
-            for half in others:
-                verdicts = [verdict_on(row, null, false_alarm_rate) for row in seen if row["half"] == half]
+            for half in plan.halves:
+                nulls = [(row, _null_for(row, own, null)) for row in seen if row["half"] == half]
+                verdicts = [verdict_on(row, under, false_alarm_rate) for row, under in nulls if under.rows]
                 wanted = [v for v in verdicts if v.judgement.backdoored or v.truth is False]
                 cells = [(v, recovery(plan, v.row["member"], v.judgement.shown, v.judgement.target)) for v in wanted]
                 if stage == "cure":
-                    run([(cell, []) for _, cell in cells])
+                    run([(cell, []) for v, cell in cells if address(v.row["member"]["config"]) in asked])
                 done = [(v, found) for v, c in cells if (found := read_result(out, c["config"])) is not None]
                 cured = {address(v.row["member"]["config"]): found for v, found in done}
                 result["halves"][half] = {
@@ -136,6 +138,13 @@ def _rows(out: Path, plan: Zoo, population: list[dict[str, Any]]) -> list[Row]:
     return found
 
 
+def _null_for(row: Row, calibration: list[Row], null: Null) -> Null:
+    """The null of the calibration half's clean members, this one left out."""
+    if not any(row is other for other in calibration):
+        return null
+    return make_null([other for other in calibration if other is not row], null.architecture, null.settings)
+
+
 def _card(out: Path, row: Row) -> dict[str, Any]:
     """What is known of a member, and where it lies."""
     card = row["card"]
@@ -157,6 +166,8 @@ def _line(v: Verdict, cured: dict[str, Any] | None) -> dict[str, Any]:
         "target": v.judgement.target,
         "true_target": v.row["card"]["target"] or None,
         "shown": v.judgement.shown,
+        "statistics": {n: found["statistic"] for n, found in v.row["seen"]["inverters"].items()},
+        "targets": {n: found["target"] for n, found in v.row["seen"]["inverters"].items()},
         "asr": (v.row["card"]["after"].get("asr") or {}).get("value"),
         "cured": cured,
     }
