@@ -10,19 +10,18 @@ from unbackdoor.bench.cells import address, folder_of, read_result
 from unbackdoor.bench.engine import ENGINES
 from unbackdoor.bench.grid import narrow, run_grid
 from unbackdoor.clip.load import load
-from unbackdoor.data.specs import describe
 from unbackdoor.errors import InputError
 from unbackdoor.inversion import inverter_names
-from unbackdoor.inversion.detection import Null, architecture
+from unbackdoor.inversion.detection import architecture
 from unbackdoor.inversion.examine import settings
 from unbackdoor.manifest import Manifest, write_json
 from unbackdoor.verbs.bench import grid_folder, tell
 from unbackdoor.verbs.scan import FALSE_ALARM_RATE
 from unbackdoor.weights.files import state_hash, write_text
-from unbackdoor.zoo.cells import FILE
-from unbackdoor.zoo.recipe import Zoo, examination, members, read_zoo, recovery
+from unbackdoor.zoo.cells import FILE, collect
+from unbackdoor.zoo.recipe import classes_of, examination, members, read_zoo, recovery
 from unbackdoor.zoo.tables import as_markdown, cures, detection, false_alarms
-from unbackdoor.zoo.verdicts import Row, Verdict, make_null, verdict_on
+from unbackdoor.zoo.verdicts import Row, Verdict, judge_rows
 
 STAGES = ("make", "examine", "cure")
 
@@ -63,7 +62,7 @@ def zoo(
     out, recipe = Path(out), Path(recipe)
     plan = read_zoo(recipe, None if data_root is None else Path(data_root))
     base = load(plan.model, device="cpu")
-    population = members(plan, state_hash(base.state()), _classes(plan, base.image_size))
+    population = members(plan, state_hash(base.state()), classes_of(plan))
     manifest = Manifest("zoo", {"recipe": recipe.read_text(encoding="utf-8"), "engine": engine, "workers": workers})
     errors: dict[str, str] = {}
 
@@ -75,7 +74,7 @@ def zoo(
         picked = narrow([(m, [] if stage == "make" else [examination(plan, m)]) for m in population], only)
         run(picked)
         asked = {address(m["config"]) for m, _ in picked}
-        rows = _rows(out, plan, population)
+        rows = collect(out, plan, population)
         write_json(out / "members.json", {"members": [_card(out, row) for row in rows]})
         result: dict[str, Any] = {
             "verb": "zoo",
@@ -87,14 +86,11 @@ def zoo(
             "halves": {},
         }
         seen = [row for row in rows if row["seen"] is not None]
-        first = next(iter(plan.halves))
-        own = [row for row in seen if row["half"] == first]
-        null = make_null(own, architecture(base.state()), settings(plan.images, inverter_names()))
+        kind, identity = architecture(base.state()), settings(plan.images, inverter_names())
+        null, judged = judge_rows(seen, list(plan.halves), kind, identity, false_alarm_rate)
         if null.rows:
             null.save(out / "null.jsonl")
-            for half in plan.halves:
-                nulls = [(row, _null_for(row, own, null)) for row in seen if row["half"] == half]
-                verdicts = [verdict_on(row, under, false_alarm_rate) for row, under in nulls if under.rows]
+            for half, verdicts in judged.items():
                 wanted = [v for v in verdicts if v.judgement.backdoored or v.truth is False]
                 cells = [(v, recovery(plan, v.row["member"], v.judgement.shown, v.judgement.target)) for v in wanted]
                 if stage == "cure":
@@ -114,35 +110,6 @@ def zoo(
         manifest.write(out)
         write_json(out / "result.json", result)
     return {**result, "tables": str(out / "tables.md")}
-
-
-def _classes(plan: Zoo, side: int) -> dict[str, tuple[str, ...]]:
-    """Class names of every data set, without decoding its pictures."""
-    found: dict[str, tuple[str, ...]] = {}
-    for half in plan.halves.values():
-        for name, entry in half.data.items():
-            names = tuple(describe(entry.source, classes=entry.classes)["classes"])
-            found[name] = names if entry.class_range is None else names[slice(*entry.class_range)]
-            if not found[name]:
-                raise InputError(f"data {name}: {entry.source} names no classes; name a file of them under classes")
-    return found
-
-
-def _rows(out: Path, plan: Zoo, population: list[dict[str, Any]]) -> list[Row]:
-    found = []
-    for member in population:
-        card = read_result(out, member["config"])
-        if card is not None:
-            seen = read_result(out, examination(plan, member)["config"])
-            found.append({**member["names"], "member": member, "card": card, "seen": seen})
-    return found
-
-
-def _null_for(row: Row, calibration: list[Row], null: Null) -> Null:
-    """The null of the calibration half's clean members, this one left out."""
-    if not any(row is other for other in calibration):
-        return null
-    return make_null([other for other in calibration if other is not row], null.architecture, null.settings)
 
 
 def _card(out: Path, row: Row) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from unbackdoor.inversion.examine import examine, split
 from unbackdoor.inversion.variants import variants
 from unbackdoor.manifest import Manifest
 from unbackdoor.triggers import parse_trigger
+from unbackdoor.zoo.recipe import Zoo, examination
 
 FILE = "member.safetensors"
 FORGET, TUNING = 256, 512
@@ -40,6 +41,17 @@ def member_cell(out: Path, config: Json, folder: Path, device: str, manifest: Ma
     clip, result = planted_clip(config, folder, device, manifest)
     found = save_difference(original(config["model"], device), clip, folder / FILE)
     return {**result, "weights": found, "size": (folder / FILE).stat().st_size}
+
+
+def collect(out: Path, zoo: Zoo, population: list[Json]) -> list[Json]:
+    """What is known of the members that are made: names, the member itself, its card, and what was `seen` of it."""
+    found = []
+    for member in population:
+        card = read_result(out, member["config"])
+        if card is not None:
+            seen = read_result(out, examination(zoo, member)["config"])
+            found.append({**member["names"], "member": member, "card": card, "seen": seen})
+    return found
 
 
 def _open(out: Path, member: Json, device: str) -> tuple[Clip, ImageSet, ImageSet, Json]:

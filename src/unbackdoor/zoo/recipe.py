@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from unbackdoor.bench.recipe import DataEntry, Json, data_entry, fill, poison_config, told
+from unbackdoor.data.specs import describe
 from unbackdoor.errors import InputError
 from unbackdoor.inversion import VERSION
 from unbackdoor.triggers import parse_trigger
@@ -100,6 +101,22 @@ def _check_apart(zoo: Zoo) -> None:
             shared = set(first.families) & set(second.families) | set(first.data) & set(second.data)
             if shared:
                 raise InputError(f"halves {one} and {other} share {sorted(shared)[0]}; a test needs other ground")
+
+
+def classes_of(zoo: Zoo) -> dict[str, tuple[str, ...]]:
+    """Class names of every data set, without decoding its pictures.
+
+    Raises:
+        InputError: a data set that cannot be read or names no classes.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for half in zoo.halves.values():
+        for name, entry in half.data.items():
+            names = tuple(describe(entry.source, classes=entry.classes)["classes"])
+            found[name] = names if entry.class_range is None else names[slice(*entry.class_range)]
+            if not found[name]:
+                raise InputError(f"data {name}: {entry.source} names no classes; name a file of them under classes")
+    return found
 
 
 def members(zoo: Zoo, weights: str, classes: Mapping[str, Sequence[str]]) -> list[Json]:

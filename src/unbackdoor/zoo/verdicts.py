@@ -62,3 +62,28 @@ def verdict_on(row: Row, null: Null, false_alarm_rate: float) -> Verdict:
         for name, found in row["seen"]["inverters"].items()
     }
     return Verdict(row, judge(said, null, false_alarm_rate))
+
+
+def judge_rows(
+    rows: Sequence[Row], halves: Sequence[str], architecture: str, settings: str, false_alarm_rate: float
+) -> tuple[Null, dict[str, list[Verdict]]]:
+    """The null of the first half's clean members, and every examined member judged, by half.
+
+    A member of the first half is judged under the null of all clean ones but itself.
+
+    Args:
+        rows: examined members; those of the first half in the order of the null's lines.
+        architecture, settings: the null's fingerprints.
+    """
+    own = [row for row in rows if row["half"] == halves[0]]
+    null = make_null(own, architecture, settings)
+    found: dict[str, list[Verdict]] = {}
+    for half in halves:
+        found[half] = []
+        for row in rows:
+            if row["half"] == half:
+                inside = half == halves[0]
+                under = make_null([r for r in own if r is not row], architecture, settings) if inside else null
+                if under.rows:
+                    found[half].append(verdict_on(row, under, false_alarm_rate))
+    return null, found
