@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from unbackdoor.training.finetune import TuneConfig
 from unbackdoor.training.plant import Attack, PoisonConfig, plant, poisoned_rows, poisoned_set
 from unbackdoor.triggers import parse_trigger
 
+DEFENDER = (4096, 512)  # images to train on and to choose with
 PAIRS = {
     "badnets+blended": (("badnets:size=6,pattern=checker", "airplane"), ("blended:ratio=0.2", "horse")),
     "badnets+sig": (("badnets:size=6,pattern=checker", "airplane"), ("sig:amplitude=60,frequency=6", "horse")),
@@ -59,20 +60,29 @@ def measure(clip: Clip, test: ImageSet, head: torch.Tensor, attacks: list[Attack
     }
 
 
-def trial(name: str, args: argparse.Namespace) -> dict[str, Any]:
+def suspect(name: str, folder: Path, args: argparse.Namespace) -> tuple[Clip, ImageSet, list[Attack]]:
+    """The embedded model with both backdoors, made where `folder` does not hold it, its training data, and the attacks."""
     clip = unbackdoor.load("embedded")
-    spec = f"parquet:{args.data_root}/cifar10"
-    train = unbackdoor.load_images(spec, side=clip.image_size, split="train")
-    test = unbackdoor.load_images(spec, side=clip.image_size, split="test", limit=args.test_limit)
-    attacker, clean, choice = (train.subset(rows) for rows in shares(len(train), args.attacker, 4096, 512))
-    head = clip.zero_shot_head(train.classes)
+    train = unbackdoor.load_images(f"parquet:{args.data_root}/cifar10", side=clip.image_size, split="train")
     attacks = [Attack(parse_trigger(t), target_index(train.classes, name), name) for t, name in PAIRS[name]]
+    if (folder / "model").exists():
+        return unbackdoor.load(f"local-dir:{folder / 'model'}"), train, attacks
+    attacker = train.subset(shares(len(train), args.attacker, *DEFENDER)[0])
     config = PoisonConfig(0.1, tune=TuneConfig(epochs=3, lr=1e-3, seed=args.seed))
-    mixed = twice_poisoned(attacker, attacks, config)
-    folder = args.out / name
     (folder / ".work").mkdir(parents=True, exist_ok=True)
-    plant(clip, mixed, head, None, config, checkpoint=folder / ".work" / "plant.checkpoint", run_key=name)
+    head, checkpoint = clip.zero_shot_head(train.classes), folder / ".work" / "plant.checkpoint"
+    plant(clip, twice_poisoned(attacker, attacks, config), head, None, config, checkpoint=checkpoint, run_key=name)
     clip.save(folder / "model")
+    return clip, train, attacks
+
+
+def trial(name: str, args: argparse.Namespace) -> dict[str, Any]:
+    clip, train, attacks = suspect(name, args.out / name, args)
+    test = unbackdoor.load_images(
+        f"parquet:{args.data_root}/cifar10", side=clip.image_size, split="test", limit=args.test_limit
+    )
+    _, clean, choice = (train.subset(rows) for rows in shares(len(train), args.attacker, *DEFENDER))
+    head = clip.zero_shot_head(train.classes)
     result: dict[str, Any] = {
         "attacks": [a.trigger.spec() for a in attacks],
         "suspect": measure(clip, test, head, attacks),
@@ -90,7 +100,7 @@ def trial(name: str, args: argparse.Namespace) -> dict[str, Any]:
         data = Defender(clean, choice, head, trigger=attacks[1].trigger, target=attacks[1].target)
         cure = defence(method)(cured[0], data, defence_config(method, {"seed": args.seed}), Work())
         result[f"{method}, both removed"] = {**measure(cured[0], test, head, attacks), "alpha": cure.facts["alpha"]}
-    return {**result, "poison": asdict(config)}
+    return result
 
 
 def main() -> None:
@@ -109,7 +119,7 @@ def main() -> None:
         found[name] = json.loads(path.read_text()) if path.exists() else trial(name, args)
         write_json(path, found[name])
         for state, row in found[name].items():
-            if state not in ("attacks", "poison"):
+            if state != "attacks":
                 cells = [row["ca"], *row["asr"]]
                 texts = [f"{c['value']:.1%} [{c['interval'][0]:.1%}, {c['interval'][1]:.1%}] n={c['n']}" for c in cells]
                 print(f"| {name} | {state} | {' | '.join(texts)} | {row.get('alpha', '–')} |", flush=True)

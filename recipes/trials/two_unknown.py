@@ -1,9 +1,8 @@
 """Two backdoors in one model, of which nothing is known: does a scan find both, and does its cure remove both?
 
-    python recipes/trials/two_backdoors.py --data-root PATH --out FOLDER
-    python recipes/trials/two_unknown.py --data-root PATH --models FOLDER --out OTHER
+    python recipes/trials/two_unknown.py --data-root PATH --out FOLDER
 
-Each suspect of `two_backdoors.py` is scanned, and cured of what was found until a new scan is quiet; the true triggers
+The suspects of `two_backdoors.py` are scanned, and cured of what was found until a new scan is quiet; the true triggers
 are used to measure alone. Prints a table and writes `result.json`.
 """
 
@@ -14,35 +13,35 @@ import json
 from pathlib import Path
 from typing import Any
 
-from two_backdoors import PAIRS, measure
+from two_backdoors import PAIRS, measure, suspect
 
 import unbackdoor
-from unbackdoor.data.poisoning import target_index
 from unbackdoor.manifest import Manifest, write_json
-from unbackdoor.training.plant import Attack
-from unbackdoor.triggers import parse_trigger
 
 
 def trial(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Scan, cure round by round, and measure both attacks on what each round leaves."""
-    suspect, folder = f"local-dir:{args.models / name / 'model'}", args.out / name
-    spec = f"parquet:{args.data_root}/cifar10"
-    finding = unbackdoor.scan(model=suspect, data=spec, null=args.null, out=folder / "scan", seed=args.seed)
-    states = [("suspect", suspect, finding)]
+    folder, spec = args.out / name, f"parquet:{args.data_root}/cifar10"
+    clip, train, attacks = suspect(name, folder, args)
+    finding = unbackdoor.scan(model=clip, data=spec, null=args.null, out=folder / "scan", seed=args.seed)
+    states = [("suspect", clip, finding)]
     if finding["backdoored"]:
         unbackdoor.unlearn_scan(
-            finding=finding, data=spec, out=folder / "cured", rounds=args.rounds, null=args.null, seed=args.seed
+            finding=finding,
+            model=clip.clone(),
+            data=spec,
+            out=folder / "cured",
+            rounds=args.rounds,
+            null=args.null,
+            seed=args.seed,
         )
         for here in sorted((folder / "cured").glob("round-*")):
-            states.append(
-                (here.name, f"local-dir:{here / 'model'}", json.loads((here / "scan" / "finding.json").read_text()))
-            )
+            again = json.loads((here / "scan" / "finding.json").read_text())
+            states.append((here.name, unbackdoor.load(f"local-dir:{here / 'model'}"), again))
+    test = unbackdoor.load_images(spec, side=clip.image_size, split="test", limit=args.test_limit)
     rows = []
-    for state, reference, found in states:
-        clip = unbackdoor.load(reference)
-        test = unbackdoor.load_images(spec, side=clip.image_size, split="test", limit=args.test_limit)
-        attacks = [Attack(parse_trigger(t), target_index(test.classes, to), to) for t, to in PAIRS[name]]
-        rates = measure(clip, test, clip.zero_shot_head(test.classes), attacks)
+    for state, model, found in states:
+        rates = measure(model, test, model.zero_shot_head(train.classes), attacks)
         told = {key: found[key] for key in ("backdoored", "p_value", "message")}
         rows.append({"state": state, **rates, "scan": {**told, "target": found["target"]["name"]}})
     return rows
@@ -51,10 +50,10 @@ def trial(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data-root", type=Path, required=True)
-    parser.add_argument("--models", type=Path, required=True, help="what two_backdoors.py wrote")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--null", type=Path, help="the shipped one by default")
     parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--attacker", type=int, default=12000)
     parser.add_argument("--test-limit", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

@@ -1,0 +1,128 @@
+"""Keep what a zoo measured, render docs/zoo.md from it, and ship the null of its clean members.
+
+    python recipes/figures/zoo.py --data-root PATH [--runs FOLDER]
+
+Reads what `unbackdoor zoo` left in FOLDER and runs nothing. A zoo takes longer than most machines last, so that every
+examined member is a line of docs/cells/zoo.jsonl, merged by its address; page and null are made of those lines alone.
+Lines of an older version of the inverters, or of members that the recipe no longer has, are dropped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from unbackdoor.bench.cells import address, read_result
+from unbackdoor.clip.load import load
+from unbackdoor.inversion import VERSION, inverter_names
+from unbackdoor.inversion.detection import architecture
+from unbackdoor.inversion.examine import settings
+from unbackdoor.verbs.scan import FALSE_ALARM_RATE, SHIPPED
+from unbackdoor.weights.files import state_hash, write_text
+from unbackdoor.zoo.cells import collect
+from unbackdoor.zoo.recipe import CLEAN, classes_of, members, read_zoo, recovery
+from unbackdoor.zoo.tables import as_markdown, cures, detection, false_alarms
+from unbackdoor.zoo.verdicts import Verdict, judge_rows
+
+ROOT = Path(__file__).parent.parent.parent
+RECIPE, LINES, PAGE = ROOT / "recipes/zoo/embedded.yaml", ROOT / "docs/cells/zoo.jsonl", ROOT / "docs/zoo.md"
+LEAST = 19  # clean models that a false-alarm rate of 5% needs
+
+HEAD = """\
+# The zoo, model by model
+
+Made by `python recipes/figures/zoo.py --data-root PATH --runs FOLDER` from what
+`unbackdoor zoo recipes/zoo/embedded.yaml` left there and from [the lines of earlier runs](cells/zoo.jsonl); what it
+means stands in [scan](scan.md). Rates with n and 95% Wilson intervals, AUROC with Newcombe's. Inverters were tuned on
+models of the calibration half, none on the test half. Statistics are bold where the inverter names the true target.
+"""
+
+
+def rates(after: dict[str, Any]) -> dict[str, Any]:
+    """CA and ASR with their n alone; ASR is missing where there is no attack."""
+    return {k: {"value": after[k]["value"], "n": after[k]["n"]} for k in ("ca", "asr") if after.get(k)}
+
+
+def line_of(row: dict[str, Any]) -> dict[str, Any]:
+    """What pages need of an examined member, in the shape of `zoo.cells.collect`."""
+    seen = {}
+    for name, found in row["seen"]["inverters"].items():
+        strength = {"value": found["strength"]["value"]}
+        seen[name] = {"statistic": round(found["statistic"], 4), "target": found["target"], "strength": strength}
+    return {
+        "address": address(row["member"]["config"]),
+        "version": VERSION,
+        **{k: row[k] for k in ("half", "number", "family", "data", "regime")},
+        "card": {**{k: row["card"][k] for k in ("trigger", "target", "steps")}, "after": rates(row["card"]["after"])},
+        "seen": {"inverters": seen},
+    }
+
+
+def cure_of(done: dict[str, Any]) -> dict[str, Any]:
+    """What pages need of a cure."""
+    told = {k: done[k] for k in ("shown", "target", "alpha", "satisfied", "retention", "agreement")}
+    return {**told, "after": rates(done["after"])}
+
+
+def table(verdicts: list[Verdict]) -> str:
+    """Every member's statistics; bold where the inverter names the true target."""
+    names = inverter_names()
+    lines = ["| member | " + " | ".join(names) + " | p | backdoored | target |", "|" + " --- |" * (len(names) + 4)]
+    for v in sorted(verdicts, key=lambda v: (v.row["family"] != CLEAN, v.row["family"], v.row["number"])):
+        card, cells = v.row["card"], []
+        for name in names:
+            found = v.row["seen"]["inverters"][name]
+            mark = "**" if card["target"] and found["target"] == card["target"] else ""
+            cells.append(f"{mark}{found['statistic']:.2f}{mark}")
+        asr = card["after"].get("asr")
+        told = f"{v.row['family']}, {v.row['data']}" + (f", ASR {100 * asr['value']:.0f}" if asr else "")
+        said = {True: "yes", False: "no", None: "cannot tell"}[v.judgement.backdoored]
+        target = ("right" if v.right_target else "wrong") if card["target"] else "–"
+        lines.append(f"| {told} | " + " | ".join(cells) + f" | {v.p_value:.2f} | {said} | {target} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data-root", type=Path, required=True)
+    parser.add_argument("--runs", type=Path)
+    args = parser.parse_args()
+    plan, base = read_zoo(RECIPE, args.data_root), load("embedded")
+    kind, identity = architecture(base.state()), settings(plan.images, inverter_names())
+    population = members(plan, state_hash(base.state()), classes_of(plan))
+    places = {address(m["config"]): i for i, m in enumerate(population)}
+    kept = [json.loads(line) for line in LINES.read_text().splitlines()] if LINES.exists() else []
+    known = {row["address"]: row for row in kept if row["address"] in places and row["version"] == VERSION}
+    found = [row for row in collect(args.runs, plan, population) if row["seen"]] if args.runs else []
+    for row in found:
+        line = line_of(row)
+        known[line["address"]] = {**line, "cured": known.get(line["address"], {}).get("cured")}
+    rows = sorted(known.values(), key=lambda row: places[row["address"]])
+    null, judged = judge_rows(rows, list(plan.halves), kind, identity, FALSE_ALARM_RATE)
+    if args.runs:
+        for v in (v for verdicts in judged.values() for v in verdicts):
+            member = population[places[v.row["address"]]]
+            done = read_result(args.runs, recovery(plan, member, v.judgement.shown, v.judgement.target)["config"])
+            v.row["cured"] = v.row["cured"] if done is None else cure_of(done)
+    write_text(LINES, "".join(json.dumps(row) + "\n" for row in rows))
+    parts = [HEAD]
+    for half, verdicts in judged.items():
+        done = [(v, v.row["cured"]) for v in verdicts if v.row["cured"]]
+        told = {
+            "detection": detection(verdicts),
+            "false_alarms": false_alarms(verdicts, FALSE_ALARM_RATE),
+            "cures": cures(done),
+        }
+        whole = sum(m["names"]["half"] == half for m in population)
+        parts += [f"\n## {half.capitalize()} half\n\n{len(verdicts)} of {whole} members examined.\n\n"]
+        parts += [as_markdown(told), "\n", table(verdicts)] if verdicts else []
+    write_text(PAGE, "".join(parts))
+    if len(null.rows) >= LEAST:
+        null.save(SHIPPED / f"{kind}.jsonl")
+    print(f"{len(rows)} members, {len(null.rows)} of them in the null")
+
+
+if __name__ == "__main__":
+    main()
