@@ -61,7 +61,7 @@ def measure(clip: Clip, test: ImageSet, head: torch.Tensor, attacks: list[Attack
 
 
 def suspect(name: str, folder: Path, args: argparse.Namespace) -> tuple[Clip, ImageSet, list[Attack]]:
-    """The embedded model with both backdoors, made where `folder` does not hold it, its training data, and the attacks."""
+    """The embedded model with both backdoors, planted unless `folder` holds it; its training data; the attacks."""
     clip = unbackdoor.load("embedded")
     train = unbackdoor.load_images(f"parquet:{args.data_root}/cifar10", side=clip.image_size, split="train")
     attacks = [Attack(parse_trigger(t), target_index(train.classes, name), name) for t, name in PAIRS[name]]
