@@ -190,3 +190,6 @@ def test_unlearn_takes_the_recovered_backdoor_out_without_labels(tmp_path: Path)
     assert float(clip.state()["visual.strength"]) < 6.0
     for name in ("result.json", "manifest.json", "round-1/report.html", "round-1/scan/finding.json"):
         assert (tmp_path / "cure" / name).exists(), name
+    hashes = json.loads((tmp_path / "cure" / "manifest.json").read_text())["hashes"]
+    assert hashes["weights_after"] == state_hash(clip.state()) != hashes["weights_before"]
+    assert hashes["train_data"] == hashes["test_data"] == images.content_hash()

@@ -84,6 +84,8 @@ def unlearn_scan(
     head = suspect.zero_shot_head(names, find_templates(templates))
     answered, tried = (_as_answered(suspect, s, head, names) for s in (train, held_out))
     manifest = Manifest("unlearn-scan", {"finding": story, "rounds": rounds, "force": force, "seed": seed})
+    manifest.hashes["weights_before"] = story["weights"]
+    manifest.hashes["train_data"], manifest.hashes["test_data"] = train.content_hash(), held_out.content_hash()
     told: list[dict[str, Any]] = []
     while True:
         here = out / f"round-{len(told) + 1}"
@@ -122,6 +124,7 @@ def unlearn_scan(
         if after["backdoored"] is not True or len(told) == rounds:
             break
     clip.save(out / "model")
+    manifest.hashes["weights_after"] = told[-1]["scan"]["weights"]
     result = {
         "verb": "unlearn-scan",
         "model": str(out / "model"),

@@ -62,8 +62,10 @@ def zoo(
     out, recipe = Path(out), Path(recipe)
     plan = read_zoo(recipe, None if data_root is None else Path(data_root))
     base = load(plan.model, device="cpu")
-    population = members(plan, state_hash(base.state()), classes_of(plan))
+    weights = state_hash(base.state())
+    population = members(plan, weights, classes_of(plan))
     manifest = Manifest("zoo", {"recipe": recipe.read_text(encoding="utf-8"), "engine": engine, "workers": workers})
+    manifest.hashes[f"weights of {plan.model}"] = weights
     errors: dict[str, str] = {}
 
     def run(cells: list[tuple[dict[str, Any], list[dict[str, Any]]]]) -> None:
