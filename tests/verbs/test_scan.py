@@ -12,9 +12,11 @@ from tests.inversion.toy import NAMES, TARGET, toy_clip, toy_images
 from unbackdoor import calibrate, load, scan, unlearn_scan
 from unbackdoor.cli import main as cli
 from unbackdoor.errors import InputError
+from unbackdoor.inversion import inverter_names
 from unbackdoor.inversion.detection import Null, architecture, read_null
-from unbackdoor.inversion.examine import examine, settings
+from unbackdoor.inversion.examine import HELD, SEARCHED, examine, settings
 from unbackdoor.triggers import parse_trigger
+from unbackdoor.verbs.scan import find_null
 from unbackdoor.weights.files import state_hash
 
 DIGITS = "embedded:digits"
@@ -64,6 +66,14 @@ def test_without_clean_models_it_cannot_tell(tmp_path: Path) -> None:
     assert found["backdoored"] is None and found["p_value"] is None
     assert "scan --calibrate" in found["message"]
     assert found["target"]["name"] == NAMES[TARGET] and found["target"]["from"] == "classes"
+
+
+def test_the_shipped_null_is_of_the_embedded_architecture_and_these_inverters() -> None:
+    found = find_null(load("embedded"), None)
+    assert found is not None
+    # Whoever changes an inverter raises VERSION, and then the null has to be made again.
+    assert found.settings == settings(SEARCHED + HELD, inverter_names()) and found.inverters == inverter_names()
+    assert len(found.rows) >= 19 and len(set(found.rows)) == len(found.rows), "too few for a false-alarm rate of 5%"
 
 
 def test_a_vocabulary_stands_in_for_class_names(vit_folder: Path) -> None:
