@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--null", type=Path, help="the shipped one by default")
+    parser.add_argument("--pair", choices=tuple(PAIRS), help="both by default")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--attacker", type=int, default=12000)
     parser.add_argument("--test-limit", type=int, default=2000)
@@ -60,7 +61,7 @@ def main() -> None:
     manifest = Manifest("two unknown backdoors", {"rounds": args.rounds, "seed": args.seed})
     result: dict[str, Any] = {}
     print("| backdoors | state | CA | ASR of 1 | ASR of 2 | the scan of it |\n| --- | --- | --- | --- | --- | --- |")
-    for name in PAIRS:
+    for name in [args.pair] if args.pair else PAIRS:
         result[name] = trial(name, args)
         for row in result[name]:
             cells = [row["ca"], *row["asr"]]

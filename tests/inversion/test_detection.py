@@ -53,6 +53,19 @@ def test_a_constant_inverter_cannot_divide_by_nothing() -> None:
     assert (standardised(pool)[:, 0] == 0).all()
 
 
+def test_a_null_by_some_of_its_inverters() -> None:
+    null = null_of(torch.tensor([[1.0, 10.0], [2.0, 30.0], [3.0, 20.0]]))
+    one = null.select(["warp"])
+    assert one.inverters == ("warp",) and one.rows == ((10.0,), (30.0,), (20.0,)) and one.models == null.models
+    assert null.select(["warp", "patch"]) == null
+    # A model that stands out by the other inverter alone no longer does.
+    said = {"patch": 99.0, "warp": 15.0}
+    assert weigh(said, null).p_value == 1 / 4 and weigh(said, one).p_value > 1 / 4
+    for names, part in ((["tv"], "no inverter 'tv'"), ([], "no inverter is left")):
+        with pytest.raises(InputError, match=part):
+            null.select(names)
+
+
 def test_null_round_trip(tmp_path: Path) -> None:
     null = null_of(torch.tensor([[0.5, 1.25], [2.0, -3.0]]))
     null.save(tmp_path / "null.jsonl")

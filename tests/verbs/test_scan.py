@@ -165,6 +165,22 @@ def toy_finding(strength: float, folder: Path) -> dict[str, object]:
     return scan(model=toy_clip(strength), data=toy_images(), null=null, templates=template(folder))
 
 
+def test_a_scan_after_a_cure_does_not_weigh_feature_collapse(tmp_path: Path) -> None:
+    names = ("patch", "collapse")
+    # Next to these models, any statistic of collapse stands out and none of the patch does.
+    rows = tuple((50.0 + i, -1000.0 - i) for i in range(24))
+    null = Null(architecture(toy_clip(0.0).state()), settings(96, names), names, rows, ("m",) * 24)
+    null.save(tmp_path / "null.jsonl")
+    common = {"data": toy_images(), "null": tmp_path / "null.jsonl", "templates": template(tmp_path)}
+    finding = scan(model=toy_clip(6.0), **common)
+    assert finding["weighed"] == list(names) and finding["p_value"] == pytest.approx(1 / 25)
+    tune = {"lr": 3e-2, "epochs": 2, "samples": 48, "validation": 48, "test": toy_images(), "out": tmp_path / "cure"}
+    result = unlearn_scan(finding=finding, model=toy_clip(6.0), force=True, **tune, **common)
+    assert len(result["rounds"]) == 1 and result["quiet"]
+    again = json.loads((tmp_path / "cure" / "round-1" / "scan" / "finding.json").read_text())
+    assert again["weighed"] == ["patch"] and [row["name"] for row in again["inverters"]] == list(names)
+
+
 def test_unlearn_refuses_another_model_and_an_unclear_finding(tmp_path: Path) -> None:
     finding = toy_finding(6.0, tmp_path)
     common = {"data": toy_images(), "test": toy_images(), "out": tmp_path / "cure"}

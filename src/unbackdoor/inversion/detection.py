@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,22 @@ class Null:
             for model, row in zip(self.models, self.rows, strict=True)
         ]
         write_text(path, "\n".join([json.dumps(head), *lines]) + "\n")
+
+    def select(self, names: Sequence[str]) -> Null:
+        """The same models by some of the inverters, in the null's own order.
+
+        Raises:
+            InputError: a name that is no inverter of the null, or no name.
+        """
+        odd = [name for name in names if name not in self.inverters]
+        if odd or not names:
+            raise InputError(f"the null has no inverter {odd[0]!r}" if odd else "no inverter is left to weigh")
+        places = [i for i, name in enumerate(self.inverters) if name in names]
+        return replace(
+            self,
+            inverters=tuple(self.inverters[i] for i in places),
+            rows=tuple(tuple(row[i] for i in places) for row in self.rows),
+        )
 
 
 def read_null(path: Path) -> Null:

@@ -40,6 +40,7 @@ def scan(
     null: str | Path | Null | None = None,
     false_alarm_rate: float = FALSE_ALARM_RATE,
     inverters: Sequence[str] | None = None,
+    weighed: Sequence[str] | None = None,
     limit: int = SEARCHED + HELD,
     checkpoint: Path | None = None,
     classes: str | None = None,
@@ -57,6 +58,7 @@ def scan(
         null: file of `calibrate`; None takes the one shipped for this architecture, if there is one.
         false_alarm_rate: share of clean models that may be called backdoored.
         inverters: names; all by default, and those of the null where one is given.
+        weighed: those that the p-value and the target rest on, where there is a null; all that run by default.
         limit: use at most so many images, drawn by seed.
         classes: candidate class names; without any, the nearest of ImageNet's thousand are tried.
 
@@ -85,6 +87,7 @@ def scan(
         "classes": len(names),
         "vocabulary": vocabulary,
         "inverters": chosen,
+        "weighed": None if weighed is None else list(weighed),
         "null": None if known is None else {"models": len(known.rows), "settings": known.settings},
         "false_alarm_rate": false_alarm_rate,
         "templates": templates,
@@ -96,7 +99,9 @@ def scan(
     examined = examine(clip, images, head, names, seed=seed, inverters=chosen, vocabulary=vocabulary)
     manifest.notes["seconds_by_inverter"] = examined.seconds
     why_not = _why_not(known, identity)
-    result = _result(clip, examined, None if why_not else known, false_alarm_rate, why_not)
+    usable = None if why_not or known is None else known.select(weighed or known.inverters)
+    result = _result(clip, examined, usable, false_alarm_rate, why_not)
+    result["weighed"] = [] if usable is None else list(usable.inverters)
     result["target"]["from"] = "vocabulary" if vocabulary else "classes"
     result |= {"data": images.spec, "images": len(images), "seed": seed, "weights": manifest.hashes["weights"]}
     result["seconds"] = round(manifest.seconds, 2)

@@ -55,6 +55,8 @@ def unlearn_scan(
 
     No label is read: pictures count as the suspect answered them, so that "clean accuracy" is agreement with it and
     "attack success" is the recovered trigger's. Where the test split has labels, true clean accuracy is told too.
+    The scan after a cure does not weigh feature collapse: a cure moves embeddings together, whatever it removes, which
+    raises that statistic beyond those of the null's models, none of which was cured.
     Each round is a whole `unlearn` run in `out/round-N`; the last model lies in `out/model`.
 
     Args:
@@ -116,6 +118,7 @@ def unlearn_scan(
             null=null,
             false_alarm_rate=story["false_alarm_rate"],
             inverters=[row["name"] for row in story["inverters"]],
+            weighed=_after_a_cure([row["name"] for row in story["inverters"]]),
             templates=templates,
             seed=seed,
         )
@@ -175,6 +178,11 @@ def _read(finding: str | Path | dict[str, Any]) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{path}: not a finding; give the finding.json of a scan with --out") from None
     return story
+
+
+def _after_a_cure(inverters: list[str]) -> list[str] | None:
+    """The inverters whose statistics a cure leaves comparable with the null's; None, for all, where none is."""
+    return [name for name in inverters if name != "collapse"] or None
 
 
 def _as_answered(suspect: Clip, images: ImageSet, head: Tensor, names: tuple[str, ...]) -> ImageSet:
