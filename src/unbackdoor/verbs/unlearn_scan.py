@@ -55,8 +55,8 @@ def unlearn_scan(
 
     No label is read: pictures count as the suspect answered them, so that "clean accuracy" is agreement with it and
     "attack success" is the recovered trigger's. Where the test split has labels, true clean accuracy is told too.
-    The scan after a cure does not weigh feature collapse: a cure moves embeddings together, whatever it removes, which
-    raises that statistic beyond those of the null's models, none of which was cured.
+    The scan after a cure does not weigh feature collapse: the null's models were not cured, and a cure was seen to
+    raise that statistic, even one that found nothing to remove (docs/scan.md).
     Each round is a whole `unlearn` run in `out/round-N`; the last model lies in `out/model`.
 
     Args:
