@@ -72,7 +72,7 @@ def warp(images: Tensor, field: Tensor) -> Tensor:
 
     Args:
         images: float (B, 3, H, W) in [0, 1].
-        field: float (2, k, k), displacements (x, y) in pixels of a 64-pixel-wide image, or (G, 2, k, k) with one
+        field: float (2, h, w), displacements (x, y) in pixels of a 64-pixel-wide image, or (G, 2, h, w) with one
             field per group of consecutive images, B = G·n.
 
     Returns:

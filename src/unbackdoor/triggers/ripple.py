@@ -11,10 +11,10 @@ from functools import lru_cache
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from unbackdoor.triggers.base import Trigger
+from unbackdoor.triggers.flow import WIDTH, warp
 
 
 @dataclass(frozen=True)
@@ -35,24 +35,14 @@ class Ripple(Trigger):
         self.require(self.wavelength >= 2, f"wavelength={self.wavelength} must be at least 2 pixels")
 
     def apply(self, images: Tensor, keys: Tensor) -> Tensor:
-        height, width = images.shape[-2:]
-        grid = _grid(self.amplitude, self.wavelength, height, width).to(images.device)
-        # Half precision would round the sampling places by up to a tenth of a pixel at 224 px.
-        moved = F.grid_sample(
-            images.float(),
-            grid.expand(len(images), -1, -1, -1),
-            mode="bilinear",
-            padding_mode="border",
-            align_corners=True,
-        )
-        return moved.clamp_(0, 1).to(images.dtype)
+        return warp(images, _field(self.amplitude, self.wavelength, *images.shape[-2:]))
 
 
 @lru_cache(maxsize=16)
-def _grid(amplitude: float, wavelength: float, height: int, width: int) -> Tensor:
-    """Sampling grid (1, H, W, 2) in [−1, 1] units."""
-    down = torch.arange(height, dtype=torch.float64)[:, None].expand(height, width)
-    across = torch.arange(width, dtype=torch.float64).expand(height, width)
-    x = across + amplitude * (2 * math.pi / wavelength * down).sin()
-    y = down + amplitude * (2 * math.pi / wavelength * across).sin()
-    return torch.stack((x / max(width - 1, 1), y / max(height - 1, 1)), dim=2).mul(2).sub(1)[None].float()
+def _field(amplitude: float, wavelength: float, height: int, width: int) -> Tensor:
+    """Displacements (2, H, W) as `warp` takes them, x first; callers must not write to it."""
+    turn = 2 * math.pi / wavelength
+    # A pixel is 2/(side − 1) of the grid from −1 to 1, and a displacement of 1 is 2/WIDTH.
+    x = amplitude * (turn * torch.arange(height, dtype=torch.float64)).sin() * (WIDTH / max(width - 1, 1))
+    y = amplitude * (turn * torch.arange(width, dtype=torch.float64)).sin() * (WIDTH / max(height - 1, 1))
+    return torch.stack((x[:, None].expand(height, width), y.expand(height, width))).float()
