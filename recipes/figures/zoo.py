@@ -16,7 +16,7 @@ from typing import Any
 
 from unbackdoor.bench.cells import address, read_result
 from unbackdoor.clip.load import load
-from unbackdoor.inversion import VERSION, inverter_names
+from unbackdoor.inversion import inverter_names, versions
 from unbackdoor.inversion.detection import architecture
 from unbackdoor.inversion.examine import settings
 from unbackdoor.verbs.scan import FALSE_ALARM_RATE, SHIPPED
@@ -53,7 +53,7 @@ def line_of(row: dict[str, Any]) -> dict[str, Any]:
         seen[name] = {"statistic": round(found["statistic"], 4), "target": found["target"], "strength": strength}
     return {
         "address": address(row["member"]["config"]),
-        "version": VERSION,
+        "versions": versions(),
         **{k: row[k] for k in ("half", "number", "family", "data", "regime")},
         "card": {**{k: row["card"][k] for k in ("trigger", "target", "steps")}, "after": rates(row["card"]["after"])},
         "seen": {"inverters": seen},
@@ -94,7 +94,7 @@ def main() -> None:
     population = members(plan, state_hash(base.state()), classes_of(plan))
     places = {address(m["config"]): i for i, m in enumerate(population)}
     kept = [json.loads(line) for line in LINES.read_text().splitlines()] if LINES.exists() else []
-    known = {row["address"]: row for row in kept if row["address"] in places and row["version"] == VERSION}
+    known = {row["address"]: row for row in kept if row["address"] in places and row.get("versions") == versions()}
     found = [row for row in collect(args.runs, plan, population) if row["seen"]] if args.runs else []
     for row in found:
         line = line_of(row)

@@ -14,6 +14,7 @@ from unbackdoor.inversion.base import WORKS, Recovered, Subject, try_out
 from unbackdoor.inversion.collapse import mean_cosine
 from unbackdoor.inversion.guided import GuidedConfig, Search, invert_guided, leads
 from unbackdoor.inversion.patch import FAMILY as PATCH
+from unbackdoor.inversion.proximal import Proximal
 from unbackdoor.inversion.spectral import cycles, pattern
 from unbackdoor.inversion.variants import variants
 from unbackdoor.triggers import parse_trigger
@@ -118,8 +119,8 @@ def test_leads_are_measured_against_the_other_candidates() -> None:
 
 def test_spectral_patterns_are_waves_of_the_stated_size() -> None:
     top = cycles(64)
-    raw = torch.zeros(1, 3, 2 * top + 1, top + 1, 2)
-    raw[0, 1, top + 2, 3] = torch.tensor([24.0, 32.0])
+    raw = torch.zeros(1, 2 * top + 1, top + 1, 6)
+    raw[0, top + 2, 3, 2:4] = torch.tensor([24.0, 32.0])
     found = pattern(raw, 64)[0]
     turn = 2 * math.pi / 64 * (2 * torch.arange(64.0)[:, None] + 3 * torch.arange(64.0))
     torch.testing.assert_close(found[1], (24 * turn.cos() - 32 * turn.sin()) / 32, atol=1e-5, rtol=1e-5)
@@ -132,8 +133,38 @@ def test_spectral_patterns_are_waves_of_the_stated_size() -> None:
 def test_spectral_waves_stay_below_half_a_cycle_per_pixel(side: int, top: int) -> None:
     family = spectral.family(side)
     raw = family.start(2, side, torch.Generator().manual_seed(0))
-    assert cycles(side) == top and raw.shape == (2, 3, 2 * top + 1, top + 1, 2)
+    assert cycles(side) == top and raw.shape == (2, 2 * top + 1, top + 1, 6)
     assert pattern(raw, side).shape == (2, 3, side, side)
+
+
+def test_proximal_steps_find_the_minimum_of_a_loss_with_a_sum_of_norms() -> None:
+    # Of |x - a|²/2 + λ|x| the minimum is a, shrunk by λ: closed form (Parikh and Boyd 2014, section 6.5.1).
+    wanted = torch.tensor([[[3.0, 4.0], [0.3, -0.4]], [[-30.0, 40.0], [0.0, 2.0]]])
+    raw = torch.zeros_like(wanted, requires_grad=True)
+    steps = Proximal(raw, 0.1, 1.0)
+    for step in range(600):
+        steps.param_groups[0]["lr"] = 0.99**step
+        steps.zero_grad()
+        ((raw - wanted).pow(2) / 2).sum().backward()
+        steps.step()
+    expected = torch.tensor([[[2.4, 3.2], [0.0, 0.0]], [[-29.4, 39.2], [0.0, 1.0]]])
+    torch.testing.assert_close(raw.detach(), expected, atol=1e-3, rtol=1e-3)
+    assert raw[0, 1].abs().max() == 0, "a group that the loss does not ask for is exactly zero"
+
+
+def test_proximal_candidates_do_not_meet() -> None:
+    def path(wanted: torch.Tensor) -> torch.Tensor:
+        raw = torch.zeros_like(wanted, requires_grad=True)
+        steps = Proximal(raw, 0.3, 0.1)
+        for _ in range(5):
+            steps.zero_grad()
+            (raw - wanted).pow(2).sum().backward()
+            steps.step()
+        return raw.detach()
+
+    scale = torch.tensor([1.0, 10.0, 0.1])[:, None, None]
+    wanted = scale * torch.randn(3, 4, 2, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(path(wanted), torch.cat([path(row[None]) for row in wanted]))
 
 
 def test_mean_cosine_is_that_of_all_pairs() -> None:

@@ -71,7 +71,7 @@ def test_without_clean_models_it_cannot_tell(tmp_path: Path) -> None:
 def test_the_shipped_null_is_of_the_embedded_architecture_and_these_inverters() -> None:
     found = find_null(load("embedded"), None)
     assert found is not None
-    # Whoever changes an inverter raises VERSION, and then the null has to be made again.
+    # Whoever changes an inverter raises its version, and then the null has to be made again.
     assert found.settings == settings(SEARCHED + HELD, inverter_names()) and found.inverters == inverter_names()
     assert len(found.rows) >= 19 and len(set(found.rows)) == len(found.rows), "too few for a false-alarm rate of 5%"
 

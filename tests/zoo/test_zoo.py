@@ -13,6 +13,7 @@ import yaml
 from unbackdoor import load
 from unbackdoor.bench.engine import Outcome, attempt
 from unbackdoor.errors import InputError
+from unbackdoor.inversion.base import Subject
 from unbackdoor.inversion.detection import Null, read_null
 from unbackdoor.verbs.zoo import zoo
 from unbackdoor.zoo.recipe import members, read_zoo
@@ -203,7 +204,7 @@ class InProcess:
 
 def test_a_small_zoo_from_end_to_end(vit_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("unbackdoor.verbs.zoo.ENGINES", {"local": InProcess})
-    monkeypatch.setattr("unbackdoor.inversion._TABLE", {"collapse": "unbackdoor.inversion.collapse"})
+    monkeypatch.setattr("unbackdoor.inversion._TABLE", {"collapse": ("unbackdoor.inversion.collapse", 1)})
     monkeypatch.setattr("unbackdoor.zoo.cells.FORGET", 32)
     monkeypatch.setattr("unbackdoor.zoo.cells.TUNING", 32)
     common = {"recipe": write(tmp_path, raw(str(vit_folder))), "out": tmp_path / "zoo"}
@@ -229,3 +230,30 @@ def test_a_small_zoo_from_end_to_end(vit_folder: Path, tmp_path: Path, monkeypat
     assert (tmp_path / "zoo" / "tables.md").read_text().startswith("## calibration")
     again = zoo(dry_run=True, **common)
     assert again["halves"] == result["halves"]
+
+
+def test_a_new_version_of_an_inverter_runs_that_one_alone(
+    vit_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unbackdoor.verbs.zoo.ENGINES", {"local": InProcess})
+    ran = []
+
+    def invert(subject: Subject, name: str) -> dict[str, Any]:
+        ran.append(name)
+        return stated(subject, name)
+
+    monkeypatch.setattr("unbackdoor.zoo.cells._invert", invert)
+    value = raw(str(vit_folder))
+    value["halves"]["calibration"] |= {"clean": 1, "backdoored": 1}
+    common = {"recipe": write(tmp_path, value), "out": tmp_path / "zoo", "stage": "examine", "only": ["half=test"]}
+    for colour in (1, 2):
+        table = {"collapse": ("", 1), "colour": ("", colour)}
+        monkeypatch.setattr("unbackdoor.inversion._TABLE", table)
+        assert zoo(**common)["examined"] == 2
+    assert ran == ["collapse", "colour"] * 2 + ["colour"] * 2
+
+
+def stated(subject: Subject, name: str) -> dict[str, Any]:
+    """What an inverter might have found."""
+    strength = {"value": 1.0, "n": 8, "interval": [0.0, 1.0]}
+    return {"statistic": 0.5, "target": subject.names[0], "norm": 0.1, "strength": strength, "trigger": "", "facts": {}}

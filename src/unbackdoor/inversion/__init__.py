@@ -1,6 +1,6 @@
 """Trigger reverse-engineering: inverters, one file each, all with the same signature, and what their statistics weigh.
 
-Adding an inverter is one file with an `invert(subject, config)` function and one line in `_TABLE`.
+Adding an inverter is one file with an `invert(subject)` function and one line in `_TABLE`.
 """
 
 from __future__ import annotations
@@ -8,19 +8,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from unbackdoor.inversion.base import Recovered, Subject
 
-VERSION = 3  # raise when an inverter changes, so that old nulls and examinations are not taken for new ones
-
+# Module and version; whoever changes an inverter raises its version, so that old nulls are not taken for new ones.
 _TABLE = {
-    "patch": "unbackdoor.inversion.patch",
-    "additive": "unbackdoor.inversion.additive",
-    "spectral": "unbackdoor.inversion.spectral",
-    "warp": "unbackdoor.inversion.warp",
-    "colour": "unbackdoor.inversion.colour",
-    "collapse": "unbackdoor.inversion.collapse",
+    "patch": ("unbackdoor.inversion.patch", 3),
+    "additive": ("unbackdoor.inversion.additive", 3),
+    "spectral": ("unbackdoor.inversion.spectral", 5),
+    "warp": ("unbackdoor.inversion.warp", 3),
+    "colour": ("unbackdoor.inversion.colour", 3),
+    "collapse": ("unbackdoor.inversion.collapse", 3),
 }
 
 
@@ -35,6 +34,19 @@ def module_of(name: str) -> str:
     Raises:
         InputError: unknown inverter.
     """
+    return _entry(name)[0]
+
+
+def versions(names: Sequence[str] | None = None) -> dict[str, int]:
+    """Versions of inverters, all of them by default.
+
+    Raises:
+        InputError: unknown inverter.
+    """
+    return {name: _entry(name)[1] for name in names or _TABLE}
+
+
+def _entry(name: str) -> tuple[str, int]:
     from unbackdoor.errors import InputError
 
     if name not in _TABLE:

@@ -12,7 +12,7 @@ from torch import Tensor
 from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.streamline import streamlined
 from unbackdoor.data.images import ImageSet
-from unbackdoor.inversion import VERSION, inverter, inverter_names
+from unbackdoor.inversion import inverter, inverter_names, versions
 from unbackdoor.inversion.base import Recovered, Subject
 from unbackdoor.inversion.detection import fingerprint
 from unbackdoor.progress import Progress
@@ -79,4 +79,4 @@ def split(clip: Clip, images: ImageSet, head: Tensor, names: Sequence[str], seed
 
 def settings(images: int, inverters: Sequence[str]) -> str:
     """Fingerprint of everything that decides a statistic's scale besides the model and its classes."""
-    return fingerprint(VERSION, images, list(inverters))
+    return fingerprint(versions(inverters), images)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from unbackdoor.devices import training_type
 from unbackdoor.inversion.base import Recovered, Subject, try_out
+from unbackdoor.inversion.proximal import Proximal
 from unbackdoor.training.batches import batch_rows, step_seed
 from unbackdoor.triggers.base import Trigger
 
@@ -39,6 +40,9 @@ class Family:
         change: (pictures (K·n, 3, S, S) grouped by candidate, raw) → changed pictures in [0, 1].
         size: (raw, pictures, changed) → (K,).
         trigger: one candidate's raw parameters → the trigger.
+        shrink: where the size is a sum of norms over raw's last dimension, weight · size in the unit of these norms;
+            steps are then proximal (`inversion/proximal.py`), not Adam's. 0 for any other size.
+        scatter: factor on the start where several changes for one class are wanted (`inversion/variants.py`).
     """
 
     name: str
@@ -48,6 +52,8 @@ class Family:
     change: Callable[[Tensor, Tensor], Tensor]
     size: Callable[[Tensor, Tensor, Tensor], Tensor]
     trigger: Callable[[Tensor], Trigger]
+    shrink: float = 0.0
+    scatter: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -125,7 +131,7 @@ def leads(cost: Tensor) -> Tensor:
 
 @dataclass
 class Search:
-    """Adam on all candidates' parameters at once; they share a step's pictures and nothing else."""
+    """Steps on all candidates' parameters at once; they share a step's pictures and nothing else."""
 
     subject: Subject
     family: Family
@@ -133,10 +139,13 @@ class Search:
     raw: Tensor
     total: int
     step: int = 0
-    optimiser: torch.optim.Adam = field(init=False)
+    optimiser: torch.optim.Optimizer = field(init=False)
 
     def __post_init__(self) -> None:
-        self.optimiser = torch.optim.Adam([self.raw], lr=self.family.lr, betas=(0.5, 0.9))
+        lr, shrink = self.family.lr, self.family.shrink
+        self.optimiser = (
+            Proximal(self.raw, lr, shrink) if shrink else torch.optim.Adam([self.raw], lr=lr, betas=(0.5, 0.9))
+        )
 
     @staticmethod
     def begin(subject: Subject, family: Family, candidates: Tensor, generator: torch.Generator, total: int) -> Search:
@@ -144,7 +153,7 @@ class Search:
         return Search(subject, family, candidates, raw.requires_grad_(True), total)
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these candidates alone, Adam's memory of them included."""
+        """Go on with these candidates alone, the optimiser's memory of them included."""
         memory = self.optimiser.state[self.raw]
         self.candidates, self.raw = self.candidates[rows], self.raw.detach()[rows].requires_grad_(True)
         self.__post_init__()
@@ -152,12 +161,13 @@ class Search:
 
     def run(self, pictures: int, steps: int) -> None:
         """`steps` more; the rate falls along a cosine over all rounds, to a tenth."""
+        asked = replace(self.family, weight=0.0) if self.family.shrink else self.family
         compute = training_type(self.raw.device)  # the search only; costs are measured in full precision
         for _ in range(steps):
             share = self.step / self.total
             self.optimiser.param_groups[0]["lr"] = self.family.lr * (0.1 + 0.9 * (1 + math.cos(math.pi * share)) / 2)
             rows = batch_rows(len(self.subject.images), pictures, self.subject.seed, self.step)
-            total, _ = _cost(self.subject, self.family, self.raw, self.candidates, rows, compute)
+            total, _ = _cost(self.subject, asked, self.raw, self.candidates, rows, compute)
             self.optimiser.zero_grad(set_to_none=True)
             total.sum().backward()
             self.optimiser.step()

@@ -2,7 +2,8 @@
 
 A blend, a wave, a repeated shape or a low-frequency trigger is large in pixels, and an adversarial pattern of the same
 effect is small, so that the size of `additive` hides it. In frequencies it is the other way round: the trigger is a
-handful of waves. They are Fourier's and not the cosines of the DCT: a wave costs the same wherever its crest lies.
+handful of waves. They are Fourier's and not the cosines of the DCT: a wave costs the same wherever its crest lies. The
+three colours of a wave are one group, so that a grey wave costs less than three coloured ones.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ from unbackdoor.inversion.guided import Family, invert_guided
 from unbackdoor.triggers.additive import Additive, add
 
 CYCLES = 16  # across the picture, at most
+RMS = math.sqrt(2) / 64  # of a wave of size 1
+WEIGHT = 1.0  # with 3, waves of natural textures ("brain coral") are as cheap in clean models as a trigger's
+START = 0.02  # of which little is left after a few steps, so that every search comes to the same waves …
+SCATTER = 5.0  # … but for a start so large that it decides where a search ends
 
 
 def cycles(side: int) -> int:
@@ -36,14 +41,15 @@ def waves(side: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def pattern(raw: Tensor, side: int) -> Tensor:
-    """(K, 3, S, S) sums of waves (K, 3, 2F + 1, F + 1, 2), real and imaginary; one of size 1 has an RMS of √2/64."""
+    """(K, 3, S, S) sums of waves (K, 2F + 1, F + 1, 6), three colours' real and imaginary parts."""
     down, across = waves(side, raw.device)
-    return (down @ torch.view_as_complex(raw.contiguous()) @ across.T).real / 32
+    parts = torch.view_as_complex(raw.unflatten(-1, (3, 2)).contiguous()).permute(0, 3, 1, 2)
+    return (down @ parts @ across.T).real / 32
 
 
 def _start(k: int, side: int, generator: torch.Generator) -> Tensor:
     top = cycles(side)
-    return 0.02 * torch.randn(k, 3, 2 * top + 1, top + 1, 2, generator=generator)
+    return START * torch.randn(k, 2 * top + 1, top + 1, 6, generator=generator)
 
 
 def _change(pictures: Tensor, raw: Tensor) -> Tensor:
@@ -51,8 +57,8 @@ def _change(pictures: Tensor, raw: Tensor) -> Tensor:
 
 
 def _size(raw: Tensor, pictures: Tensor, changed: Tensor) -> Tensor:
-    # The small number keeps the gradient finite where a wave is gone.
-    return raw.pow(2).sum(dim=-1).add(1e-12).sqrt().flatten(1).sum(dim=1) * (math.sqrt(2) / 64)
+    norms: Tensor = torch.linalg.vector_norm(raw, dim=-1)
+    return norms.flatten(1).sum(dim=1) * RMS
 
 
 def family(side: int) -> Family:
@@ -61,7 +67,7 @@ def family(side: int) -> Family:
     def trigger(raw: Tensor) -> Additive:
         return Additive.of(pattern(raw[None], side)[0])
 
-    return Family("spectral", 0.1, 3.0, _start, _change, _size, trigger)
+    return Family("spectral", 0.3, WEIGHT, _start, _change, _size, trigger, WEIGHT * RMS, SCATTER)
 
 
 def invert(subject: Subject) -> Recovered:

@@ -6,6 +6,7 @@ Several searches for the same class, from different starting points, come upon d
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 
 import torch
@@ -30,8 +31,9 @@ def variants(subject: Subject, inverter: str, trigger: Trigger, target: int) -> 
     module = import_module(module_of(inverter))
     # Feature collapse has no target of its own; what it finds is a patch.
     family: Family = getattr(module, "family", patch.family)(subject.clip.image_size)
+    apart = replace(family, start=lambda *given: family.scatter * family.start(*given))
     generator = torch.Generator().manual_seed(step_seed(subject.seed, 2))
-    search = Search.begin(subject, family, torch.full((COUNT,), target), generator, STEPS)
+    search = Search.begin(subject, apart, torch.full((COUNT,), target), generator, STEPS)
     search.run(PICTURES, STEPS)
     found = [family.trigger(row.cpu()) for row in search.raw.detach()]
     working = [t for t in found if (s := try_out(subject, t, target)[0]).n and s.value >= WORKS]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,12 +26,13 @@ from unbackdoor.defenses.alpha import BLIND
 from unbackdoor.defenses.tbar import METHODS, Known, trigger_vector, unlearn_
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_images
-from unbackdoor.inversion.base import answers
-from unbackdoor.inversion.examine import examine, split
+from unbackdoor.inversion import inverter
+from unbackdoor.inversion.base import Subject, answers
+from unbackdoor.inversion.examine import split
 from unbackdoor.inversion.variants import variants
-from unbackdoor.manifest import Manifest
+from unbackdoor.manifest import Manifest, write_json
 from unbackdoor.triggers import parse_trigger
-from unbackdoor.zoo.recipe import Zoo, examination
+from unbackdoor.zoo.recipe import Zoo, examination, inversion
 
 FILE = "member.safetensors"
 FORGET, TUNING = 256, 512
@@ -72,24 +74,36 @@ def scanned_with(train: ImageSet, count: int, seed: int) -> ImageSet:
 
 
 def examination_cell(out: Path, config: Json, folder: Path, device: str, manifest: Manifest) -> Json:
-    """Every inverter on a member; what is known of it plays no part."""
-    clip, train, _, _ = _open(out, config["member"], device)
-    entry = DataEntry(**config["member"]["data"])
-    images = scanned_with(train, config["images"], config["seed"])
-    done = examine(clip, images, head_of(clip, entry, train), train.classes, seed=config["seed"])
+    """Every inverter on a member; what is known of it plays no part.
+
+    Each is kept by itself, so that an examination goes on where it was killed, and a new version of one inverter leaves
+    what the others found.
+    """
+    kept = {name: read_result(out, inversion(config, name)) for name in config["versions"]}
+    if None in kept.values():
+        clip, train, _, _ = _open(out, config["member"], device)
+        head = head_of(clip, DataEntry(**config["member"]["data"]), train)
+        images = scanned_with(train, config["images"], config["seed"])
+        subject = split(clip, images, head, train.classes, config["seed"])
+        for name in (name for name, found in kept.items() if found is None):
+            kept[name] = found = _invert(subject, name)
+            here = folder_of(out, inversion(config, name))
+            here.mkdir(parents=True, exist_ok=True)
+            write_json(here / "result.json", found)
+    return {"inverters": kept}
+
+
+def _invert(subject: Subject, name: str) -> Json:
+    began = time.perf_counter()
+    row = inverter(name)(subject)
     return {
-        "seconds": done.seconds,
-        "inverters": {
-            row.inverter: {
-                "statistic": row.statistic,
-                "target": train.classes[row.target],
-                "norm": row.norm,
-                "strength": row.strength.as_dict(),
-                "trigger": row.trigger.spec(),
-                "facts": row.facts,
-            }
-            for row in done.found
-        },
+        "statistic": row.statistic,
+        "target": subject.names[row.target],
+        "norm": row.norm,
+        "strength": row.strength.as_dict(),
+        "trigger": row.trigger.spec(),
+        "facts": row.facts,
+        "seconds": round(time.perf_counter() - began, 2),
     }
 
 

@@ -27,7 +27,7 @@ from typing import Any
 from unbackdoor.bench.recipe import DataEntry, Json, data_entry, fill, poison_config, told
 from unbackdoor.data.specs import describe
 from unbackdoor.errors import InputError
-from unbackdoor.inversion import VERSION
+from unbackdoor.inversion import versions
 from unbackdoor.triggers import parse_trigger
 
 CLEAN = "clean"
@@ -164,9 +164,15 @@ def examination(zoo: Zoo, member: Json) -> Json:
         "member": member["config"],
         "images": zoo.images,
         "seed": zoo.seed,
-        "version": VERSION,
+        "versions": versions(),
     }
     return {"names": member["names"], "config": config}
+
+
+def inversion(examination: Json, inverter: str) -> Json:
+    """Configuration of one inverter's part of an examination."""
+    kept = {key: examination[key] for key in ("member", "images", "seed")}
+    return {"kind": "inversion", **kept, "inverter": inverter, "version": examination["versions"][inverter]}
 
 
 def recovery(zoo: Zoo, member: Json, shown: str, target: str) -> Json:
