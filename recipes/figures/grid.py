@@ -247,7 +247,7 @@ def main() -> None:
     assert __doc__ is not None
     read = reader(__doc__)
     core, attacks, defences = read("core"), read("attacks"), read("defences")
-    sweeps, poison, pairs = read("sweeps"), read("poison-rates"), read("pairs")
+    sweeps, poison, pairs, small = read("sweeps"), read("poison-rates"), read("pairs"), read("small")
     lines = HEAD.split("\n")
     lines += section("Core grid", "Three data sets, six attacks, TBAR and four rivals.", "core", core)
     lines += ["### Attacks", "", *suspects(core.rows)]
@@ -266,6 +266,8 @@ def main() -> None:
         "",
         *every_cure(core.rows),
     ]
+    lines += section("Few images", "The core grid's suspects, cured on 2% of its rivals' images.", "small", small)
+    lines += [*means(small.rows), *every_cure(small.rows)]
     lines += section("Other attacks", "CIFAR-10.", "attacks", attacks)
     lines += [*suspects(attacks.rows), *every_cure(attacks.rows)]
     lines += section("Every defence", "CIFAR-10, two attacks.", "defences", defences)
