@@ -47,6 +47,14 @@ def test_one_far_inverter_is_enough_and_is_named() -> None:
     assert found.excess[1] > found.excess[0]
 
 
+def test_an_inverter_with_a_long_tail_does_not_hide_one_without() -> None:
+    long = torch.cat([torch.linspace(-1, 1, 17), torch.full((3,), 10.0)])
+    short = torch.linspace(0, 1, 20)[torch.randperm(20, generator=torch.Generator().manual_seed(0))]
+    found = weigh({"patch": 0.0, "warp": 2.5}, null_of(torch.stack([long, short], dim=1)))
+    # In median absolute deviations three clean models would stand at 13 and this one at 5.
+    assert found.p_value == pytest.approx(1 / 21)
+
+
 def test_a_constant_inverter_cannot_divide_by_nothing() -> None:
     pool = torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, 2.0], [1.0, 3.0]])
     assert torch.isfinite(standardised(pool)).all()

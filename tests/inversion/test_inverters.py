@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
 from tests.inversion.toy import CORNER, NAMES, TARGET, toy_subject
-from unbackdoor.inversion import inverter, inverter_names, spectral
+from unbackdoor.inversion import guided, inverter, inverter_names, spectral
 from unbackdoor.inversion.base import WORKS, Recovered, Subject, try_out
 from unbackdoor.inversion.collapse import mean_cosine
-from unbackdoor.inversion.guided import GuidedConfig, Search, invert_guided, leads
+from unbackdoor.inversion.guided import Family, GuidedConfig, Search, invert_guided, leads
 from unbackdoor.inversion.patch import FAMILY as PATCH
 from unbackdoor.inversion.proximal import Proximal
 from unbackdoor.inversion.spectral import cycles, pattern
@@ -165,6 +166,31 @@ def test_proximal_candidates_do_not_meet() -> None:
     scale = torch.tensor([1.0, 10.0, 0.1])[:, None, None]
     wanted = scale * torch.randn(3, 4, 2, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(path(wanted), torch.cat([path(row[None]) for row in wanted]))
+
+
+def test_the_size_weighs_more_at_first_and_what_is_given_up_is_judged_by_that_weight(
+    backdoored: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights, shrinks = [], []
+    heavy = replace(spectral.family(backdoored.clip.image_size), heavy=9.0)
+    cost, step = guided._cost, Proximal.step
+
+    def weighed(subject: Subject, family: Family, *rest: Any) -> Any:
+        weights.append(family.weight / heavy.weight)
+        return cost(subject, family, *rest)
+
+    def shrunk(self: Proximal) -> None:
+        shrinks.append(self.param_groups[0]["shrink"] / heavy.shrink)
+        step(self)
+
+    monkeypatch.setattr(guided, "_cost", weighed)
+    monkeypatch.setattr(Proximal, "step", shrunk)
+    invert_guided(backdoored, heavy, GuidedConfig(passes=240, least=4, finalists=2, measured=8))
+    # No weight while stepping, as the shrinking has it; 9 ** (1 - t / 0.8) between the rounds; 1 at the end.
+    assert shrinks[0] == 9.0 and shrinks[-1] == 1.0 and shrinks == sorted(shrinks, reverse=True)
+    between = [w for w in weights if w not in (0.0, 1.0)]
+    assert between and between == sorted(between, reverse=True) and weights[-1] == 1.0
+    assert all(min(abs(w - s) for s in shrinks) < 1e-9 for w in between)
 
 
 def test_mean_cosine_is_that_of_all_pairs() -> None:

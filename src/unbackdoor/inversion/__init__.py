@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _TABLE = {
     "patch": ("unbackdoor.inversion.patch", 3),
     "additive": ("unbackdoor.inversion.additive", 3),
-    "spectral": ("unbackdoor.inversion.spectral", 5),
+    "spectral": ("unbackdoor.inversion.spectral", 7),
     "warp": ("unbackdoor.inversion.warp", 3),
     "colour": ("unbackdoor.inversion.colour", 3),
     "collapse": ("unbackdoor.inversion.collapse", 3),

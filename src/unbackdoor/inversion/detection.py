@@ -1,7 +1,7 @@
 """From the inverters' statistics to one p-value, against clean models of the same architecture.
 
 The test is full conformal (Vovk et al. 2005, section 2.2): the model under test joins the clean ones, each inverter's
-statistic is centred and scaled by the median and the median absolute deviation of that pool, a model's score is its
+statistic is centred by the pool's median and scaled by how far its upper tail reaches, a model's score is its
 largest value over the inverters, and p is the share of the pool that scores at least as high. All models are treated
 alike, so that p ≤ ε happens to at most ε of clean models drawn like the null's, whatever the distribution.
 """
@@ -22,6 +22,8 @@ from unbackdoor.errors import InputError
 from unbackdoor.inversion.base import WORKS
 from unbackdoor.manifest import run_key
 from unbackdoor.weights.files import write_text
+
+TAIL = 0.9  # so that one or two backdoored models among twenty do not set the scale
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Weighed:
 
     Args:
         p_value: share of the pool that scores at least as high; ≥ 1 / (n + 1).
-        excess: (I,) by inverter, how far its statistic stands above the pool's median, in median absolute deviations.
+        excess: (I,) by inverter, how far its statistic stands above the pool's median, from `standardised`.
     """
 
     p_value: float
@@ -122,10 +124,13 @@ def weigh(statistics: Mapping[str, float], null: Null) -> Weighed:
 
 
 def standardised(pool: Tensor) -> Tensor:
-    """(M, I) statistics in median absolute deviations above each column's median, scaled as a normal's σ."""
-    middle = _median(pool)
-    spread = 1.4826 * _median((pool - middle).abs())
-    return (pool - middle) / spread.clamp_min(1e-9)
+    """(M, I) statistics above each column's median, in steps from there to its nine-tenths quantile.
+
+    Only large values speak for a backdoor, and the columns' upper tails differ: in median absolute deviations the one
+    with the longest tail among clean models would decide every p-value.
+    """
+    middle, high = _median(pool), pool.quantile(TAIL, dim=0)
+    return (pool - middle) / (high - middle).clamp_min(1e-9)
 
 
 def _median(values: Tensor) -> Tensor:

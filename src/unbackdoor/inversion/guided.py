@@ -5,10 +5,11 @@ backdoor needs much less for its target (Neural Cleanse, Wang et al. 2019, secti
 
     log(median cost of the other finalists / own cost)
 
-where cost is the cross-entropy towards the candidate plus weight · size. What shows a backdoor is many steps, more than
-many pictures in each: in two dozen steps any class is reached by an ordinary adversarial pattern, and only later does
-the change for the target shrink to the trigger. So a step sees few pictures, and the search goes in rounds of equal
-work, each with the better part of the candidates (successive halving, Jamieson and Talwalkar 2016, arXiv 1502.07943).
+where cost is the cross-entropy towards the candidate plus weight · size, or −log(own cost) where a family says so.
+What shows a backdoor is many steps, more than many pictures in each: in two dozen steps any class is reached by an
+ordinary adversarial pattern, and only later does the change for the target shrink to the trigger. So a step sees few
+pictures, and the search goes in rounds of equal work, each with the better part of the candidates (successive halving,
+Jamieson and Talwalkar 2016, arXiv 1502.07943).
 """
 
 from __future__ import annotations
@@ -42,6 +43,10 @@ class Family:
         trigger: one candidate's raw parameters → the trigger.
         shrink: where the size is a sum of norms over raw's last dimension, weight · size in the unit of these norms;
             steps are then proximal (`inversion/proximal.py`), not Adam's. 0 for any other size.
+        heavy: with `shrink`, how many times its weight the size has at first, falling in four fifths of the steps
+            (continuation: Hale, Yin and Zhang 2008). Candidates are given up by their cost at the weight of the time.
+        alone: the statistic is −log(own cost), for a search that ends near its minimum: the others' costs, which do
+            not, would only add noise.
         scatter: factor on the start where several changes for one class are wanted (`inversion/variants.py`).
     """
 
@@ -53,6 +58,8 @@ class Family:
     size: Callable[[Tensor, Tensor, Tensor], Tensor]
     trigger: Callable[[Tensor], Trigger]
     shrink: float = 0.0
+    heavy: float = 1.0
+    alone: bool = False
     scatter: float = 1.0
 
 
@@ -94,12 +101,13 @@ def invert_guided(subject: Subject, family: Family, config: GuidedConfig | None 
     search = Search.begin(subject, family, candidates, generator, sum(steps for _, steps in rounds))
     for count, steps in rounds:
         if count < len(search.candidates):
-            cost, _ = _costs(subject, family, search.raw, search.candidates, config.measured // 4)
+            now = replace(family, weight=family.weight * search.factor())
+            cost, _ = _costs(subject, now, search.raw, search.candidates, config.measured // 4)
             search.keep(cost.argsort()[:count].sort().values)
         search.run(config.pictures, steps)
     raw, candidates = search.raw.detach(), search.candidates
     cost, size = _costs(subject, family, raw, candidates, config.measured)
-    score = leads(cost)
+    score = -cost.log() if family.alone else leads(cost)
     best = int(score.argmax())
     target = int(candidates[best])
     trigger = family.trigger(raw[best].cpu())
@@ -159,6 +167,10 @@ class Search:
         self.__post_init__()
         self.optimiser.state[self.raw] = {k: v[rows] if v.dim() else v for k, v in memory.items()}
 
+    def factor(self) -> float:
+        """Of the size's weight at this step."""
+        return math.pow(self.family.heavy, max(0.0, 1 - self.step / (0.8 * self.total)))
+
     def run(self, pictures: int, steps: int) -> None:
         """`steps` more; the rate falls along a cosine over all rounds, to a tenth."""
         asked = replace(self.family, weight=0.0) if self.family.shrink else self.family
@@ -168,6 +180,8 @@ class Search:
             self.optimiser.param_groups[0]["lr"] = self.family.lr * (0.1 + 0.9 * (1 + math.cos(math.pi * share)) / 2)
             rows = batch_rows(len(self.subject.images), pictures, self.subject.seed, self.step)
             total, _ = _cost(self.subject, asked, self.raw, self.candidates, rows, compute)
+            if self.family.shrink:
+                self.optimiser.param_groups[0]["shrink"] = self.family.shrink * self.factor()
             self.optimiser.zero_grad(set_to_none=True)
             total.sum().backward()
             self.optimiser.step()

@@ -20,7 +20,8 @@ from unbackdoor.triggers.additive import Additive, add
 
 CYCLES = 16  # across the picture, at most
 RMS = math.sqrt(2) / 64  # of a wave of size 1
-WEIGHT = 1.0  # with 3, waves of natural textures ("brain coral") are as cheap in clean models as a trigger's
+WEIGHT = 0.5  # so little that a trigger has to make the model certain, which waves of natural textures hardly do …
+HEAVY = 6.0  # … but more at first, so that the waves that matter come alone
 START = 0.02  # of which little is left after a few steps, so that every search comes to the same waves …
 SCATTER = 5.0  # … but for a start so large that it decides where a search ends
 
@@ -67,7 +68,7 @@ def family(side: int) -> Family:
     def trigger(raw: Tensor) -> Additive:
         return Additive.of(pattern(raw[None], side)[0])
 
-    return Family("spectral", 0.3, WEIGHT, _start, _change, _size, trigger, WEIGHT * RMS, SCATTER)
+    return Family("spectral", 0.3, WEIGHT, _start, _change, _size, trigger, WEIGHT * RMS, HEAVY, True, SCATTER)
 
 
 def invert(subject: Subject) -> Recovered:
