@@ -36,8 +36,8 @@ HEAD = """\
 Made by `python recipes/figures/zoo.py --data-root PATH --runs FOLDER` from what
 `unbackdoor zoo recipes/zoo/embedded.yaml` left there and from [the lines of earlier runs](cells/zoo.jsonl); what it
 means stands in [scan](scan.md). Rates with n and 95% Wilson intervals, AUROC with Newcombe's. Inverters were tuned on
-models of the calibration half, none on the test half, but the search of waves on one more model with SIG, a family of the
-test half. Statistics are bold where the inverter names the true target.
+models of the calibration half, none on the test half, but the search of waves on one more model with SIG, a family of
+the test half. Statistics are bold where the inverter names the true target.
 """
 
 
