@@ -47,7 +47,6 @@ class Family:
             (continuation: Hale, Yin and Zhang 2008). Candidates are given up by their cost at the weight of the time.
         alone: the statistic is −log(own cost), for a search that ends near its minimum: the others' costs, which do
             not, would only add noise.
-        scatter: factor on the start where several changes for one class are wanted (`inversion/variants.py`).
     """
 
     name: str
@@ -60,7 +59,6 @@ class Family:
     shrink: float = 0.0
     heavy: float = 1.0
     alone: bool = False
-    scatter: float = 1.0
 
 
 @dataclass(frozen=True)

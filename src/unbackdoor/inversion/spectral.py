@@ -14,6 +14,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from unbackdoor.inversion import additive
 from unbackdoor.inversion.base import Recovered, Subject
 from unbackdoor.inversion.guided import Family, invert_guided
 from unbackdoor.triggers.additive import Additive, add
@@ -22,8 +23,7 @@ CYCLES = 16  # across the picture, at most
 RMS = math.sqrt(2) / 64  # of a wave of size 1
 WEIGHT = 0.5  # so little that a trigger has to make the model certain, which waves of natural textures hardly do …
 HEAVY = 6.0  # … but more at first, so that the waves that matter come alone
-START = 0.02  # of which little is left after a few steps, so that every search comes to the same waves …
-SCATTER = 5.0  # … but for a start so large that it decides where a search ends
+START = 0.02  # of which little is left after a few steps, so that every search comes to the same waves
 
 
 def cycles(side: int) -> int:
@@ -68,7 +68,11 @@ def family(side: int) -> Family:
     def trigger(raw: Tensor) -> Additive:
         return Additive.of(pattern(raw[None], side)[0])
 
-    return Family("spectral", 0.3, WEIGHT, _start, _change, _size, trigger, WEIGHT * RMS, HEAVY, True, SCATTER)
+    return Family("spectral", 0.3, WEIGHT, _start, _change, _size, trigger, WEIGHT * RMS, HEAVY, True)
+
+
+# A few waves are the least fragment of a trigger; more of it shows in patterns of pixels (`inversion/variants.py`).
+more = additive.family
 
 
 def invert(subject: Subject) -> Recovered:

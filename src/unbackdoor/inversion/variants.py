@@ -6,7 +6,6 @@ Several searches for the same class, from different starting points, come upon d
 
 from __future__ import annotations
 
-from dataclasses import replace
 from importlib import import_module
 
 import torch
@@ -22,7 +21,7 @@ COUNT, STEPS, PICTURES = 4, 100, 4
 
 
 def variants(subject: Subject, inverter: str, trigger: Trigger, target: int) -> Mixed:
-    """The recovered trigger beside up to four more of its family that lead to the same class.
+    """The recovered trigger and up to four more for the same class, of its family or of one that shows more.
 
     Args:
         inverter: who recovered `trigger`.
@@ -30,10 +29,9 @@ def variants(subject: Subject, inverter: str, trigger: Trigger, target: int) -> 
     """
     module = import_module(module_of(inverter))
     # Feature collapse has no target of its own; what it finds is a patch.
-    family: Family = getattr(module, "family", patch.family)(subject.clip.image_size)
-    apart = replace(family, start=lambda *given: family.scatter * family.start(*given))
+    family: Family = getattr(module, "more", getattr(module, "family", patch.family))(subject.clip.image_size)
     generator = torch.Generator().manual_seed(step_seed(subject.seed, 2))
-    search = Search.begin(subject, apart, torch.full((COUNT,), target), generator, STEPS)
+    search = Search.begin(subject, family, torch.full((COUNT,), target), generator, STEPS)
     search.run(PICTURES, STEPS)
     found = [family.trigger(row.cpu()) for row in search.raw.detach()]
     working = [t for t in found if (s := try_out(subject, t, target)[0]).n and s.value >= WORKS]
