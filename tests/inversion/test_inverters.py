@@ -19,6 +19,7 @@ from unbackdoor.inversion.proximal import Proximal
 from unbackdoor.inversion.spectral import cycles, pattern
 from unbackdoor.inversion.variants import variants
 from unbackdoor.triggers import parse_trigger
+from unbackdoor.triggers.additive import Additive
 from unbackdoor.weights.files import state_hash
 
 
@@ -210,6 +211,17 @@ def test_variants_are_more_triggers_of_the_family_that_lead_to_the_target(
     for trigger in mixed.triggers:
         assert trigger.name == "masked" and try_out(backdoored, trigger, TARGET)[0].value >= WORKS
     assert variants(backdoored, name, first, TARGET) == mixed
+
+
+def test_a_few_waves_get_variants_that_are_more_than_a_few_waves(backdoored: Subject) -> None:
+    side = backdoored.clip.image_size
+    first = Additive.of(pattern(torch.zeros(1, 2 * cycles(side) + 1, cycles(side) + 1, 6), side)[0])
+    _, *more = variants(backdoored, "spectral", first, TARGET).triggers
+    assert more
+    for trigger in more:
+        assert isinstance(trigger, Additive)
+        strengths = torch.fft.rfft2(trigger.delta()).abs().flatten().sort(descending=True).values
+        assert strengths[:4].pow(2).sum() < 0.5 * strengths.pow(2).sum()
 
 
 def test_variants_that_do_not_work_are_left_out(found: dict[str, Recovered]) -> None:
