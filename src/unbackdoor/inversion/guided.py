@@ -41,9 +41,9 @@ class Family:
         change: (pictures (K·n, 3, S, S) grouped by candidate, raw) → changed pictures in [0, 1].
         size: (raw, pictures, changed) → (K,).
         trigger: one candidate's raw parameters → the trigger.
-        shrink: where the size is a sum of norms over raw's last dimension, weight · size in the unit of these norms;
-            steps are then proximal (`inversion/proximal.py`), not Adam's. 0 for any other size.
-        heavy: with `shrink`, how many times its weight the size has at first, falling in four fifths of the steps
+        unit: where the size is a sum of norms over raw's last dimension, the size of a norm of 1; steps are then
+            proximal (`inversion/proximal.py`), not Adam's. 0 for any other size.
+        heavy: with a `unit`, how many times its weight the size has at first, falling in four fifths of the steps
             (continuation: Hale, Yin and Zhang 2008). Candidates are given up by their cost at the weight of the time.
         alone: the statistic is −log(own cost), for a search that ends near its minimum: the others' costs, which do
             not, would only add noise.
@@ -56,9 +56,14 @@ class Family:
     change: Callable[[Tensor, Tensor], Tensor]
     size: Callable[[Tensor, Tensor, Tensor], Tensor]
     trigger: Callable[[Tensor], Trigger]
-    shrink: float = 0.0
+    unit: float = 0.0
     heavy: float = 1.0
     alone: bool = False
+
+    @property
+    def shrink(self) -> float:
+        """What a norm of 1 costs; 0 without a `unit`."""
+        return self.weight * self.unit
 
 
 @dataclass(frozen=True)
@@ -171,14 +176,14 @@ class Search:
 
     def run(self, pictures: int, steps: int) -> None:
         """`steps` more; the rate falls along a cosine over all rounds, to a tenth."""
-        asked = replace(self.family, weight=0.0) if self.family.shrink else self.family
+        asked = replace(self.family, weight=0.0) if self.family.unit else self.family
         compute = training_type(self.raw.device)  # the search only; costs are measured in full precision
         for _ in range(steps):
             share = self.step / self.total
             self.optimiser.param_groups[0]["lr"] = self.family.lr * (0.1 + 0.9 * (1 + math.cos(math.pi * share)) / 2)
             rows = batch_rows(len(self.subject.images), pictures, self.subject.seed, self.step)
             total, _ = _cost(self.subject, asked, self.raw, self.candidates, rows, compute)
-            if self.family.shrink:
+            if self.family.unit:
                 self.optimiser.param_groups[0]["shrink"] = self.family.shrink * self.factor()
             self.optimiser.zero_grad(set_to_none=True)
             total.sum().backward()

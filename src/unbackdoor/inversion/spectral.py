@@ -68,7 +68,7 @@ def family(side: int) -> Family:
     def trigger(raw: Tensor) -> Additive:
         return Additive.of(pattern(raw[None], side)[0])
 
-    return Family("spectral", 0.3, WEIGHT, _start, _change, _size, trigger, WEIGHT * RMS, HEAVY, True)
+    return Family("spectral", 0.3, WEIGHT, _start, _change, _size, trigger, RMS, HEAVY, alone=True)
 
 
 # A few waves are the least fragment of a trigger; more of it shows in patterns of pixels (`inversion/variants.py`).
