@@ -37,7 +37,7 @@ Made by `python recipes/figures/grid.py --data-root PATH --runs FOLDER` from wha
 Wilson intervals; retention is CA after the cure divided by CA before it; rebound is ASR after 50 steps of clean
 fine-tuning, on at most 400 images. The cells of seed 0, but for the image–text regime, were read back from an earlier
 print of this page and may be off by 0.1 points. Seconds of different seeds come from different machines, those of seed
-1 beside other work; means of seconds are those of a recipe's first seed alone.
+1 beside other work; means of seconds are those of a table's first seed alone.
 """
 
 
@@ -119,6 +119,14 @@ def first_seconds(rows: list[Row]) -> str:
     """Mean seconds of the first seed alone: later ones shared their machine with other work."""
     first = min(r["seed"] for r in rows)
     return f"{statistics.fmean(r['seconds'] for r in rows if r['seed'] == first):.0f}"
+
+
+def later_seeds(rows: list[Row]) -> list[str]:
+    """Means of each seed after the first by itself."""
+    lines = []
+    for seed in sorted({r["seed"] for r in rows})[1:]:
+        lines += [f"### Means of seed {seed}", "", *means([r for r in rows if r["seed"] == seed])]
+    return lines
 
 
 def over_seeds(rows: list[Row]) -> list[str]:
@@ -254,6 +262,7 @@ def main() -> None:
     lines += ["### Means", "", "Mean ± sample standard deviation over suspects that every defence has finished.", ""]
     lines += [
         *means(core.rows),
+        *later_seeds(core.rows),
         "### Over seeds",
         "",
         "ASR after the cure, then retention, of attacks with more than one seed.",
