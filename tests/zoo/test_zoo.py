@@ -14,7 +14,8 @@ from unbackdoor import load
 from unbackdoor.bench.engine import Outcome, attempt
 from unbackdoor.errors import InputError
 from unbackdoor.inversion.base import Subject
-from unbackdoor.inversion.detection import Null, read_null
+from unbackdoor.inversion.detection import Null, architecture, read_null
+from unbackdoor.inversion.examine import settings
 from unbackdoor.verbs.zoo import zoo
 from unbackdoor.zoo.recipe import members, read_zoo
 from unbackdoor.zoo.tables import as_markdown, cures, detection, false_alarms
@@ -251,6 +252,35 @@ def test_a_new_version_of_an_inverter_runs_that_one_alone(
         monkeypatch.setattr("unbackdoor.inversion._TABLE", table)
         assert zoo(**common)["examined"] == 2
     assert ran == ["collapse", "colour"] * 2 + ["colour"] * 2
+
+
+def test_a_half_by_itself_is_judged_under_a_null_of_elsewhere(
+    vit_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unbackdoor.verbs.zoo.ENGINES", {"local": InProcess})
+    monkeypatch.setattr("unbackdoor.inversion._TABLE", {"collapse": ("", 1)})
+    monkeypatch.setattr("unbackdoor.zoo.cells._invert", stated)
+    common = {"recipe": write(tmp_path, raw(str(vit_folder))), "out": tmp_path / "zoo", "stage": "examine"}
+    assert zoo(only=["half=test"], **common)["halves"] == {}
+    kind = architecture(load(str(vit_folder)).state())
+    fitting, odd = (
+        Null(kind, settings(n, ["collapse"]), ("collapse",), tuple((0.1 * i,) for i in range(24)), ("m",) * 24)
+        for n in (40, 41)
+    )
+    fitting.save(tmp_path / "fitting.jsonl")
+    odd.save(tmp_path / "odd.jsonl")
+    result = zoo(only=["half=test"], null=tmp_path / "fitting.jsonl", **common)
+    # 0.5 is reached by 19 of the 24, and by the model itself.
+    assert [row["p_value"] for row in result["halves"]["test"]["members"]] == [pytest.approx(20 / 25)] * 2
+    assert result["null"] == str(tmp_path / "fitting.jsonl") and result["halves"]["calibration"]["members"] == []
+    monkeypatch.setattr("unbackdoor.verbs.scan.SHIPPED", tmp_path)
+    fitting.save(tmp_path / f"{kind}.jsonl")
+    shipped = zoo(only=["half=test"], **common)
+    assert shipped["halves"] == result["halves"] and shipped["null"] == "shipped"
+    with pytest.raises(InputError, match=r"odd\.jsonl: made with other inverters or another number of images"):
+        zoo(null=tmp_path / "odd.jsonl", dry_run=True, **common)
+    # Once the zoo has clean members of its own they are the null.
+    assert zoo(**common)["halves"]["test"]["members"][0]["p_value"] == 1.0
 
 
 def stated(subject: Subject, name: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from unbackdoor.cli.options import shared, show
 @click.command("zoo")
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--data-root", type=click.Path(path_type=Path), help="Folder that stands for {data} in the recipe.")
+@click.option("--null", type=click.Path(path_type=Path), help="Judge under this one; by default the zoo's own.")
 @click.option("--stage", type=click.Choice(["make", "examine", "cure"]), default="cure", show_default=True)
 @click.option(
     "--only", multiple=True, metavar="KEY=VALUE", help="Make, examine and cure a part: half=test, …; repeatable."

@@ -16,10 +16,10 @@ from unbackdoor.inversion.detection import architecture
 from unbackdoor.inversion.examine import settings
 from unbackdoor.manifest import Manifest, write_json
 from unbackdoor.verbs.bench import grid_folder, tell
-from unbackdoor.verbs.scan import FALSE_ALARM_RATE
+from unbackdoor.verbs.scan import FALSE_ALARM_RATE, find_null
 from unbackdoor.weights.files import state_hash, write_text
 from unbackdoor.zoo.cells import FILE, collect
-from unbackdoor.zoo.recipe import classes_of, examination, members, read_zoo, recovery
+from unbackdoor.zoo.recipe import CLEAN, classes_of, examination, members, read_zoo, recovery
 from unbackdoor.zoo.tables import as_markdown, cures, detection, false_alarms
 from unbackdoor.zoo.verdicts import Row, Verdict, judge_rows
 
@@ -31,6 +31,7 @@ def zoo(
     recipe: str | Path,
     out: str | Path,
     data_root: str | Path | None = None,
+    null: str | Path | None = None,
     stage: str = "cure",
     only: Sequence[str] = (),
     engine: str = "local",
@@ -47,13 +48,15 @@ def zoo(
 
     Args:
         recipe: YAML; see `unbackdoor.zoo.recipe`.
+        null: a file of `calibrate` or of another zoo, to judge the other halves under. None takes this zoo's own, or
+            the one shipped for the architecture as long as no clean member of the first half is examined.
         stage: stop after `make`, `examine` or `cure`.
         only: make, examine and cure only members that each `KEY=VALUE,VALUE` lets through, such as `half=test`; what
             others have left is tabulated all the same.
         dry_run: run nothing; tabulate what is there.
 
     Raises:
-        InputError: a recipe, stage or engine that cannot be used, or another run in `out`.
+        InputError: a recipe, stage, engine or null that cannot be used, or another run in `out`.
     """
     if engine not in ENGINES:
         raise InputError(f"engine {engine!r} is none of {', '.join(ENGINES)}")
@@ -64,6 +67,12 @@ def zoo(
     base = load(plan.model, device="cpu")
     weights = state_hash(base.state())
     population = members(plan, weights, classes_of(plan))
+    kind, identity = architecture(base.state()), settings(plan.images, inverter_names())
+    first, other = next(iter(plan.halves)), find_null(base, null)
+    if other is not None and other.settings != identity:
+        if null is not None:
+            raise InputError(f"{null}: made with other inverters or another number of images than this zoo")
+        other = None
     manifest = Manifest("zoo", {"recipe": recipe.read_text(encoding="utf-8"), "engine": engine, "workers": workers})
     manifest.hashes[f"weights of {plan.model}"] = weights
     errors: dict[str, str] = {}
@@ -88,10 +97,12 @@ def zoo(
             "halves": {},
         }
         seen = [row for row in rows if row["seen"] is not None]
-        kind, identity = architecture(base.state()), settings(plan.images, inverter_names())
-        null, judged = judge_rows(seen, list(plan.halves), kind, identity, false_alarm_rate)
-        if null.rows:
-            null.save(out / "null.jsonl")
+        if null is None and any(row["half"] == first and row["family"] == CLEAN for row in seen):
+            other = None
+        own, judged = judge_rows(seen, list(plan.halves), kind, identity, false_alarm_rate, other)
+        if own.rows:
+            own.save(out / "null.jsonl")
+        if own.rows or other is not None:
             for half, verdicts in judged.items():
                 wanted = [v for v in verdicts if v.judgement.backdoored or v.truth is False]
                 cells = [(v, recovery(plan, v.row["member"], v.judgement.shown, v.judgement.target)) for v in wanted]
@@ -105,7 +116,7 @@ def zoo(
                     "cures": cures(done),
                     "members": [_line(v, cured.get(address(v.row["member"]["config"]))) for v in verdicts],
                 }
-            result["null"] = str(out / "null.jsonl")
+            result["null"] = str(out / "null.jsonl") if other is None else str(null or "shipped")
         text = "\n".join(f"## {half}\n\n{as_markdown(found)}" for half, found in result["halves"].items())
         write_text(out / "tables.md", text or "nothing to judge yet\n")
         result["seconds"] = round(manifest.seconds, 2)

@@ -65,7 +65,12 @@ def verdict_on(row: Row, null: Null, false_alarm_rate: float) -> Verdict:
 
 
 def judge_rows(
-    rows: Sequence[Row], halves: Sequence[str], architecture: str, settings: str, false_alarm_rate: float
+    rows: Sequence[Row],
+    halves: Sequence[str],
+    architecture: str,
+    settings: str,
+    false_alarm_rate: float,
+    other: Null | None = None,
 ) -> tuple[Null, dict[str, list[Verdict]]]:
     """The null of the first half's clean members, and every examined member judged, by half.
 
@@ -74,6 +79,7 @@ def judge_rows(
     Args:
         rows: examined members; those of the first half in the order of the null's lines.
         architecture, settings: the null's fingerprints.
+        other: judge the other halves under this null instead.
     """
     own = [row for row in rows if row["half"] == halves[0]]
     null = make_null(own, architecture, settings)
@@ -83,7 +89,7 @@ def judge_rows(
         for row in rows:
             if row["half"] == half:
                 inside = half == halves[0]
-                under = make_null([r for r in own if r is not row], architecture, settings) if inside else null
+                under = make_null([r for r in own if r is not row], architecture, settings) if inside else other or null
                 if under.rows:
                     found[half].append(verdict_on(row, under, false_alarm_rate))
     return null, found
