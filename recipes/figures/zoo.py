@@ -63,7 +63,7 @@ def line_of(row: dict[str, Any]) -> dict[str, Any]:
 
 def cure_of(done: dict[str, Any]) -> dict[str, Any]:
     """What pages need of a cure."""
-    told = {k: done[k] for k in ("shown", "target", "alpha", "satisfied", "retention", "agreement")}
+    told = {k: done[k] for k in ("shown", "target", "alpha", "satisfied", "also", "retention", "agreement")}
     return {**told, "after": rates(done["after"])}
 
 
@@ -105,7 +105,7 @@ def main() -> None:
     if args.runs:
         for v in (v for verdicts in judged.values() for v in verdicts):
             member = population[places[v.row["address"]]]
-            done = read_result(args.runs, recovery(plan, member, v.judgement.shown, v.judgement.target)["config"])
+            done = read_result(args.runs, recovery(plan, member, v.judgement)["config"])
             v.row["cured"] = v.row["cured"] if done is None else cure_of(done)
     write_text(LINES, "".join(json.dumps(row) + "\n" for row in rows))
     parts = [HEAD]

@@ -43,7 +43,8 @@ def trial(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     for state, model, found in states:
         rates = measure(model, test, model.zero_shot_head(train.classes), attacks)
         told = {key: found[key] for key in ("backdoored", "p_value", "message")}
-        rows.append({"state": state, **rates, "scan": {**told, "target": found["target"]["name"]}})
+        others = [row["target"] for row in found["others"]]
+        rows.append({"state": state, **rates, "scan": {**told, "target": found["target"]["name"], "others": others}})
     return rows
 
 
@@ -67,6 +68,7 @@ def main() -> None:
             cells = [row["ca"], *row["asr"]]
             texts = [f"{c['value']:.1%} [{c['interval'][0]:.1%}, {c['interval'][1]:.1%}] n={c['n']}" for c in cells]
             said = f"{row['scan']['backdoored']}, p = {row['scan']['p_value']}, {row['scan']['target']}"
+            said += "".join(f", also {other}" for other in row["scan"]["others"])
             print(f"| {name} | {row['state']} | {' | '.join(texts)} | {said} |", flush=True)
     write_json(args.out / "result.json", result)
     manifest.write(args.out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from unbackdoor.errors import InputError
 from unbackdoor.inversion.detection import Null, read_null, standardised, verdict, weigh
+from unbackdoor.inversion.judgement import Say, judge
 from unbackdoor.inversion.targets import choose, nearest_texts
 from unbackdoor.metrics.rates import Rate
 
@@ -148,3 +150,23 @@ def test_inverters_vote_by_how_far_they_stand_out_and_how_well_they_work(
 def test_nearest_texts_come_nearest_first() -> None:
     head = torch.eye(3)
     assert nearest_texts(torch.tensor([0.0, 0.8, 0.6]), head, ("a", "b", "c"), 2) == [("b", 0.8), ("c", 0.6)]
+
+
+def test_other_classes_are_told_of_where_they_would_be_findings_by_themselves() -> None:
+    names = ("patch", "additive", "warp", "colour")
+    rows = torch.rand(24, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    null = replace(null_of(rows[:, :2]), inverters=names, rows=tuple(tuple(map(float, row)) for row in rows))
+
+    def others(*said: tuple[float, str, float]) -> list[tuple[str, str]]:
+        told = {name: Say(*row) for name, row in zip(names, said, strict=True)}
+        found = judge(told, null, 0.05)
+        assert all(other.p_value == pytest.approx(1 / 25) for other in found.others)
+        return [(other.target, other.shown) for other in found.others]
+
+    loud, quiet = (19.0, "a", 1.0), (0.5, "b", 1.0)
+    assert others(loud, quiet, quiet, quiet) == []
+    assert others(loud, (5.0, "b", 1.0), quiet, (4.0, "c", 0.6)) == [("b", "additive"), ("c", "colour")]
+    assert others(loud, (4.0, "b", 1.0), (6.0, "b", 1.0), quiet) == [("b", "warp")]
+    assert others(loud, (5.0, "b", 0.3), quiet, quiet) == [], "what turns a third of the pictures is no finding"
+    assert others(loud, (5.0, "a", 1.0), quiet, quiet) == [], "the target itself"
+    assert others((0.9, "a", 1.0), quiet, quiet, quiet) == [], "a model that is no finding has no others"

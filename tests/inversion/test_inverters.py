@@ -11,7 +11,7 @@ import torch
 
 from tests.inversion.toy import CORNER, NAMES, TARGET, toy_subject
 from unbackdoor.inversion import guided, inverter, inverter_names, spectral
-from unbackdoor.inversion.base import WORKS, Recovered, Subject, try_out
+from unbackdoor.inversion.base import WORKS, Recovered, Subject, try_out, works
 from unbackdoor.inversion.collapse import mean_cosine
 from unbackdoor.inversion.guided import Family, GuidedConfig, Search, invert_guided, leads
 from unbackdoor.inversion.patch import FAMILY as PATCH
@@ -227,3 +227,11 @@ def test_a_few_waves_get_variants_that_are_more_than_a_few_waves(backdoored: Sub
 def test_variants_that_do_not_work_are_left_out(found: dict[str, Recovered]) -> None:
     warped = found["warp"].trigger
     assert variants(toy_subject(6.0), "warp", warped, 0).triggers == (warped,)
+
+
+def test_a_trigger_works_where_it_turns_half_of_the_pictures(backdoored: Subject) -> None:
+    corner = parse_trigger(f"badnets:size={CORNER},pattern=white")
+    assert works(backdoored, corner, TARGET)
+    assert not works(backdoored, corner, 0) and not works(toy_subject(0.0), corner, TARGET)
+    turned = replace(backdoored.held, images=(corner(backdoored.held.float_batch(torch.arange(16))) * 255).byte())
+    assert not works(replace(backdoored, held=turned), corner, TARGET), "no picture is left to turn"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,12 @@ from unbackdoor.inversion.detection import Null, architecture, read_null
 from unbackdoor.inversion.examine import HELD, SEARCHED, examine, settings
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.verbs.scan import find_null
+from unbackdoor.verbs.unlearn_scan import Lead
 from unbackdoor.weights.files import state_hash
 
 DIGITS = "embedded:digits"
+# The package's name of the same spelling is the function.
+unlearn_scan_module = sys.modules[Lead.__module__]
 
 
 def toy_null(statistics: list[float]) -> Null:
@@ -219,3 +223,73 @@ def test_unlearn_takes_the_recovered_backdoor_out_without_labels(tmp_path: Path)
     hashes = json.loads((tmp_path / "cure" / "manifest.json").read_text())["hashes"]
     assert hashes["weights_after"] == state_hash(clip.state()) != hashes["weights_before"]
     assert hashes["train_data"] == hashes["test_data"] == images.content_hash()
+
+
+def story(backdoored: bool, target: str, *others: str) -> dict[str, object]:
+    """The part of a finding that decides what is cured next."""
+    trigger = {"spec": "badnets:size=2,pattern=white", "inverter": "patch"}
+    rows = [{"target": name, "spec": trigger["spec"], "inverter": "patch", "p_value": 0.04} for name in others]
+    share = {"value": 1.0, "n": 16, "interval": [0.8, 1.0]}
+    return {
+        "backdoored": backdoored,
+        "target": {"name": target},
+        "trigger": {**trigger, "strength": share},
+        "others": rows,
+        "inverters": [{"name": "patch"}],
+        "weights": state_hash(toy_clip(6.0).state()),
+        "images": 96,
+        "false_alarm_rate": 0.05,
+        "p_value": 0.04,
+        "message": "",
+    }
+
+
+@pytest.mark.parametrize(
+    ("first", "scans", "working", "rounds", "cured", "left"),
+    [
+        (story(True, "cow"), [story(False, "ant")], {"ant"}, 3, ["cow"], None),
+        (story(True, "cow", "bee"), [story(False, "ant")] * 2, {"bee"}, 3, ["cow", "bee"], None),
+        (story(True, "cow", "bee"), [story(False, "ant")], set(), 3, ["cow"], None),
+        (story(True, "cow", "bee"), [story(True, "ant"), story(False, "elk")], set(), 3, ["cow", "ant"], None),
+        (
+            story(True, "cow", "bee", "dog"),
+            [story(True, "bee", "ant"), story(False, "cow"), story(False, "cow")],
+            {"bee", "ant"},
+            3,
+            ["cow", "bee", "ant"],
+            None,
+        ),
+        (story(True, "cow", "bee"), [story(False, "ant")], {"bee"}, 1, ["cow"], "bee"),
+        (story(True, "cow"), [story(True, "cow")] * 2, set(), 2, ["cow", "cow"], "cow"),
+    ],
+    ids=["quiet", "hidden", "no longer works", "new", "named again and more", "rounds run out", "louder again"],
+)
+def test_rounds_go_on_while_a_named_class_is_left(
+    first: dict[str, object],
+    scans: list[dict[str, object]],
+    working: set[str],
+    rounds: int,
+    cured: list[str],
+    left: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done: list[str] = []
+
+    def cure(**options: object) -> dict[str, object]:
+        done.append(str(options["target"]))
+        rates = {"ca": 1.0, "asr": 0.0, "n": {"ca": 96, "asr": 80}, "interval": {"ca": [0, 1], "asr": [0, 1]}}
+        return {"target": done[-1], "trigger": "", "alpha": 1.0, "before": rates, "after": rates, "report": ""}
+
+    def still(subject: object, trigger: object, target: int) -> bool:
+        return NAMES[target] in working
+
+    monkeypatch.setattr(unlearn_scan_module, "unlearn", cure)
+    monkeypatch.setattr(unlearn_scan_module, "scan", lambda **options: scans[len(done) - 1])
+    monkeypatch.setattr(unlearn_scan_module, "variants", lambda subject, inverter, trigger, target: trigger)
+    monkeypatch.setattr(unlearn_scan_module, "works", still)
+    monkeypatch.setattr("unbackdoor.clip.handle.Clip.save", lambda self, folder: None)
+    common = {"model": toy_clip(6.0), "data": toy_images(), "test": toy_images(), "templates": template(tmp_path)}
+    result = unlearn_scan(finding=first, rounds=rounds, out=tmp_path / "cure", **common)
+    assert done == cured and result["left"] == left
+    assert result["quiet"] == (left is None)

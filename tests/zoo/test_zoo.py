@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from unbackdoor.errors import InputError
 from unbackdoor.inversion.base import Subject
 from unbackdoor.inversion.detection import Null, architecture, read_null
 from unbackdoor.inversion.examine import settings
+from unbackdoor.inversion.judgement import Judgement, Suspicion
+from unbackdoor.triggers.base import Trigger
 from unbackdoor.verbs.zoo import zoo
-from unbackdoor.zoo.recipe import members, read_zoo
+from unbackdoor.zoo.recipe import examination, members, read_zoo, recovery
 from unbackdoor.zoo.tables import as_markdown, cures, detection, false_alarms
 from unbackdoor.zoo.verdicts import Verdict, verdict_on
 
@@ -52,7 +55,8 @@ def write(folder: Path, value: Any) -> Path:
     return path
 
 
-CLASSES = {"low": list("abcde"), "lower": list("abcd"), "high": list("fghij")}
+PATCH = "badnets:size=4,pattern=white"
+CLASSES = {"low": list("abcde"), "lower": list("abcd"), "high": ["five", "six", "seven", "eight", "nine"]}
 
 
 def test_members_meet_every_family_on_every_data_set_and_are_drawn_the_same_way_again(tmp_path: Path) -> None:
@@ -283,7 +287,43 @@ def test_a_half_by_itself_is_judged_under_a_null_of_elsewhere(
     assert zoo(**common)["halves"]["test"]["members"][0]["p_value"] == 1.0
 
 
+def test_further_classes_that_stand_out_are_cured_where_their_triggers_still_work(
+    vit_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unbackdoor.inversion._TABLE", {"patch": ("unbackdoor.inversion.patch", 1)})
+    monkeypatch.setattr("unbackdoor.zoo.cells._invert", stated)
+    monkeypatch.setattr("unbackdoor.zoo.cells.FORGET", 32)
+    monkeypatch.setattr("unbackdoor.zoo.cells.TUNING", 32)
+    monkeypatch.setattr("unbackdoor.zoo.cells.variants", lambda subject, inverter, trigger, target: trigger)
+    plan = read_zoo(write(tmp_path, raw(str(vit_folder))))
+    member = next(m for m in members(plan, "hash", CLASSES) if m["names"]["half"] == "test")
+    for cell in (member, examination(plan, member)):
+        _, error = attempt(str(tmp_path), cell["config"], "cpu")
+        assert error is None
+    plain = Judgement(True, "", 0.04, 9.0, {}, "five", 1.0, "patch")
+    more = replace(plain, others=(Suspicion("seven", 0.04, "patch"), Suspicion("eight", 0.04, "patch")))
+    asked: list[int] = []
+
+    def works(subject: Subject, trigger: Trigger, target: int) -> bool:
+        asked.append(target)
+        return target == 3
+
+    monkeypatch.setattr("unbackdoor.zoo.cells.works", works)
+    first, error = attempt(str(tmp_path), recovery(plan, member, plain)["config"], "cpu")
+    assert error is None and first is not None and (first["target"], first["also"], asked) == ("five", [], [])
+    second, error = attempt(str(tmp_path), recovery(plan, member, more)["config"], "cpu")
+    assert error is None and second is not None and asked == [2, 3], "the places of seven and eight"
+    assert second["alpha"] == first["alpha"] and [row["target"] for row in second["also"]] == ["eight"]
+
+
 def stated(subject: Subject, name: str) -> dict[str, Any]:
     """What an inverter might have found."""
     strength = {"value": 1.0, "n": 8, "interval": [0.0, 1.0]}
-    return {"statistic": 0.5, "target": subject.names[0], "norm": 0.1, "strength": strength, "trigger": "", "facts": {}}
+    return {
+        "statistic": 0.5,
+        "target": subject.names[0],
+        "norm": 0.1,
+        "strength": strength,
+        "trigger": PATCH,
+        "facts": {},
+    }

@@ -60,8 +60,10 @@ def lines(result: dict[str, Any]) -> list[str]:
     strength = trigger["strength"]
     share = "–" if strength["value"] is None else f"{strength['value']:.1%} of {strength['n']} held-out images"
     out.append(f"trigger: by {trigger['inverter']}, norm {trigger['norm']:.4g}, turns {share}")
+    for row in result["others"]:
+        out.append(f"also:    {row['target']} stands out by itself (p = {row['p_value']:.3f}, by {row['inverter']})")
     for row in result["inverters"]:
-        excess = "" if row["excess"] is None else f", {row['excess']:+.1f} σ against clean models"
+        excess = "" if row["excess"] is None else f", {row['excess']:+.1f} steps against clean models"
         out.append(f"  {row['name']:<9} {row['statistic']:7.2f}{excess}  → {row['target']}")
     if "report" in result:
         out += [f"picture: {trigger['picture']}", f"report:  {result['report']}"]

@@ -93,6 +93,8 @@ def round_lines(result: dict[str, Any]) -> list[str]:
             "  " + rate_line("answers as before", **row["agreement"]),
             f"  new scan: {row['message']}",
         ]
+    if result["left"] is not None:
+        out.append(f"not done: {result['left']} is still a finding; give more --rounds")
     if "clean_accuracy" in result:
         out += [rate_line(f"CA {when}", **result["clean_accuracy"][when]) for when in ("before", "after")]
     return [*out, f"model:  {result['model']}", f"report: {result['rounds'][-1]['report']}"]

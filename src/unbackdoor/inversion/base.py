@@ -98,3 +98,9 @@ def try_out(subject: Subject, trigger: Trigger, target: int) -> tuple[Rate, Tens
     others = subject.held_own != target
     strength = Rate(int((triggered[others] == target).sum()), int(others.sum()))
     return strength, torch.nn.functional.normalize(embeddings.mean(dim=0), dim=0)
+
+
+def works(subject: Subject, trigger: Trigger, target: int) -> bool:
+    """Whether a trigger turns half of the held pictures."""
+    strength, _ = try_out(subject, trigger, target)
+    return bool(strength.n) and strength.value >= WORKS

@@ -96,12 +96,21 @@ class Weighed:
     """What the statistics come to.
 
     Args:
-        p_value: share of the pool that scores at least as high; ≥ 1 / (n + 1).
         excess: (I,) by inverter, how far its statistic stands above the pool's median, from `standardised`.
+        clean: (n,) the clean models' scores in the same pool, each its largest excess.
     """
 
-    p_value: float
     excess: tuple[float, ...]
+    clean: tuple[float, ...]
+
+    @property
+    def p_value(self) -> float:
+        """Share of the pool that scores at least as high; ≥ 1 / (n + 1)."""
+        return self.p_of(max(self.excess))
+
+    def p_of(self, excess: float) -> float:
+        """The same, had nothing of the model stood out further than `excess`."""
+        return (1 + sum(score >= excess for score in self.clean)) / (1 + len(self.clean))
 
 
 def weigh(statistics: Mapping[str, float], null: Null) -> Weighed:
@@ -118,9 +127,7 @@ def weigh(statistics: Mapping[str, float], null: Null) -> Weighed:
     own = [statistics[name] for name in null.inverters]
     pool = torch.tensor([*null.rows, own], dtype=torch.float64)
     excess = standardised(pool)
-    score = excess.max(dim=1).values
-    p = float((score >= score[-1]).double().mean())
-    return Weighed(p, tuple(float(v) for v in excess[-1]))
+    return Weighed(tuple(map(float, excess[-1])), tuple(map(float, excess[:-1].max(dim=1).values)))
 
 
 def standardised(pool: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Generic
 
-from unbackdoor.inversion.detection import Null, verdict, weigh
+from unbackdoor.inversion.base import WORKS
+from unbackdoor.inversion.detection import Null, Weighed, verdict, weigh
 from unbackdoor.inversion.targets import Label, choose
 
 
@@ -25,6 +26,21 @@ class Say(Generic[Label]):
 
 
 @dataclass(frozen=True)
+class Suspicion(Generic[Label]):
+    """A class that would be a finding by itself, beside the one that was named.
+
+    Args:
+        target: the class, by index or name.
+        p_value: the model's, had nothing stood out further than the inverters that name this class.
+        shown: the inverter that stands out furthest among these.
+    """
+
+    target: Label
+    p_value: float
+    shown: str
+
+
+@dataclass(frozen=True)
 class Judgement(Generic[Label]):
     """The answer.
 
@@ -36,6 +52,7 @@ class Judgement(Generic[Label]):
         excess: by inverter, from `Weighed`; empty without a null.
         target, confidence: from `Choice`.
         shown: inverter whose trigger speaks for the target best.
+        others: further suspicions of a backdoored model, the most extreme first.
     """
 
     backdoored: bool | None
@@ -46,6 +63,7 @@ class Judgement(Generic[Label]):
     target: Label
     confidence: float
     shown: str
+    others: tuple[Suspicion[Label], ...] = ()
 
 
 def judge(
@@ -65,6 +83,19 @@ def judge(
         return Judgement(None, why_not, None, None, {}, choice.target, choice.confidence, shown)
     backdoored, message = verdict(weighed.p_value, false_alarm_rate, len(null.rows), said[shown].works)
     told = dict(zip(names, excess, strict=True))
+    others = _others(said, told, choice.target, weighed, false_alarm_rate) if backdoored else ()
     return Judgement(
-        backdoored, message, weighed.p_value, max(excess), told, choice.target, choice.confidence, shown
-    )  # fmt: skip
+        backdoored, message, weighed.p_value, max(excess), told, choice.target, choice.confidence, shown, others
+    )
+
+
+def _others(
+    said: Mapping[str, Say[Label]], excess: Mapping[str, float], named: Label, weighed: Weighed, rate: float
+) -> tuple[Suspicion[Label], ...]:
+    """Classes besides `named` whose inverters alone would be a finding: a model may hold several backdoors."""
+    found: dict[Label, Suspicion[Label]] = {}
+    for name in sorted(excess, key=lambda n: -excess[n]):
+        row, p = said[name], weighed.p_of(excess[name])
+        if row.target != named and row.works >= WORKS and p <= rate:
+            found.setdefault(row.target, Suspicion(row.target, p, name))
+    return tuple(found.values())

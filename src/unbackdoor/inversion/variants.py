@@ -11,7 +11,7 @@ from importlib import import_module
 import torch
 
 from unbackdoor.inversion import module_of, patch
-from unbackdoor.inversion.base import WORKS, Subject, try_out
+from unbackdoor.inversion.base import Subject, works
 from unbackdoor.inversion.guided import Family, Search
 from unbackdoor.training.batches import step_seed
 from unbackdoor.triggers.base import Trigger
@@ -34,5 +34,4 @@ def variants(subject: Subject, inverter: str, trigger: Trigger, target: int) -> 
     search = Search.begin(subject, family, torch.full((COUNT,), target), generator, STEPS)
     search.run(PICTURES, STEPS)
     found = [family.trigger(row.cpu()) for row in search.raw.detach()]
-    working = [t for t in found if (s := try_out(subject, t, target)[0]).n and s.value >= WORKS]
-    return Mixed.of([trigger, *working])
+    return Mixed.of([trigger, *(t for t in found if works(subject, t, target))])

@@ -64,7 +64,8 @@ def scan(
 
     Returns:
         `backdoored` (true, false, or null for "cannot tell"), `p_value`, `false_alarm_rate`, `target` {name,
-        confidence}, `trigger` {spec, picture}, `message`, `inverters` (a line each), `seconds`, …
+        confidence}, `trigger` {spec, picture}, `others` (further classes that would each be a finding by itself),
+        `message`, `inverters` (a line each), `seconds`, …
 
     Raises:
         InputError: anything unusable in the above.
@@ -177,6 +178,16 @@ def _result(
             "norm": round(shown.norm, 5),
             "strength": shown.strength.as_dict(),
         },
+        "others": [
+            {
+                "target": subject.names[other.target],
+                "p_value": other.p_value,
+                "inverter": other.shown,
+                "spec": found[other.shown].trigger.spec(),
+                "strength": found[other.shown].strength.as_dict(),
+            }
+            for other in answer.others
+        ],
         "inverters": [
             {
                 "name": name,

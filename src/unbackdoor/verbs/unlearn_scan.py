@@ -1,9 +1,10 @@
-"""`unlearn --scan`: cure what a scan found, with no knowledge of the attack, until a new scan is quiet."""
+"""`unlearn --scan`: cure what a scan found, with no knowledge of the attack, until nothing is left of it."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,28 @@ from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
 from unbackdoor.defenses.alpha import BLIND, AlphaConfig
 from unbackdoor.errors import InputError
-from unbackdoor.inversion.base import answers
+from unbackdoor.inversion.base import answers, works
 from unbackdoor.inversion.examine import split
 from unbackdoor.inversion.variants import variants
 from unbackdoor.manifest import Manifest, write_json
 from unbackdoor.metrics.rates import Rate
 from unbackdoor.triggers import parse_trigger
+from unbackdoor.triggers.base import Trigger
 from unbackdoor.verbs.common import open_data, open_model, weights_hash
 from unbackdoor.verbs.scan import candidates, scan
 from unbackdoor.verbs.unlearn import unlearn
 from unbackdoor.verbs.vector import DEFAULT_METHOD, VALIDATION
 
 ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Lead:
+    """A class that a scan names, the trigger that it recovered for it, and with which inverter."""
+
+    target: str
+    trigger: Trigger
+    inverter: str
 
 
 def unlearn_scan(
@@ -57,15 +68,20 @@ def unlearn_scan(
     "attack success" is the recovered trigger's. Where the test split has labels, true clean accuracy is told too.
     The scan after a cure does not weigh feature collapse: the null's models were not cured, and a cure was seen to
     raise that statistic, even one that found nothing to remove (docs/scan.md).
+    When it is quiet, the classes that an earlier scan named besides are cured, where their triggers still work: the
+    louder of two backdoors may have hidden the other.
     Each round is a whole `unlearn` run in `out/round-N`; the last model lies in `out/model`.
 
     Args:
         finding: `finding.json` of `scan` (or its folder), or what `scan` returned.
         model: the model that was scanned; None takes the finding's reference.
-        rounds: at most so many cures; a round follows while the new scan says backdoored.
+        rounds: at most so many cures; a round follows while something is left.
         force: cure although the finding is not a clear one.
         alpha_config: None is `BLIND`.
         null: as for `scan`, for the scans after each round.
+
+    Returns:
+        `rounds` (a line each), `quiet`, and `left`: the class that a further round would have cured, or None.
 
     Raises:
         InputError: no finding there, one of another model, or one that says there is nothing to cure.
@@ -89,17 +105,18 @@ def unlearn_scan(
     manifest.hashes["weights_before"] = story["weights"]
     manifest.hashes["train_data"], manifest.hashes["test_data"] = train.content_hash(), held_out.content_hash()
     told: list[dict[str, Any]] = []
-    while True:
+    subject = split(clip, scanned, head, names, seed)
+    lead: Lead | None = _named(story)
+    waiting: Iterable[Lead] = _also(story)
+    cured: set[str] = set()
+    while lead is not None and len(told) < rounds:
         here = out / f"round-{len(told) + 1}"
-        subject = split(clip, scanned, head, names, seed)
-        target = names.index(story["target"]["name"])
-        found = parse_trigger(story["trigger"]["spec"])
         cure = unlearn(
             model=clip,
             data=answered,
             test=tried,
-            trigger=variants(subject, story["trigger"]["inverter"], found, target),
-            target=story["target"]["name"],
+            trigger=variants(subject, lead.inverter, lead.trigger, names.index(lead.target)),
+            target=lead.target,
             out=here,
             alpha_config=alpha_config or BLIND,
             samples=samples,
@@ -123,9 +140,11 @@ def unlearn_scan(
             seed=seed,
         )
         told.append({"cure": cure, "scan": after})
-        story = after
-        if after["backdoored"] is not True or len(told) == rounds:
-            break
+        cured.add(lead.target)
+        subject = split(clip, scanned, head, names, seed)
+        waiting = {other.target: other for other in (*waiting, *_also(after)) if other.target not in cured}.values()
+        working = (w for w in waiting if works(subject, w.trigger, names.index(w.target)))
+        lead = _named(after) if after["backdoored"] is True else next(working, None)
     clip.save(out / "model")
     manifest.hashes["weights_after"] = told[-1]["scan"]["weights"]
     result = {
@@ -146,7 +165,8 @@ def unlearn_scan(
             }
             for row in told
         ],
-        "quiet": told[-1]["scan"]["backdoored"] is False,
+        "quiet": told[-1]["scan"]["backdoored"] is False and lead is None,
+        "left": None if lead is None else lead.target,
         "seed": seed,
         "seconds": round(manifest.seconds, 2),
     }
@@ -178,6 +198,17 @@ def _read(finding: str | Path | dict[str, Any]) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{path}: not a finding; give the finding.json of a scan with --out") from None
     return story
+
+
+def _named(story: dict[str, Any]) -> Lead:
+    """The finding's likely target."""
+    trigger = story["trigger"]
+    return Lead(story["target"]["name"], parse_trigger(trigger["spec"]), trigger["inverter"])
+
+
+def _also(story: dict[str, Any]) -> list[Lead]:
+    """The further classes that stand out by themselves; findings of older versions name none."""
+    return [Lead(row["target"], parse_trigger(row["spec"]), row["inverter"]) for row in story.get("others", [])]
 
 
 def _after_a_cure(inverters: list[str]) -> list[str] | None:

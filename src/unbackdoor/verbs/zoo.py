@@ -105,7 +105,7 @@ def zoo(
         if own.rows or other is not None:
             for half, verdicts in judged.items():
                 wanted = [v for v in verdicts if v.judgement.backdoored or v.truth is False]
-                cells = [(v, recovery(plan, v.row["member"], v.judgement.shown, v.judgement.target)) for v in wanted]
+                cells = [(v, recovery(plan, v.row["member"], v.judgement)) for v in wanted]
                 if stage == "cure":
                     run([(cell, []) for v, cell in cells if address(v.row["member"]["config"]) in asked])
                 done = [(v, found) for v, c in cells if (found := read_result(out, c["config"])) is not None]
@@ -146,6 +146,7 @@ def _line(v: Verdict, cured: dict[str, Any] | None) -> dict[str, Any]:
         "target": v.judgement.target,
         "true_target": v.row["card"]["target"] or None,
         "shown": v.judgement.shown,
+        "others": [other.target for other in v.judgement.others],
         "statistics": {n: found["statistic"] for n, found in v.row["seen"]["inverters"].items()},
         "targets": {n: found["target"] for n, found in v.row["seen"]["inverters"].items()},
         "asr": (v.row["card"]["after"].get("asr") or {}).get("value"),

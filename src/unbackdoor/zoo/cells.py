@@ -27,7 +27,7 @@ from unbackdoor.defenses.tbar import METHODS, Known, trigger_vector, unlearn_
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.inversion import inverter
-from unbackdoor.inversion.base import Subject, answers
+from unbackdoor.inversion.base import Subject, answers, works
 from unbackdoor.inversion.examine import split
 from unbackdoor.inversion.variants import variants
 from unbackdoor.manifest import Manifest, write_json
@@ -108,9 +108,10 @@ def _invert(subject: Subject, name: str) -> Json:
 
 
 def recovery_cell(out: Path, config: Json, folder: Path, device: str, manifest: Manifest) -> Json:
-    """Cure a member as `unlearn --scan` does, and measure the attack that it really has.
+    """Cure a member as `unlearn --scan` does, but for the scans between rounds, and measure the attack it really has.
 
-    `config["shown"]` and `config["target"]` are what the examination came to under a null.
+    `config["shown"]` and `config["target"]` are what the examination came to under a null, `config["others"]`, where it
+    is there, the further classes that stood out, as (target, shown); these are cured if their triggers still work.
     """
     member = config["examination"]["member"]
     clip, train, test, card = _open(out, member, device)
@@ -118,19 +119,23 @@ def recovery_cell(out: Path, config: Json, folder: Path, device: str, manifest: 
     if seen is None:
         raise InputError("the examination is not there; it has to be made first")
     entry = DataEntry(**member["data"])
-    row = seen["inverters"][config["shown"]]
-    target, head = train.classes.index(config["target"]), head_of(clip, entry, train)
+    head = head_of(clip, entry, train)
     images = scanned_with(train, config["examination"]["images"], config["examination"]["seed"])
-    subject = split(clip, images, head, train.classes, config["seed"])
-    trigger = variants(subject, config["shown"], parse_trigger(row["trigger"]), target)
     before_answers, _ = answers(clip, test, head)
     pictures = scanned_with(train, FORGET + TUNING, config["seed"] + 1)
     said, _ = answers(clip, pictures, head)
     pictures = replace(pictures, labels=said)
-    known = Known(pictures.subset(torch.arange(FORGET)), trigger, target, head)
-    taken = trigger_vector(clip, known, METHODS["anchored"])
-    tuning = pictures.subset(torch.arange(FORGET, len(pictures)))
-    found = unlearn_(clip, taken.vector, tuning, Task(head, trigger, target), BLIND)
+    told: list[Json] = []
+    for name, shown in [(config["target"], config["shown"]), *config.get("others", [])]:
+        target, trigger = train.classes.index(name), parse_trigger(seen["inverters"][shown]["trigger"])
+        subject = split(clip, images, head, train.classes, config["seed"])
+        if told and not works(subject, trigger, target):
+            continue
+        cure = Known(pictures.subset(torch.arange(FORGET)), variants(subject, shown, trigger, target), target, head)
+        taken = trigger_vector(clip, cure, METHODS["anchored"])
+        tuning = pictures.subset(torch.arange(FORGET, len(pictures)))
+        found = unlearn_(clip, taken.vector, tuning, Task(head, cure.trigger, target), BLIND)
+        told.append({"shown": shown, "target": name, "alpha": found.alpha, "satisfied": found.satisfied})
     attack = attack_of({**member, "trigger": card["trigger"]}, train)
     task = Task(head) if attack is None else Task(head, attack.trigger, attack.target)
     after = evaluate_images(clip, test, task)
@@ -141,8 +146,6 @@ def recovery_cell(out: Path, config: Json, folder: Path, device: str, manifest: 
         "after": after.as_dict(),
         "retention": after.ca.value / before["ca"]["value"] if before["ca"]["value"] else None,
         "agreement": float((kept == before_answers).float().mean()),
-        "alpha": found.alpha,
-        "satisfied": found.satisfied,
-        "shown": config["shown"],
-        "target": config["target"],
+        **told[0],
+        "also": told[1:],
     }

@@ -28,6 +28,7 @@ from unbackdoor.bench.recipe import DataEntry, Json, data_entry, fill, poison_co
 from unbackdoor.data.specs import describe
 from unbackdoor.errors import InputError
 from unbackdoor.inversion import versions
+from unbackdoor.inversion.judgement import Judgement
 from unbackdoor.triggers import parse_trigger
 
 CLEAN = "clean"
@@ -175,13 +176,15 @@ def inversion(examination: Json, inverter: str) -> Json:
     return {"kind": "inversion", **kept, "inverter": inverter, "version": examination["versions"][inverter]}
 
 
-def recovery(zoo: Zoo, member: Json, shown: str, target: str) -> Json:
-    """The cell that cures a member of what its examination came to, and measures the true attack.
-
-    Args:
-        shown: inverter whose trigger is taken.
-        target: class that it is held to lead to.
-    """
-    seen = examination(zoo, member)["config"]
-    config = {"kind": "recovery", "examination": seen, "shown": shown, "target": target, "seed": zoo.seed}
+def recovery(zoo: Zoo, member: Json, found: Judgement[str]) -> Json:
+    """The cell that cures a member of what its examination came to, and measures the true attack."""
+    config = {
+        "kind": "recovery",
+        "examination": examination(zoo, member)["config"],
+        "shown": found.shown,
+        "target": found.target,
+        "seed": zoo.seed,
+    }
+    if found.others:
+        config["others"] = [[other.target, other.shown] for other in found.others]
     return {"names": member["names"], "config": config}
