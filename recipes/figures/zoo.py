@@ -17,7 +17,7 @@ from typing import Any
 from unbackdoor.bench.cells import address, read_result
 from unbackdoor.clip.load import load
 from unbackdoor.inversion import inverter_names, versions
-from unbackdoor.inversion.detection import architecture
+from unbackdoor.inversion.detection import Origin, architecture
 from unbackdoor.inversion.examine import settings
 from unbackdoor.verbs.scan import FALSE_ALARM_RATE, SHIPPED
 from unbackdoor.weights.files import state_hash, write_text
@@ -51,7 +51,13 @@ def line_of(row: dict[str, Any]) -> dict[str, Any]:
     seen = {}
     for name, found in row["seen"]["inverters"].items():
         strength = {"value": found["strength"]["value"]}
-        seen[name] = {"statistic": round(found["statistic"], 4), "target": found["target"], "strength": strength}
+        # With the facts, another statistic of the same search can be tried without the models.
+        facts = {k: found["facts"][k] for k in ("candidates", "cost", "natural") if k in found["facts"]}
+        seen[name] = {
+            "statistic": round(found["statistic"], 4),
+            "target": found["target"],
+            "strength": strength,
+        } | facts
     return {
         "address": address(row["member"]["config"]),
         "versions": versions(),
@@ -91,8 +97,9 @@ def main() -> None:
     parser.add_argument("--runs", type=Path)
     args = parser.parse_args()
     plan, base = read_zoo(RECIPE, args.data_root), load("embedded")
-    kind, identity = architecture(base.state()), settings(plan.images, inverter_names())
-    population = members(plan, state_hash(base.state()), classes_of(plan))
+    weights = state_hash(base.state())
+    kind, identity = architecture(base.state()), settings(plan.images, inverter_names(), weights)
+    population = members(plan, weights, classes_of(plan))
     places = {address(m["config"]): i for i, m in enumerate(population)}
     kept = [json.loads(line) for line in LINES.read_text().splitlines()] if LINES.exists() else []
     known = {row["address"]: row for row in kept if row["address"] in places and row.get("versions") == versions()}
@@ -101,7 +108,7 @@ def main() -> None:
         line = line_of(row)
         known[line["address"]] = {**line, "cured": known.get(line["address"], {}).get("cured")}
     rows = sorted(known.values(), key=lambda row: places[row["address"]])
-    null, judged = judge_rows(rows, list(plan.halves), kind, identity, FALSE_ALARM_RATE)
+    null, judged = judge_rows(rows, list(plan.halves), kind, identity, FALSE_ALARM_RATE, Origin(plan.model, weights))
     if args.runs:
         for v in (v for verdicts in judged.values() for v in verdicts):
             member = population[places[v.row["address"]]]

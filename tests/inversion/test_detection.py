@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from unbackdoor.errors import InputError
-from unbackdoor.inversion.detection import Null, read_null, standardised, verdict, weigh
+from unbackdoor.inversion.detection import Null, Origin, read_null, standardised, verdict, weigh
 from unbackdoor.inversion.judgement import Say, judge
 from unbackdoor.inversion.targets import choose, nearest_texts
 from unbackdoor.metrics.rates import Rate
@@ -80,6 +80,9 @@ def test_null_round_trip(tmp_path: Path) -> None:
     null = null_of(torch.tensor([[0.5, 1.25], [2.0, -3.0]]))
     null.save(tmp_path / "null.jsonl")
     assert read_null(tmp_path / "null.jsonl") == null
+    with_origin = replace(null, origin=Origin("embedded", "0a1b"))
+    with_origin.save(tmp_path / "null.jsonl")
+    assert read_null(tmp_path / "null.jsonl") == with_origin
 
 
 @pytest.mark.parametrize(

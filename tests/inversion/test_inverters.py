@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from tests.inversion.toy import CORNER, NAMES, TARGET, toy_subject
+from tests.inversion.toy import CORNER, NAMES, TARGET, toy_clip, toy_subject
 from unbackdoor.inversion import guided, inverter, inverter_names, spectral
-from unbackdoor.inversion.base import WORKS, Recovered, Subject, try_out, works
+from unbackdoor.inversion.base import WORKS, Recovered, Subject, answers, try_out, works
 from unbackdoor.inversion.collapse import mean_cosine
 from unbackdoor.inversion.guided import Family, GuidedConfig, Search, invert_guided, leads
 from unbackdoor.inversion.patch import FAMILY as PATCH
 from unbackdoor.inversion.proximal import Proximal
 from unbackdoor.inversion.spectral import cycles, pattern
+from unbackdoor.inversion.twins import twin_of
 from unbackdoor.inversion.variants import variants
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.triggers.additive import Additive
@@ -76,6 +77,36 @@ def test_the_target_leads_with_a_backdoor_and_not_without(found: dict[str, Recov
 
     assert found["patch"].statistic == pytest.approx(lead(found["patch"]), abs=1e-3)
     assert lead(found["patch"]) > lead(inverter("patch")(toy_subject(0.0))) + 1
+
+
+def test_what_is_cheap_in_the_clean_origin_too_says_nothing(backdoored: Subject, found: dict[str, Recovered]) -> None:
+    plain = found["patch"].statistic
+    # An origin that likes white corners as the suspect does, and one that does not.
+    alike, unlike = (inverter("patch")(replace(backdoored, origin=toy_clip(s))) for s in (6.0, 0.0))
+    assert alike.statistic < 0.2 * plain and unlike.statistic > 0.8 * plain
+    assert unlike.target == TARGET and len(unlike.facts["natural"]) == len(unlike.facts["candidates"])
+    assert "natural" not in found["patch"].facts
+
+
+def test_nature_takes_off_but_does_not_add() -> None:
+    cost = torch.tensor([1.0, 2.0, 4.0, 8.0])
+    natural = PATCH.nature(cost)
+    torch.testing.assert_close(natural.exp(), torch.tensor([4.0, 2.0, 1.0, 1.0]))
+    alone = spectral.family(16).nature(torch.tensor([0.5, 0.25]))
+    assert float(alone) == pytest.approx(math.log(4))
+
+
+def test_a_twin_answers_as_the_suspect_does_and_leaves_both_as_they_were(backdoored: Subject) -> None:
+    origin = toy_clip(0.0)
+    with torch.no_grad():
+        origin.model.visual.weight.copy_(origin.model.visual.weight.flip(0))  # type: ignore[union-attr]
+    before = state_hash(origin.state()), state_hash(backdoored.clip.state())
+    twin = twin_of(backdoored, origin)
+    assert (state_hash(origin.state()), state_hash(backdoored.clip.state())) == before
+    said = [answers(clip, backdoored.held, backdoored.head)[0] for clip in (origin, twin)]
+    first, last = (float((row == backdoored.held_own).float().mean()) for row in said)
+    assert last > first + 0.3
+    assert not any(p.requires_grad for p in twin.model.parameters())
 
 
 def test_candidates_limit_the_search(backdoored: Subject) -> None:

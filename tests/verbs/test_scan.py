@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from unbackdoor import calibrate, load, scan, unlearn_scan
 from unbackdoor.cli import main as cli
 from unbackdoor.errors import InputError
 from unbackdoor.inversion import inverter_names
-from unbackdoor.inversion.detection import Null, architecture, read_null
+from unbackdoor.inversion.detection import Null, Origin, architecture, read_null
 from unbackdoor.inversion.examine import HELD, SEARCHED, examine, settings
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.verbs.scan import find_null
@@ -76,7 +77,9 @@ def test_the_shipped_null_is_of_the_embedded_architecture_and_these_inverters() 
     found = find_null(load("embedded"), None)
     assert found is not None
     # Whoever changes an inverter raises its version, and then the null has to be made again.
-    assert found.settings == settings(SEARCHED + HELD, inverter_names()) and found.inverters == inverter_names()
+    weights = state_hash(load("embedded").state())
+    assert found.origin == Origin("embedded", weights) and found.inverters == inverter_names()
+    assert found.settings == settings(SEARCHED + HELD, inverter_names(), weights)
     assert len(found.rows) >= 19 and len(set(found.rows)) == len(found.rows), "too few for a false-alarm rate of 5%"
 
 
@@ -88,8 +91,6 @@ def test_a_vocabulary_stands_in_for_class_names(vit_folder: Path) -> None:
 
 
 def load_unnamed(folder: Path):  # type: ignore[no-untyped-def]
-    from dataclasses import replace
-
     from unbackdoor import load_images
 
     images = load_images(DIGITS, side=load(str(folder)).image_size, limit=32)
@@ -162,6 +163,36 @@ def test_exit_code_1_on_a_finding_and_one_json_object(
     works = said["trigger"]["strength"]["value"]
     # A random model's pictures mostly share one answer, so that its "trigger" may turn few or many.
     assert (code, said["backdoored"]) == ((1, True) if works is not None and works >= 0.5 else (0, None))
+
+
+def test_a_clean_origin_takes_off_what_is_cheap_by_nature(tmp_path: Path) -> None:
+    images, names = toy_images(), ["patch"]
+    common = {"data": images, "inverters": names, "templates": template(tmp_path)}
+    # Here white corners lead to "cow" by nature: the clean models and the suspect have it from their origin.
+    natural = toy_clip(6.0)
+    calibrate(models=[toy_clip(6.1), toy_clip(5.9)], out=tmp_path / "null.jsonl", origin=natural, **common)
+    null = read_null(tmp_path / "null.jsonl")
+    assert null.origin is not None and null.origin.weights == state_hash(natural.state())
+    plain = scan(model=toy_clip(6.0), out=None, **common)
+    found = scan(model=toy_clip(6.0), origin=natural, null=null, out=tmp_path / "finding", **common)
+    assert found["inverters"][0]["statistic"] < 0.2 * plain["inverters"][0]["statistic"]
+    assert found["p_value"] is not None and found["origin"] == "toy" and plain["origin"] is None
+    assert "a clean twin, made from <b>toy</b>" in (tmp_path / "finding" / "report.html").read_text()
+    manifest = json.loads((tmp_path / "finding" / "manifest.json").read_text())
+    assert manifest["hashes"]["origin"] == state_hash(natural.state())
+    with pytest.raises(InputError, match="not the one that the null rests on"):
+        scan(model=toy_clip(6.0), origin=toy_clip(0.0), null=null, **common)
+    online = replace(null, origin=Origin("hf-hub:org/name", null.origin.weights))
+    with pytest.raises(InputError, match="name it with --origin"):
+        scan(model=toy_clip(6.0), null=online, **common)
+    with pytest.raises(InputError, match="another architecture"):
+        scan(model=toy_clip(6.0), origin="embedded", **common)
+    with pytest.raises(InputError, match="another architecture"):
+        calibrate(models=[toy_clip(6.0)], out=tmp_path / "other.jsonl", origin="embedded", **common)
+    # The same clean models without an origin are no measure for a scan with one.
+    calibrate(models=[toy_clip(6.1), toy_clip(5.9)], out=tmp_path / "plain.jsonl", **common)
+    other = scan(model=toy_clip(6.0), origin=natural, null=tmp_path / "plain.jsonl", **common)
+    assert other["p_value"] is None and "another origin" in other["message"]
 
 
 def toy_finding(strength: float, folder: Path) -> dict[str, object]:

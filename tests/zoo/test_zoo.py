@@ -20,6 +20,7 @@ from unbackdoor.inversion.examine import settings
 from unbackdoor.inversion.judgement import Judgement, Suspicion
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.verbs.zoo import zoo
+from unbackdoor.weights.files import state_hash
 from unbackdoor.zoo.recipe import examination, members, read_zoo, recovery
 from unbackdoor.zoo.tables import as_markdown, cures, detection, false_alarms
 from unbackdoor.zoo.verdicts import Verdict, verdict_on
@@ -266,9 +267,10 @@ def test_a_half_by_itself_is_judged_under_a_null_of_elsewhere(
     monkeypatch.setattr("unbackdoor.zoo.cells._invert", stated)
     common = {"recipe": write(tmp_path, raw(str(vit_folder))), "out": tmp_path / "zoo", "stage": "examine"}
     assert zoo(only=["half=test"], **common)["halves"] == {}
-    kind = architecture(load(str(vit_folder)).state())
+    base = load(str(vit_folder)).state()
+    kind, weights = architecture(base), state_hash(base)
     fitting, odd = (
-        Null(kind, settings(n, ["collapse"]), ("collapse",), tuple((0.1 * i,) for i in range(24)), ("m",) * 24)
+        Null(kind, settings(n, ["collapse"], weights), ("collapse",), tuple((0.1 * i,) for i in range(24)), ("m",) * 24)
         for n in (40, 41)
     )
     fitting.save(tmp_path / "fitting.jsonl")

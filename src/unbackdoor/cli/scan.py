@@ -14,6 +14,7 @@ from unbackdoor.cli.options import shared, show
 @click.option("--model", "models", multiple=True, required=True, help="Model reference; several with --calibrate.")
 @shared("checkpoint", "data")
 @click.option("--null", type=click.Path(path_type=Path), help="Clean models' scores, as --calibrate writes them.")
+@click.option("--origin", help="A clean model that the suspect was made from; by default the null's.")
 @click.option("--false-alarm-rate", type=float, default=0.05, show_default=True, help="Of clean models.")
 @click.option("--inverter", "inverters", multiple=True, help="Run this one; may be given several times.")
 @click.option("--limit", type=click.IntRange(8), default=1024, show_default=True, help="Images to use, drawn by seed.")

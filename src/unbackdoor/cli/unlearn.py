@@ -19,6 +19,7 @@ from unbackdoor.cli.options import rate_line, shared, show, story_lines
 @click.option("--scan", "finding", type=click.Path(path_type=Path), help="Cure what this finding of scan tells.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="With --scan: cures at most.")
 @click.option("--null", type=click.Path(path_type=Path), help="With --scan: clean models' scores, as for scan.")
+@click.option("--origin", help="With --scan: a clean model that the suspect was made from, as for scan.")
 @click.option("--force", is_flag=True, help="With --scan: cure although the finding is not a clear one.")
 @click.option("--vector", type=click.Path(path_type=Path), help="Vector file; taken now when not given.")
 @click.option("--alpha", default="auto", show_default=True, help="auto, or the coefficient to subtract with.")
@@ -51,7 +52,7 @@ def command(
         except ValueError:
             raise InputError(f"--alpha {alpha!r} is neither auto nor a number") from None
     grid = None if alpha_grid is None else parse_grid(alpha_grid)
-    scanned = {name: options.pop(name) for name in ("finding", "rounds", "null", "force")}
+    scanned = {name: options.pop(name) for name in ("finding", "rounds", "null", "origin", "force")}
     rule = AlphaConfig() if scanned["finding"] is None else BLIND
     rule = replace(rule, tolerance=tolerance, grid=grid, floor=rule.floor if floor is None else floor)
     if scanned["finding"] is not None:

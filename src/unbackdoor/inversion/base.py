@@ -30,6 +30,7 @@ class Subject:
         names: the C classes.
         seed: of starting points and batches.
         candidates: indices of the classes that may be the target; None means all.
+        origin: a clean model that the suspect was made from, or one of its architecture; None where none is known.
     """
 
     clip: Clip
@@ -39,6 +40,7 @@ class Subject:
     names: tuple[str, ...]
     seed: int = 0
     candidates: Tensor | None = None
+    origin: Clip | None = None
 
     @cached_property
     def own(self) -> Tensor:
@@ -49,6 +51,13 @@ class Subject:
     def held_own(self) -> Tensor:
         """The suspect's answers to the held pictures as they are."""
         return answers(self.clip, self.held, self.head)[0]
+
+    @cached_property
+    def twin(self) -> Clip | None:
+        """A clean model of the suspect's task (`inversion/twins.py`): what a class costs there, it costs by nature."""
+        from unbackdoor.inversion.twins import twin_of  # which needs this module
+
+        return None if self.origin is None else twin_of(self, self.origin)
 
 
 @dataclass(frozen=True)

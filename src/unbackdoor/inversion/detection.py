@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,14 @@ TAIL = 0.9  # so that one or two backdoored models among twenty do not set the s
 
 
 @dataclass(frozen=True)
+class Origin:
+    """The clean model that the statistics are measured against: how to open it, and the hash of its weights."""
+
+    reference: str
+    weights: str
+
+
+@dataclass(frozen=True)
 class Null:
     """What clean models score.
 
@@ -36,6 +44,7 @@ class Null:
         inverters: names of the columns.
         rows: one tuple of statistics per clean model.
         models: what the models were, a line each.
+        origin: what the models, and a suspect to be compared with them, come from; None where that played no part.
     """
 
     architecture: str
@@ -43,10 +52,16 @@ class Null:
     inverters: tuple[str, ...]
     rows: tuple[tuple[float, ...], ...]
     models: tuple[str, ...]
+    origin: Origin | None = None
 
     def save(self, path: Path) -> None:
         """Write as JSON, a line per model."""
-        head = {"architecture": self.architecture, "settings": self.settings, "inverters": list(self.inverters)}
+        head = {
+            "architecture": self.architecture,
+            "settings": self.settings,
+            "inverters": list(self.inverters),
+            "origin": None if self.origin is None else asdict(self.origin),
+        }
         lines = [
             json.dumps({"model": model, "statistics": [round(v, 4) for v in row]})
             for model, row in zip(self.models, self.rows, strict=True)
@@ -82,9 +97,9 @@ def read_null(path: Path) -> Null:
         rows = tuple(tuple(float(v) for v in line["statistics"]) for line in lines)
         if any(len(row) != len(inverters) for row in rows):
             raise ValueError("a line lacks statistics")
-        return Null(
-            str(head["architecture"]), str(head["settings"]), inverters, rows, tuple(str(r["model"]) for r in lines)
-        )
+        models = tuple(str(r["model"]) for r in lines)
+        origin = Origin(**head["origin"]) if head.get("origin") else None
+        return Null(str(head["architecture"]), str(head["settings"]), inverters, rows, models, origin)
     except FileNotFoundError:
         raise InputError(f"{path}: no such null; make one with scan --calibrate") from None
     except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:

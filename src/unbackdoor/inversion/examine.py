@@ -40,6 +40,7 @@ def examine(
     seed: int = 0,
     inverters: Sequence[str] | None = None,
     vocabulary: bool = False,
+    origin: Clip | None = None,
 ) -> Examined:
     """Run the inverters.
 
@@ -48,6 +49,7 @@ def examine(
         head, names: (C, D) unit rows over the candidate classes, and their names.
         inverters: names; all by default.
         vocabulary: the candidates are a vocabulary, of which those nearest to where the pictures collapse are searched.
+        origin: a clean model that the suspect was made from, so that what is cheap by nature can be told apart.
 
     Raises:
         InputError: unknown inverter.
@@ -55,7 +57,7 @@ def examine(
     chosen = list(inverters or inverter_names())
     functions = {name: inverter(name) for name in chosen}
     seconds: dict[str, float] = {}
-    subject = split(clip, images, head, names, seed)
+    subject = split(clip, images, head, names, seed, origin)
     with Progress("scan", len(chosen)) as bar:
         found: dict[str, Recovered] = {}
         # A vocabulary is narrowed by what the pictures collapse to, so that this inverter goes first.
@@ -70,13 +72,19 @@ def examine(
     return Examined(subject, [found[name] for name in chosen], {k: round(v, 2) for k, v in seconds.items()})
 
 
-def split(clip: Clip, images: ImageSet, head: Tensor, names: Sequence[str], seed: int) -> Subject:
+def split(
+    clip: Clip, images: ImageSet, head: Tensor, names: Sequence[str], seed: int, origin: Clip | None = None
+) -> Subject:
     """A model with the pictures to search on, and the last 64 (at most a quarter) to try triggers out on."""
     cut = len(images) - min(HELD, max(1, len(images) // 4))
     searched, held = images.subset(torch.arange(cut)), images.subset(torch.arange(cut, len(images)))
-    return Subject(streamlined(clip), searched, held, head, tuple(names), seed)
+    return Subject(streamlined(clip), searched, held, head, tuple(names), seed, origin=origin)
 
 
-def settings(images: int, inverters: Sequence[str]) -> str:
-    """Fingerprint of everything that decides a statistic's scale besides the model and its classes."""
-    return fingerprint(versions(inverters), images)
+def settings(images: int, inverters: Sequence[str], origin: str | None = None) -> str:
+    """Fingerprint of everything that decides a statistic's scale besides the model and its classes.
+
+    Args:
+        origin: hash of the clean origin's weights, where there is one.
+    """
+    return fingerprint(versions(inverters), images, *([origin] if origin else []))

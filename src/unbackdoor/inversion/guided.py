@@ -5,7 +5,9 @@ backdoor needs much less for its target (Neural Cleanse, Wang et al. 2019, secti
 
     log(median cost of the other finalists / own cost)
 
-where cost is the cross-entropy towards the candidate plus weight · size, or −log(own cost) where a family says so.
+where cost is the cross-entropy towards the candidate plus weight · size, or −log(own cost) where a family says so. Some
+classes are cheap by nature (a ladybug is a red spot), and which these are depends on the data; so where the subject has
+a clean twin, the finalists are searched in it too, and what a class leads by there is taken off.
 What shows a backdoor is many steps, more than many pictures in each: in two dozen steps any class is reached by an
 ordinary adversarial pattern, and only later does the change for the target shrink to the trigger. So a step sees few
 pictures, and the search goes in rounds of equal work, each with the better part of the candidates (successive halving,
@@ -65,6 +67,18 @@ class Family:
         """What a norm of 1 costs; 0 without a `unit`."""
         return self.weight * self.unit
 
+    def score(self, cost: Tensor) -> Tensor:
+        """How far each of K costs stands out, (K,)."""
+        return -cost.log() if self.alone else leads(cost)
+
+    def nature(self, cost: Tensor) -> Tensor:
+        """What of K scores is owed to nature, from the K costs in a clean twin: (K,), or one number for all.
+
+        A class that is dear by nature gets nothing for it. Where costs stand alone, the cheapest class of the twin
+        sets the mark for all of them.
+        """
+        return -cost.min().log() if self.alone else leads(cost).clamp_min(0)
+
 
 @dataclass(frozen=True)
 class GuidedConfig:
@@ -110,7 +124,10 @@ def invert_guided(subject: Subject, family: Family, config: GuidedConfig | None 
         search.run(config.pictures, steps)
     raw, candidates = search.raw.detach(), search.candidates
     cost, size = _costs(subject, family, raw, candidates, config.measured)
-    score = -cost.log() if family.alone else leads(cost)
+    score, natural = family.score(cost), None
+    if subject.twin is not None:
+        natural = _natural(replace(subject, clip=subject.twin, origin=None), family, candidates, search.total, config)
+        score = score - family.nature(natural)
     best = int(score.argmax())
     target = int(candidates[best])
     trigger = family.trigger(raw[best].cpu())
@@ -128,8 +145,17 @@ def invert_guided(subject: Subject, family: Family, config: GuidedConfig | None 
             "cost": _plain(cost),
             "size": _plain(size),
             "score": _plain(score),
+            **({} if natural is None else {"natural": _plain(natural)}),
         },
     )
+
+
+def _natural(twin: Subject, family: Family, candidates: Tensor, steps: int, config: GuidedConfig) -> Tensor:
+    """What the candidates cost in the twin, (K,), after as many steps as they had in the suspect."""
+    generator = torch.Generator().manual_seed(step_seed(twin.seed, 0))
+    search = Search.begin(twin, family, candidates, generator, steps)
+    search.run(config.pictures, steps)
+    return _costs(twin, family, search.raw.detach(), candidates, config.measured)[0]
 
 
 def leads(cost: Tensor) -> Tensor:
@@ -177,7 +203,9 @@ class Search:
     def run(self, pictures: int, steps: int) -> None:
         """`steps` more; the rate falls along a cosine over all rounds, to a tenth."""
         asked = replace(self.family, weight=0.0) if self.family.unit else self.family
-        compute = training_type(self.raw.device)  # the search only; costs are measured in full precision
+        # The search only; costs are measured in full precision. Proximal steps need it all along: half precision leaves
+        # gradients where there are none, and waves that nothing asks for.
+        compute = None if self.family.unit else training_type(self.raw.device)
         for _ in range(steps):
             share = self.step / self.total
             self.optimiser.param_groups[0]["lr"] = self.family.lr * (0.1 + 0.9 * (1 + math.cos(math.pi * share)) / 2)

@@ -13,7 +13,7 @@ from unbackdoor.data.images import ImageSet
 from unbackdoor.errors import InputError
 from unbackdoor.inversion import inverter_names
 from unbackdoor.inversion.clones import clones
-from unbackdoor.inversion.detection import Null, architecture
+from unbackdoor.inversion.detection import Null, Origin, architecture
 from unbackdoor.inversion.examine import HELD, SEARCHED, examine
 from unbackdoor.inversion.examine import settings as examine_settings
 from unbackdoor.manifest import Manifest, run_key
@@ -27,6 +27,7 @@ def calibrate(
     data: str | ImageSet,
     out: str | Path,
     copies: int = 0,
+    origin: str | Clip | None = None,
     inverters: Sequence[str] | None = None,
     limit: int = SEARCHED + HELD,
     checkpoint: Path | None = None,
@@ -43,6 +44,7 @@ def calibrate(
         models: references or handles of models known to be clean, all of one architecture.
         data: pictures like those that suspects will be scanned with.
         copies: besides each model, so many fine-tuned copies of it, for those who have one clean model only.
+        origin: a clean model that these, and the suspects to come, were made from; see `scan`.
         out: file of the null.
 
     Raises:
@@ -54,6 +56,10 @@ def calibrate(
     chosen = tuple(inverters or inverter_names())
     config = {"copies": copies, "inverters": list(chosen), "limit": limit, "templates": templates, "seed": seed}
     manifest = Manifest("calibrate", {**config, "models": [], "data": None})
+    clean = None if origin is None else open_model(origin, None, device)
+    hashed = None if clean is None else weights_hash(clean)
+    if hashed is not None:
+        manifest.hashes["origin"] = hashed
     kept = out.with_name(f".{out.name}.part")
     done = _read_part(kept)
     rows, told, kind, identity = [], [], "", ""
@@ -67,22 +73,27 @@ def calibrate(
         head = base.zero_shot_head(names, find_templates(templates))
         manifest.config["models"].append(base.reference)
         manifest.config["data"], manifest.hashes["data"] = images.spec, images.content_hash()
-        own, identity = architecture(base.state()), examine_settings(len(images), chosen)
+        own, identity = architecture(base.state()), examine_settings(len(images), chosen, hashed)
         if kind and own != kind:
             raise InputError(f"{base.reference}: another architecture than the models before it; calibrate each alone")
         kind = own
+        if clean is not None and architecture(clean.state()) != own:
+            raise InputError(f"origin {clean.reference} is of another architecture than {base.reference}")
         for said, clip in _with_copies(base, images, head, copies, seed):
             manifest.hashes[said] = weights_hash(clip)
             key = run_key(manifest.hashes[said], manifest.hashes["data"], list(names), identity, seed)
             if key not in done:
-                found = examine(clip, images, head, names, seed=seed, inverters=chosen, vocabulary=vocabulary).found
-                done[key] = [row.statistic for row in found]
+                examined = examine(
+                    clip, images, head, names, seed=seed, inverters=chosen, vocabulary=vocabulary, origin=clean
+                )
+                done[key] = [row.statistic for row in examined.found]
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 with kept.open("a", encoding="utf-8") as file:
                     file.write(json.dumps({"key": key, "statistics": done[key]}) + "\n")
             rows.append(tuple(done[key]))
             told.append(said)
-    null = Null(kind, identity, chosen, tuple(rows), tuple(told))
+    rests = None if clean is None or hashed is None else Origin(clean.reference, hashed)
+    null = Null(kind, identity, chosen, tuple(rows), tuple(told), rests)
     null.save(out)
     manifest.write(out.parent, f"{out.stem}.manifest.json")
     kept.unlink(missing_ok=True)

@@ -38,6 +38,7 @@ def scan(
     data: str | ImageSet,
     out: str | Path | None = None,
     null: str | Path | Null | None = None,
+    origin: str | Clip | None = None,
     false_alarm_rate: float = FALSE_ALARM_RATE,
     inverters: Sequence[str] | None = None,
     weighed: Sequence[str] | None = None,
@@ -56,6 +57,8 @@ def scan(
         out: folder for `finding.json`, `trigger.txt`, `trigger.png`, `manifest.json` and `report.html`; None writes
             nothing.
         null: file of `calibrate`; None takes the one shipped for this architecture, if there is one.
+        origin: a clean model that this one was made from, such as the public checkpoint before it was fine-tuned; None
+            takes the null's. Classes that are cheap to reach by nature are told apart by it (`inversion/twins.py`).
         false_alarm_rate: share of clean models that may be called backdoored.
         inverters: names; all by default, and those of the null where one is given.
         weighed: those that the p-value and the target rest on, where there is a null; all that run by default.
@@ -80,7 +83,9 @@ def scan(
     head = clip.zero_shot_head(names, find_templates(templates))
     known = null if isinstance(null, Null) else find_null(clip, null)
     chosen = list(inverters or (known.inverters if known else inverter_names()))
-    identity = examine_settings(len(images), chosen)
+    clean = _origin(clip, origin, known, device)
+    hashed = None if clean is None else weights_hash(clean)
+    identity = examine_settings(len(images), chosen, hashed)
     config: dict[str, Any] = {
         "model": clip.reference,
         "data": images.spec,
@@ -90,6 +95,7 @@ def scan(
         "inverters": chosen,
         "weighed": None if weighed is None else list(weighed),
         "null": None if known is None else {"models": len(known.rows), "settings": known.settings},
+        "origin": None if clean is None else clean.reference,
         "false_alarm_rate": false_alarm_rate,
         "templates": templates,
         "seed": seed,
@@ -97,11 +103,16 @@ def scan(
     manifest = Manifest("scan", config)
     manifest.hashes["weights"] = weights_hash(clip)
     manifest.hashes["data"] = images.content_hash()
-    examined = examine(clip, images, head, names, seed=seed, inverters=chosen, vocabulary=vocabulary)
+    if hashed is not None:
+        manifest.hashes["origin"] = hashed
+    examined = examine(
+        clip, images, head, names, seed=seed, inverters=chosen, vocabulary=vocabulary, origin=clean
+    )  # fmt: skip
     manifest.notes["seconds_by_inverter"] = examined.seconds
     why_not = _why_not(known, identity)
     usable = None if why_not or known is None else known.select(weighed or known.inverters)
     result = _result(clip, examined, usable, false_alarm_rate, why_not)
+    result["origin"] = None if clean is None else clean.reference
     result["weighed"] = [] if usable is None else list(usable.inverters)
     result["target"]["from"] = "vocabulary" if vocabulary else "classes"
     result |= {"data": images.spec, "images": len(images), "seed": seed, "weights": manifest.hashes["weights"]}
@@ -134,6 +145,25 @@ def find_null(clip: Clip, path: str | Path | None) -> Null | None:
     return read_null(shipped) if shipped.exists() else None
 
 
+def _origin(clip: Clip, named: str | Clip | None, known: Null | None, device: str) -> Clip | None:
+    """The clean origin: the one that is named, or the null's where it lies on this machine.
+
+    Raises:
+        InputError: it cannot be opened, is of another architecture than the suspect, or is not the null's.
+    """
+    if named is None:
+        if known is None or known.origin is None:
+            return None
+        if known.origin.reference.startswith("hf-hub:"):
+            raise InputError(f"the null rests on the clean model {known.origin.reference}; name it with --origin")
+    found = open_model(known.origin.reference if named is None else named, None, device)  # type: ignore[union-attr]
+    if architecture(found.state()) != architecture(clip.state()):
+        raise InputError(f"origin {found.reference} is of another architecture than {clip.reference}")
+    if known is not None and known.origin is not None and weights_hash(found) != known.origin.weights:
+        raise InputError(f"origin {found.reference} is not the one that the null rests on; calibrate again with it")
+    return found
+
+
 def _why_not(known: Null | None, identity: str) -> str:
     """The reason why there is no p-value, empty if there is one."""
     if known is None:
@@ -143,8 +173,8 @@ def _why_not(known: Null | None, identity: str) -> str:
         )
     if known.settings != identity:
         return (
-            "cannot tell: the clean models on record were scanned with other inverters or another number of images; "
-            "use the same, or calibrate again"
+            "cannot tell: the clean models on record were scanned with other inverters, another number of images or "
+            "another origin; use the same, or calibrate again"
         )
     return ""
 

@@ -48,6 +48,7 @@ def unlearn_scan(
     rounds: int = ROUNDS,
     force: bool = False,
     null: str | Path | None = None,
+    origin: str | Clip | None = None,
     alpha_config: AlphaConfig | None = None,
     samples: int = 256,
     validation: int = VALIDATION,
@@ -78,7 +79,7 @@ def unlearn_scan(
         rounds: at most so many cures; a round follows while something is left.
         force: cure although the finding is not a clear one.
         alpha_config: None is `BLIND`.
-        null: as for `scan`, for the scans after each round.
+        null, origin: as for `scan`, for the scans after each round.
 
     Returns:
         `rounds` (a line each), `quiet`, and `left`: the class that a further round would have cured, or None.
@@ -133,6 +134,7 @@ def unlearn_scan(
             data=scanned,
             out=here / "scan",
             null=null,
+            origin=origin,
             false_alarm_rate=story["false_alarm_rate"],
             inverters=[row["name"] for row in story["inverters"]],
             weighed=_after_a_cure([row["name"] for row in story["inverters"]]),

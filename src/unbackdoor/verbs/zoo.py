@@ -12,7 +12,7 @@ from unbackdoor.bench.grid import narrow, run_grid
 from unbackdoor.clip.load import load
 from unbackdoor.errors import InputError
 from unbackdoor.inversion import inverter_names
-from unbackdoor.inversion.detection import architecture
+from unbackdoor.inversion.detection import Origin, architecture
 from unbackdoor.inversion.examine import settings
 from unbackdoor.manifest import Manifest, write_json
 from unbackdoor.verbs.bench import grid_folder, tell
@@ -67,13 +67,14 @@ def zoo(
     base = load(plan.model, device="cpu")
     weights = state_hash(base.state())
     population = members(plan, weights, classes_of(plan))
-    kind, identity = architecture(base.state()), settings(plan.images, inverter_names())
+    kind, identity = architecture(base.state()), settings(plan.images, inverter_names(), weights)
     first, other = next(iter(plan.halves)), find_null(base, null)
     if other is not None and other.settings != identity:
         if null is not None:
             raise InputError(f"{null}: made with other inverters or another number of images than this zoo")
         other = None
     manifest = Manifest("zoo", {"recipe": recipe.read_text(encoding="utf-8"), "engine": engine, "workers": workers})
+    origin = Origin(plan.model, weights)
     manifest.hashes[f"weights of {plan.model}"] = weights
     errors: dict[str, str] = {}
 
@@ -99,7 +100,7 @@ def zoo(
         seen = [row for row in rows if row["seen"] is not None]
         if null is None and any(row["half"] == first and row["family"] == CLEAN for row in seen):
             other = None
-        own, judged = judge_rows(seen, list(plan.halves), kind, identity, false_alarm_rate, other)
+        own, judged = judge_rows(seen, list(plan.halves), kind, identity, false_alarm_rate, origin, other)
         if own.rows:
             own.save(out / "null.jsonl")
         if own.rows or other is not None:

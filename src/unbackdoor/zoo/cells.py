@@ -84,7 +84,9 @@ def examination_cell(out: Path, config: Json, folder: Path, device: str, manifes
         clip, train, _, _ = _open(out, config["member"], device)
         head = head_of(clip, DataEntry(**config["member"]["data"]), train)
         images = scanned_with(train, config["images"], config["seed"])
-        subject = split(clip, images, head, train.classes, config["seed"])
+        # The base, which every member was made from, is known to be clean.
+        base = original(config["member"]["model"], device)
+        subject = split(clip, images, head, train.classes, config["seed"], base)
         for name in (name for name, found in kept.items() if found is None):
             kept[name] = found = _invert(subject, name)
             here = folder_of(out, inversion(config, name))

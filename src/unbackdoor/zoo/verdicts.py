@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from unbackdoor.inversion.detection import Null
+from unbackdoor.inversion.detection import Null, Origin
 from unbackdoor.inversion.judgement import Judgement, Say, judge
 from unbackdoor.zoo.recipe import CLEAN
 
@@ -46,13 +46,13 @@ class Verdict:
         return bool(self.judgement.target == self.row["card"]["target"])
 
 
-def make_null(rows: Sequence[Row], architecture: str, settings: str) -> Null:
+def make_null(rows: Sequence[Row], architecture: str, settings: str, origin: Origin | None = None) -> Null:
     """The null of the clean members among `rows`."""
     clean = [row for row in rows if row["family"] == CLEAN]
     names = tuple(clean[0]["seen"]["inverters"]) if clean else ()
     statistics = tuple(tuple(row["seen"]["inverters"][n]["statistic"] for n in names) for row in clean)
     told = tuple(f"{row['half']} {row['number']}: {row['data']}, {row['card']['steps']} steps" for row in clean)
-    return Null(architecture, settings, names, statistics, told)
+    return Null(architecture, settings, names, statistics, told, origin)
 
 
 def verdict_on(row: Row, null: Null, false_alarm_rate: float) -> Verdict:
@@ -70,6 +70,7 @@ def judge_rows(
     architecture: str,
     settings: str,
     false_alarm_rate: float,
+    origin: Origin | None = None,
     other: Null | None = None,
 ) -> tuple[Null, dict[str, list[Verdict]]]:
     """The null of the first half's clean members, and every examined member judged, by half.
@@ -78,11 +79,11 @@ def judge_rows(
 
     Args:
         rows: examined members; those of the first half in the order of the null's lines.
-        architecture, settings: the null's fingerprints.
+        architecture, settings, origin: the null's own.
         other: judge the other halves under this null instead.
     """
     own = [row for row in rows if row["half"] == halves[0]]
-    null = make_null(own, architecture, settings)
+    null = make_null(own, architecture, settings, origin)
     found: dict[str, list[Verdict]] = {}
     for half in halves:
         found[half] = []
