@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -88,6 +89,17 @@ class Recovered:
     def works(self) -> float:
         """`strength` as a number, 0 where no picture could be counted."""
         return self.strength.value if self.strength.n else 0.0
+
+    def as_dict(self, names: Sequence[str]) -> dict[str, Any]:
+        """For JSON, the target by its name."""
+        return {
+            "target": names[self.target],
+            "statistic": round(self.statistic, 4),
+            "norm": round(self.norm, 5),
+            "strength": self.strength.as_dict(),
+            "trigger": self.trigger.spec(),
+            "facts": self.facts,
+        }
 
 
 @torch.no_grad()

@@ -221,14 +221,9 @@ def _result(
         "inverters": [
             {
                 "name": name,
-                "target": subject.names[row.target],
-                "statistic": round(row.statistic, 4),
+                **row.as_dict(subject.names),
                 "excess": round(answer.excess[name], 3) if name in answer.excess else None,
-                "norm": round(row.norm, 5),
-                "strength": row.strength.as_dict(),
                 "seconds": examined.seconds[name],
-                "trigger": row.trigger.spec(),
-                "facts": row.facts,
             }
             for name, row in found.items()
         ],

@@ -89,24 +89,18 @@ def examination_cell(out: Path, config: Json, folder: Path, device: str, manifes
         subject = split(clip, images, head, train.classes, config["seed"], base)
         for name in (name for name, found in kept.items() if found is None):
             kept[name] = found = _invert(subject, name)
-            here = folder_of(out, inversion(config, name))
+            own = inversion(config, name)
+            here = folder_of(out, own)
             here.mkdir(parents=True, exist_ok=True)
+            write_json(here / "config.json", own)
             write_json(here / "result.json", found)
     return {"inverters": kept}
 
 
 def _invert(subject: Subject, name: str) -> Json:
     began = time.perf_counter()
-    row = inverter(name)(subject)
-    return {
-        "statistic": row.statistic,
-        "target": subject.names[row.target],
-        "norm": row.norm,
-        "strength": row.strength.as_dict(),
-        "trigger": row.trigger.spec(),
-        "facts": row.facts,
-        "seconds": round(time.perf_counter() - began, 2),
-    }
+    found = inverter(name)(subject).as_dict(subject.names)
+    return {**found, "seconds": round(time.perf_counter() - began, 2)}
 
 
 def recovery_cell(out: Path, config: Json, folder: Path, device: str, manifest: Manifest) -> Json:
