@@ -79,7 +79,7 @@ def unlearn_scan(
         rounds: at most so many cures; a round follows while something is left.
         force: cure although the finding is not a clear one.
         alpha_config: None is `BLIND`.
-        null, origin: as for `scan`, for the scans after each round.
+        null, origin: as for `scan`, for the scans after each round; the finding's own origin by default.
 
     Returns:
         `rounds` (a line each), `quiet`, and `left`: the class that a further round would have cured, or None.
@@ -134,7 +134,7 @@ def unlearn_scan(
             data=scanned,
             out=here / "scan",
             null=null,
-            origin=origin,
+            origin=origin if origin is not None else story.get("origin"),
             false_alarm_rate=story["false_alarm_rate"],
             inverters=[row["name"] for row in story["inverters"]],
             weighed=_after_a_cure([row["name"] for row in story["inverters"]]),
