@@ -35,10 +35,10 @@ HEAD = """\
 
 Made by `python recipes/figures/zoo.py --data-root PATH --runs FOLDER` from what
 `unbackdoor zoo recipes/zoo/embedded.yaml` left there and from [the lines of earlier runs](cells/zoo.jsonl); what it
-means stands in [scan](scan.md). Rates with n and 95% Wilson intervals, AUROC with Newcombe's. Inverters were tuned on
-models of the calibration half, none on the test half, with two reservations: the search of waves was looked at on one more
-model with SIG, a family of the test half; and that clean twins are needed at all was seen on the test half's first ten
-members, how to use them decided on the calibration half. Statistics are bold where the inverter names the true target.
+means stands in [scan](scan.md). Rates with n and 95% Wilson intervals, AUROC with Newcombe's. Statistics are bold where
+the inverter names the true target. Inverters were tuned on models of the calibration half, none on the test half, with
+two reservations: the search of waves was looked at on one more model with SIG, a family of the test half; and that clean
+twins are needed at all was seen on the test half's first ten members, how to use them decided on the calibration half.
 """
 
 
