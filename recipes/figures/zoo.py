@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import argparse
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from unbackdoor.bench.cells import address, read_result
 from unbackdoor.clip.load import load
-from unbackdoor.inversion import inverter_names, versions
+from unbackdoor.inversion import inverter_names, module_of, versions
 from unbackdoor.inversion.detection import Origin, architecture
 from unbackdoor.inversion.examine import settings
 from unbackdoor.verbs.scan import FALSE_ALARM_RATE, SHIPPED
@@ -28,6 +31,7 @@ from unbackdoor.zoo.verdicts import Verdict, judge_rows
 
 ROOT = Path(__file__).parent.parent.parent
 RECIPE, LINES, PAGE = ROOT / "recipes/zoo/embedded.yaml", ROOT / "docs/cells/zoo.jsonl", ROOT / "docs/zoo.md"
+SIDE = 64  # of the embedded model's pictures
 LEAST = 19  # clean models that a false-alarm rate of 5% needs
 
 HEAD = """\
@@ -37,8 +41,9 @@ Made by `python recipes/figures/zoo.py --data-root PATH --runs FOLDER` from what
 `unbackdoor zoo recipes/zoo/embedded.yaml` left there and from [the lines of earlier runs](cells/zoo.jsonl); what it
 means stands in [scan](scan.md). Rates with n and 95% Wilson intervals, AUROC with Newcombe's. Statistics are bold where
 the inverter names the true target. Inverters were tuned on models of the calibration half, none on the test half, with
-two reservations: the search of waves was looked at on one more model with SIG, a family of the test half; and that clean
+two reservations: the search of waves was looked at on one more model with SIG, a family of the test half; that clean
 twins are needed at all was seen on the test half's first ten members, how to use them decided on the calibration half.
+"Without twins" is what the same searches come to when nothing is taken off, under a null made the same way.
 """
 
 
@@ -72,6 +77,35 @@ def cure_of(done: dict[str, Any]) -> dict[str, Any]:
     """What pages need of a cure."""
     told = {k: done[k] for k in ("shown", "target", "alpha", "satisfied", "also", "retention", "agreement")}
     return {**told, "after": rates(done["after"])}
+
+
+def without_twins(row: dict[str, Any]) -> dict[str, Any]:
+    """A member as its statistics would be had nothing been taken off; only scores are to be read from it."""
+    seen = {}
+    for name, found in row["seen"]["inverters"].items():
+        cost = found.get("cost")
+        if cost is not None:
+            family = import_module(module_of(name)).family(SIDE)
+            found = {**found, "statistic": float(family.score(torch.tensor(cost)).max())}
+        seen[name] = found
+    return {**row, "seen": {"inverters": seen}}
+
+
+def compared(rows: list[dict[str, Any]], halves: list[str], kind: str) -> dict[str, str]:
+    """By half, one line on detection without twins."""
+    _, judged = judge_rows([without_twins(row) for row in rows], halves, kind, "", FALSE_ALARM_RATE)
+    lines = {}
+    for half, verdicts in judged.items():
+        whole, *_ = detection(verdicts)
+        p = false_alarms(verdicts, FALSE_ALARM_RATE)["p_value"]
+        area = whole["auroc"]
+        told = "–" if area is None else f"{area['value']:.3f} [{area['interval'][0]:.3f}, {area['interval'][1]:.3f}]"
+        low, high = (100 * v for v in p["interval"])
+        lines[half] = (
+            f"Without twins: AUROC {told}; clean members with p ≤ {FALSE_ALARM_RATE}: {p['value'] or 0:.1%} "
+            f"[{low:.1f}, {high:.1f}], n = {p['n']}.\n"
+        )
+    return lines
 
 
 def table(verdicts: list[Verdict]) -> str:
@@ -116,7 +150,7 @@ def main() -> None:
             done = read_result(args.runs, recovery(plan, member, v.judgement)["config"])
             v.row["cured"] = v.row["cured"] if done is None else cure_of(done)
     write_text(LINES, "".join(json.dumps(row) + "\n" for row in rows))
-    parts = [HEAD]
+    parts, plain = [HEAD], compared(rows, list(plan.halves), kind)
     for half, verdicts in judged.items():
         done = [(v, v.row["cured"]) for v in verdicts if v.row["cured"]]
         told = {
@@ -126,7 +160,7 @@ def main() -> None:
         }
         whole = sum(m["names"]["half"] == half for m in population)
         parts += [f"\n## {half.capitalize()} half\n\n{len(verdicts)} of {whole} members examined.\n\n"]
-        parts += [as_markdown(told), "\n", table(verdicts)] if verdicts else []
+        parts += [as_markdown(told), "\n", plain[half], "\n", table(verdicts)] if verdicts else []
     write_text(PAGE, "".join(parts))
     if len(null.rows) >= LEAST:
         null.save(SHIPPED / f"{kind}.jsonl")

@@ -33,14 +33,12 @@ def clones(clip: Clip, images: ImageSet, head: Tensor, count: int, seed: int = 0
         copy = clip.clone()
         tune = settle_lr(TuneConfig(steps=steps, batch_size=64, seed=i), copy, SMALL_LR, large=LARGE_LR)
         tune = settle_lr(tune, copy, SMALL_LR, tune.lr * factor)
-        loss_at = answer_loss(copy, images.subset(drawn), labels[drawn], head, tune)
+        loss_at = _loss(copy, images.subset(drawn), labels[drawn], head, tune)
         tune_towers(copy, loss_at, tune, steps, checkpoint=None, run_key="", label=f"clone {i + 1}")
         yield f"clone {i} of {clip.reference}, {steps} steps at {tune.lr:.2g}", copy
 
 
-def answer_loss(copy: Clip, rows: ImageSet, labels: Tensor, head: Tensor, tune: TuneConfig) -> LossAt:
-    """Cross-entropy of the head's answers towards `labels`, on the batch of a step."""
-
+def _loss(copy: Clip, rows: ImageSet, labels: Tensor, head: Tensor, tune: TuneConfig) -> LossAt:
     def loss_at(step: int) -> Tensor:
         batch = batch_rows(len(rows), tune.batch_size, tune.seed, step)
         embeddings = copy.encode_image(rows.float_batch(batch).to(copy.device))

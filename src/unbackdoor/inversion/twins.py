@@ -2,17 +2,26 @@
 
 It learns the suspect's task and not its backdoor, as no picture bears a trigger. Where a change that pulls every
 picture to a class is small in the twin too, the class is cheap by nature, and that says nothing against the suspect.
+
+A twin has to know the task as well as the suspect does, from a thousand pictures: it learns the suspect's
+probabilities (Hinton et al. 2015, arXiv 1503.02531) on mixtures of two pictures, new ones at every step (mixup, Zhang
+et al. 2018, arXiv 1710.09412, with the suspect's own answer to the mixture for a label, as in Beyer et al. 2022, arXiv
+2106.05237).
 """
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
 from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.streamline import streamlined
 from unbackdoor.inversion.base import Subject
-from unbackdoor.inversion.clones import answer_loss
+from unbackdoor.training.batches import batch_rows, step_seed
 from unbackdoor.training.finetune import LARGE_LR, TuneConfig, settle_lr, tune_towers
 
-STEPS, BATCH = 90, 64
+STEPS, BATCH = 200, 64
 SMALL_LR = 1e-3
 
 
@@ -24,6 +33,22 @@ def twin_of(subject: Subject, origin: Clip) -> Clip:
     """
     copy = origin.clone()
     tune = settle_lr(TuneConfig(steps=STEPS, batch_size=BATCH, seed=subject.seed), copy, SMALL_LR, large=LARGE_LR)
-    loss_at = answer_loss(copy, subject.images, subject.own, subject.head, tune)
+
+    def logits(clip: Clip, pictures: Tensor) -> Tensor:
+        return clip.logit_scale * clip.encode_image(pictures) @ subject.head.T.to(pictures)
+
+    def loss_at(step: int) -> Tensor:
+        rows = batch_rows(len(subject.images), tune.batch_size, tune.seed, step)
+        pictures = mixed(subject.images.float_batch(rows), step_seed(tune.seed, step)).to(copy.device)
+        with torch.no_grad():
+            wanted = logits(subject.clip, pictures).softmax(dim=-1)
+        return F.kl_div(logits(copy, pictures).log_softmax(dim=-1), wanted, reduction="batchmean")
+
     tune_towers(copy, loss_at, tune, STEPS, checkpoint=None, run_key="", label="twin")
     return streamlined(copy)
+
+
+def mixed(pictures: Tensor, seed: int) -> Tensor:
+    """Each of B pictures mixed with another of them, its share drawn from [0, 1]; (B, 3, H, W)."""
+    share = torch.rand(len(pictures), 1, 1, 1, generator=torch.Generator().manual_seed(seed))
+    return share * pictures + (1 - share) * pictures.flip(0)
