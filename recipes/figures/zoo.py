@@ -26,12 +26,11 @@ from unbackdoor.verbs.scan import FALSE_ALARM_RATE, SHIPPED
 from unbackdoor.weights.files import state_hash, write_text
 from unbackdoor.zoo.cells import collect
 from unbackdoor.zoo.recipe import CLEAN, classes_of, members, read_zoo, recovery
-from unbackdoor.zoo.tables import as_markdown, cures, detection, false_alarms
+from unbackdoor.zoo.tables import area_text, as_markdown, cures, detection, false_alarms, rate_text
 from unbackdoor.zoo.verdicts import Verdict, judge_rows
 
 ROOT = Path(__file__).parent.parent.parent
 RECIPE, LINES, PAGE = ROOT / "recipes/zoo/embedded.yaml", ROOT / "docs/cells/zoo.jsonl", ROOT / "docs/zoo.md"
-SIDE = 64  # of the embedded model's pictures
 LEAST = 19  # clean models that a false-alarm rate of 5% needs
 
 HEAD = """\
@@ -79,32 +78,27 @@ def cure_of(done: dict[str, Any]) -> dict[str, Any]:
     return {**told, "after": rates(done["after"])}
 
 
-def without_twins(row: dict[str, Any]) -> dict[str, Any]:
+def without_twins(row: dict[str, Any], side: int) -> dict[str, Any]:
     """A member as its statistics would be had nothing been taken off; only scores are to be read from it."""
     seen = {}
     for name, found in row["seen"]["inverters"].items():
         cost = found.get("cost")
         if cost is not None:
-            family = import_module(module_of(name)).family(SIDE)
+            family = import_module(module_of(name)).family(side)
             found = {**found, "statistic": float(family.score(torch.tensor(cost)).max())}
         seen[name] = found
     return {**row, "seen": {"inverters": seen}}
 
 
-def compared(rows: list[dict[str, Any]], halves: list[str], kind: str) -> dict[str, str]:
+def compared(rows: list[dict[str, Any]], halves: list[str], kind: str, side: int) -> dict[str, str]:
     """By half, one line on detection without twins."""
-    _, judged = judge_rows([without_twins(row) for row in rows], halves, kind, "", FALSE_ALARM_RATE)
+    _, judged = judge_rows([without_twins(row, side) for row in rows], halves, kind, "", FALSE_ALARM_RATE)
     lines = {}
     for half, verdicts in judged.items():
         whole, *_ = detection(verdicts)
-        p = false_alarms(verdicts, FALSE_ALARM_RATE)["p_value"]
-        area = whole["auroc"]
-        told = "–" if area is None else f"{area['value']:.3f} [{area['interval'][0]:.3f}, {area['interval'][1]:.3f}]"
-        low, high = (100 * v for v in p["interval"])
-        lines[half] = (
-            f"Without twins: AUROC {told}; clean members with p ≤ {FALSE_ALARM_RATE}: {p['value'] or 0:.1%} "
-            f"[{low:.1f}, {high:.1f}], n = {p['n']}.\n"
-        )
+        called = rate_text(false_alarms(verdicts, FALSE_ALARM_RATE)["p_value"])
+        told = area_text(whole["auroc"])
+        lines[half] = f"Without twins: AUROC {told}; clean members with p ≤ {FALSE_ALARM_RATE}: {called}.\n"
     return lines
 
 
@@ -150,7 +144,7 @@ def main() -> None:
             done = read_result(args.runs, recovery(plan, member, v.judgement)["config"])
             v.row["cured"] = v.row["cured"] if done is None else cure_of(done)
     write_text(LINES, "".join(json.dumps(row) + "\n" for row in rows))
-    parts, plain = [HEAD], compared(rows, list(plan.halves), kind)
+    parts, plain = [HEAD], compared(rows, list(plan.halves), kind, base.image_size)
     for half, verdicts in judged.items():
         done = [(v, v.row["cured"]) for v in verdicts if v.row["cured"]]
         told = {

@@ -84,15 +84,13 @@ def as_markdown(result: Json) -> str:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for row in result["detection"]:
-        area = row["auroc"]
-        shown = "–" if area is None else f"{area['value']:.3f} {_span(area['interval'], 1)}"
         lines.append(
-            f"| {row['family']} | {shown} | {_rate(row['found'])} | {row['undecided']} | {row['not_taken']} | "
-            f"{_rate(row['right_target'])} |"
+            f"| {row['family']} | {area_text(row['auroc'])} | {rate_text(row['found'])} | {row['undecided']} | "
+            f"{row['not_taken']} | {rate_text(row['right_target'])} |"
         )
     alarms = result["false_alarms"]
-    lines += ["", f"Clean members called backdoored: {_rate(alarms['called'])}; with p ≤ {alarms['stated']}: "]
-    lines[-1] += f"{_rate(alarms['p_value'])}."
+    lines += ["", f"Clean members called backdoored: {rate_text(alarms['called'])}; with p ≤ {alarms['stated']}: "]
+    lines[-1] += f"{rate_text(alarms['p_value'])}."
     cured = result.get("cures")
     if cured and cured["backdoored"]["n"]:
         asr, kept = cured["backdoored"]["asr"], cured["backdoored"]["retention"]
@@ -107,12 +105,19 @@ def as_markdown(result: Json) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _rate(rate: Json) -> str:
+def rate_text(rate: Json) -> str:
+    """A rate with its interval and n."""
     if rate["value"] is None:
         return "–"
     return f"{rate['value']:.1%} {_span(rate['interval'], 100)}, n = {rate['n']}"
 
 
+def area_text(area: Json | None) -> str:
+    """An AUROC with its interval."""
+    return "–" if area is None else f"{area['value']:.3f} {_span(area['interval'], 1)}"
+
+
 def _span(interval: Sequence[float], scale: int) -> str:
+    """An interval, in per cent where `scale` is 100."""
     shown = "{:.1f}" if scale == 100 else "{:.3f}"
     return f"[{shown.format(scale * interval[0])}, {shown.format(scale * interval[1])}]"
