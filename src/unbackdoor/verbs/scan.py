@@ -105,9 +105,7 @@ def scan(
     manifest.hashes["data"] = images.content_hash()
     if hashed is not None:
         manifest.hashes["origin"] = hashed
-    examined = examine(
-        clip, images, head, names, seed=seed, inverters=chosen, vocabulary=vocabulary, origin=clean
-    )  # fmt: skip
+    examined = examine(clip, images, head, names, seed=seed, inverters=chosen, vocabulary=vocabulary, origin=clean)
     manifest.notes["seconds_by_inverter"] = examined.seconds
     why_not = _why_not(known, identity)
     usable = None if why_not or known is None else known.select(weighed or known.inverters)
@@ -151,15 +149,17 @@ def _origin(clip: Clip, named: str | Clip | None, known: Null | None, device: st
     Raises:
         InputError: it cannot be opened, is of another architecture than the suspect, or is not the null's.
     """
+    rests = None if known is None else known.origin
     if named is None:
-        if known is None or known.origin is None:
+        if rests is None:
             return None
-        if known.origin.reference.startswith("hf-hub:"):
-            raise InputError(f"the null rests on the clean model {known.origin.reference}; name it with --origin")
-    found = open_model(known.origin.reference if named is None else named, None, device)  # type: ignore[union-attr]
+        if rests.reference.startswith("hf-hub:"):
+            raise InputError(f"the null rests on the clean model {rests.reference}; name it with --origin")
+        named = rests.reference
+    found = open_model(named, None, device)
     if architecture(found.state()) != architecture(clip.state()):
         raise InputError(f"origin {found.reference} is of another architecture than {clip.reference}")
-    if known is not None and known.origin is not None and weights_hash(found) != known.origin.weights:
+    if rests is not None and weights_hash(found) != rests.weights:
         raise InputError(f"origin {found.reference} is not the one that the null rests on; calibrate again with it")
     return found
 

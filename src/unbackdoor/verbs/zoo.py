@@ -71,7 +71,9 @@ def zoo(
     first, other = next(iter(plan.halves)), find_null(base, null)
     if other is not None and other.settings != identity:
         if null is not None:
-            raise InputError(f"{null}: made with other inverters or another number of images than this zoo")
+            raise InputError(
+                f"{null}: made with other inverters or another number of images than this zoo, or another origin"
+            )
         other = None
     manifest = Manifest("zoo", {"recipe": recipe.read_text(encoding="utf-8"), "engine": engine, "workers": workers})
     origin = Origin(plan.model, weights)
