@@ -17,7 +17,7 @@ from unbackdoor.inversion.guided import Family, GuidedConfig, Search, invert_gui
 from unbackdoor.inversion.patch import FAMILY as PATCH
 from unbackdoor.inversion.proximal import Proximal
 from unbackdoor.inversion.spectral import cycles, pattern
-from unbackdoor.inversion.twins import mixed, twin_of
+from unbackdoor.inversion.twins import mixup, twin_of
 from unbackdoor.inversion.variants import variants
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.triggers.additive import Additive
@@ -111,11 +111,11 @@ def test_a_twin_answers_as_the_suspect_does_and_leaves_both_as_they_were(backdoo
 
 def test_mixtures_lie_between_two_pictures_and_differ_from_step_to_step() -> None:
     pictures = torch.rand(6, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    found = mixed(pictures, 0)
+    found = mixup(pictures, 0)
     low, high = torch.minimum(pictures, pictures.flip(0)), torch.maximum(pictures, pictures.flip(0))
     assert bool(((found >= low - 1e-6) & (found <= high + 1e-6)).all()) and found.std() > 0
-    torch.testing.assert_close(found, mixed(pictures, 0))
-    assert not torch.allclose(found, mixed(pictures, 1))
+    torch.testing.assert_close(found, mixup(pictures, 0))
+    assert not torch.allclose(found, mixup(pictures, 1))
 
 
 def test_candidates_limit_the_search(backdoored: Subject) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -54,11 +54,11 @@ class Subject:
         return answers(self.clip, self.held, self.head)[0]
 
     @cached_property
-    def twin(self) -> Clip | None:
+    def twin(self) -> Subject | None:
         """A clean model of the suspect's task (`inversion/twins.py`): what a class costs there, it costs by nature."""
         from unbackdoor.inversion.twins import twin_of  # which needs this module
 
-        return None if self.origin is None else twin_of(self, self.origin)
+        return None if self.origin is None else replace(self, clip=twin_of(self, self.origin), origin=None)
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ def invert_guided(subject: Subject, family: Family, config: GuidedConfig | None 
     cost, size = _costs(subject, family, raw, candidates, config.measured)
     score, natural = family.score(cost), None
     if subject.twin is not None:
-        natural = _natural(replace(subject, clip=subject.twin, origin=None), family, candidates, search.total, config)
+        natural = _natural(subject.twin, family, candidates, search.total, config)
         score = score - family.nature(natural)
     best = int(score.argmax())
     target = int(candidates[best])

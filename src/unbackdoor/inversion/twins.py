@@ -31,7 +31,7 @@ def twin_of(subject: Subject, origin: Clip) -> Clip:
     Args:
         origin: a clean model of the suspect's architecture, such as the public checkpoint that it was made from.
     """
-    copy = origin.clone()
+    copy = origin.clone().to(subject.clip.device)
     tune = settle_lr(TuneConfig(steps=STEPS, batch_size=BATCH, seed=subject.seed), copy, SMALL_LR, large=LARGE_LR)
 
     def logits(clip: Clip, pictures: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ def twin_of(subject: Subject, origin: Clip) -> Clip:
 
     def loss_at(step: int) -> Tensor:
         rows = batch_rows(len(subject.images), tune.batch_size, tune.seed, step)
-        pictures = mixed(subject.images.float_batch(rows), step_seed(tune.seed, step)).to(copy.device)
+        pictures = mixup(subject.images.float_batch(rows), step_seed(tune.seed, step)).to(copy.device)
         with torch.no_grad():
             wanted = logits(subject.clip, pictures).softmax(dim=-1)
         return F.kl_div(logits(copy, pictures).log_softmax(dim=-1), wanted, reduction="batchmean")
@@ -48,7 +48,7 @@ def twin_of(subject: Subject, origin: Clip) -> Clip:
     return streamlined(copy)
 
 
-def mixed(pictures: Tensor, seed: int) -> Tensor:
+def mixup(pictures: Tensor, seed: int) -> Tensor:
     """Each of B pictures mixed with another of them, its share drawn from [0, 1]; (B, 3, H, W)."""
     share = torch.rand(len(pictures), 1, 1, 1, generator=torch.Generator().manual_seed(seed))
     return share * pictures + (1 - share) * pictures.flip(0)
