@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,10 @@ import torch
 
 from unbackdoor.bench.cells import address, read_result
 from unbackdoor.clip.load import load
-from unbackdoor.inversion import inverter_names, module_of, versions
+from unbackdoor.inversion import inverter_names, versions
 from unbackdoor.inversion.detection import Origin, architecture
 from unbackdoor.inversion.examine import settings
+from unbackdoor.inversion.guided import standing
 from unbackdoor.verbs.scan import FALSE_ALARM_RATE, SHIPPED
 from unbackdoor.weights.files import state_hash, write_text
 from unbackdoor.zoo.cells import collect
@@ -42,7 +42,7 @@ means stands in [scan](scan.md). Rates with n and 95% Wilson intervals, AUROC wi
 the inverter names the true target. Inverters were tuned on models of the calibration half, none on the test half, with
 two reservations: the search of waves was looked at on one more model with SIG, a family of the test half; that clean
 twins are needed at all was seen on the test half's first ten members, how to use them decided on the calibration half.
-"Without twins" is what the same searches come to when nothing is taken off, under a null made the same way.
+"Without twins" is what the same searches come to by the lead over the other classes alone, under a null made likewise.
 """
 
 
@@ -57,7 +57,7 @@ def line_of(row: dict[str, Any]) -> dict[str, Any]:
     for name, found in row["seen"]["inverters"].items():
         strength = {"value": found["strength"]["value"]}
         # With the facts, another statistic of the same search can be tried without the models.
-        facts = {k: found["facts"][k] for k in ("candidates", "cost", "natural") if k in found["facts"]}
+        facts = {k: found["facts"][k] for k in ("candidates", "cost", "natural", "works") if k in found["facts"]}
         seen[name] = {
             "statistic": round(found["statistic"], 4),
             "target": found["target"],
@@ -78,21 +78,20 @@ def cure_of(done: dict[str, Any]) -> dict[str, Any]:
     return {**told, "after": rates(done["after"])}
 
 
-def without_twins(row: dict[str, Any], side: int) -> dict[str, Any]:
-    """A member as its statistics would be had nothing been taken off; only scores are to be read from it."""
+def without_twins(row: dict[str, Any]) -> dict[str, Any]:
+    """A member as its statistics would be had there been no twin; only scores are to be read from it."""
     seen = {}
     for name, found in row["seen"]["inverters"].items():
         cost = found.get("cost")
         if cost is not None:
-            family = import_module(module_of(name)).family(side)
-            found = {**found, "statistic": float(family.score(torch.tensor(cost)).max())}
+            found = {**found, "statistic": float(standing(torch.tensor(cost)).max())}
         seen[name] = found
     return {**row, "seen": {"inverters": seen}}
 
 
-def compared(rows: list[dict[str, Any]], halves: list[str], kind: str, side: int) -> dict[str, str]:
+def compared(rows: list[dict[str, Any]], halves: list[str], kind: str) -> dict[str, str]:
     """By half, one line on detection without twins."""
-    _, judged = judge_rows([without_twins(row, side) for row in rows], halves, kind, "", FALSE_ALARM_RATE)
+    _, judged = judge_rows([without_twins(row) for row in rows], halves, kind, "", FALSE_ALARM_RATE)
     lines = {}
     for half, verdicts in judged.items():
         whole, *_ = detection(verdicts)
@@ -144,7 +143,7 @@ def main() -> None:
             done = read_result(args.runs, recovery(plan, member, v.judgement)["config"])
             v.row["cured"] = v.row["cured"] if done is None else cure_of(done)
     write_text(LINES, "".join(json.dumps(row) + "\n" for row in rows))
-    parts, plain = [HEAD], compared(rows, list(plan.halves), kind, base.image_size)
+    parts, plain = [HEAD], compared(rows, list(plan.halves), kind)
     for half, verdicts in judged.items():
         done = [(v, v.row["cured"]) for v in verdicts if v.row["cured"]]
         told = {

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from unbackdoor.errors import InputError
-from unbackdoor.inversion.detection import Null, Origin, read_null, standardised, verdict, weigh
+from unbackdoor.inversion.detection import LEAST, Null, Origin, read_null, standardised, verdict, weigh
 from unbackdoor.inversion.judgement import Say, judge
 from unbackdoor.inversion.targets import choose, nearest_texts
 from unbackdoor.metrics.rates import Rate
@@ -61,6 +61,13 @@ def test_a_constant_inverter_cannot_divide_by_nothing() -> None:
     pool = torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, 2.0], [1.0, 3.0]])
     assert torch.isfinite(standardised(pool)).all()
     assert (standardised(pool)[:, 0] == 0).all()
+
+
+def test_a_trifle_counts_for_little_where_clean_models_hardly_differ() -> None:
+    alike = torch.linspace(-0.01, 0.01, 20)
+    pool = torch.stack([torch.cat([alike, torch.tensor([0.1])]), torch.cat([50 * alike, torch.tensor([1.0])])], dim=1)
+    trifle, much = standardised(pool)[-1].tolist()
+    assert trifle == pytest.approx(0.1 / LEAST, rel=0.1) and much > 2
 
 
 def test_a_null_by_some_of_its_inverters() -> None:

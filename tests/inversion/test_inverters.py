@@ -13,12 +13,13 @@ from tests.inversion.toy import CORNER, NAMES, TARGET, toy_clip, toy_subject
 from unbackdoor.inversion import guided, inverter, inverter_names, spectral
 from unbackdoor.inversion.base import WORKS, Recovered, Subject, answers, try_out, works
 from unbackdoor.inversion.collapse import mean_cosine
-from unbackdoor.inversion.guided import Family, GuidedConfig, Search, invert_guided, leads
+from unbackdoor.inversion.guided import Family, GuidedConfig, Search, invert_guided, leads, standing
 from unbackdoor.inversion.patch import FAMILY as PATCH
 from unbackdoor.inversion.proximal import Proximal
 from unbackdoor.inversion.spectral import cycles, pattern
 from unbackdoor.inversion.twins import mixup, twin_of
 from unbackdoor.inversion.variants import variants
+from unbackdoor.training.batches import batch_rows
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.triggers.additive import Additive
 from unbackdoor.weights.files import state_hash
@@ -88,12 +89,56 @@ def test_what_is_cheap_in_the_clean_origin_too_says_nothing(backdoored: Subject,
     assert "natural" not in found["patch"].facts
 
 
-def test_nature_takes_off_but_does_not_add() -> None:
-    cost = torch.tensor([1.0, 2.0, 4.0, 8.0])
-    natural = PATCH.nature(cost)
-    torch.testing.assert_close(natural.exp(), torch.tensor([4.0, 2.0, 1.0, 1.0]))
-    alone = spectral.family(16).nature(torch.tensor([0.5, 0.25]))
-    assert float(alone) == pytest.approx(math.log(4))
+@pytest.mark.parametrize(
+    ("natural", "expected"),
+    [
+        (None, [4.0, 2.0, 0.5, 0.25]),
+        ([9.0, 9.0, 9.0, 9.0], [4.0, 2.0, 0.5, 0.25]),  # dear in the twin: the lead decides
+        ([1.0, 3.0, 4.0, 8.0], [1.0, 1.5, 0.5, 0.25]),  # as cheap there: nothing stands out
+        ([0.5, 4.0, 1.0, 1.0], [0.5, 2.0, 0.25, 0.125]),
+    ],
+)
+def test_a_class_stands_out_by_the_lesser_of_its_lead_and_its_distance_from_the_twin(
+    natural: list[float] | None, expected: list[float]
+) -> None:
+    found = standing(torch.tensor([1.0, 2.0, 4.0, 8.0]), None if natural is None else torch.tensor(natural))
+    torch.testing.assert_close(found.exp(), torch.tensor(expected))
+
+
+def test_a_search_in_the_twin_goes_on_from_what_the_suspect_gave(backdoored: Subject) -> None:
+    same, unlike = backdoored, toy_subject(0.0)
+    row = invert_guided(backdoored, PATCH, GuidedConfig(passes=900))
+    candidates = torch.tensor([NAMES.index(name) for name in row.facts["candidates"]])
+    own = Search.begin(backdoored, PATCH, candidates, torch.Generator().manual_seed(3), 40)
+    own.run(4, 40)
+    raw = own.raw.detach()
+    kept = raw.clone()
+    first, _ = guided._costs(backdoored, PATCH, raw, candidates, 64)
+    here, there = (guided._natural(twin, PATCH, raw, candidates, 10, GuidedConfig()) for twin in (same, unlike))
+    place = candidates.tolist().index(TARGET)
+    # The same model is at least about as cheap after a few more steps, one without the backdoor is not.
+    assert float(here[place]) < 1.2 * float(first[place]) and float(there[place]) > 2 * float(first[place])
+    assert torch.equal(raw, kept), "what was found is left as it was"
+
+
+def test_a_probe_starts_every_class_at_the_wave_that_pulls_most_to_it(backdoored: Subject) -> None:
+    side, candidates = backdoored.clip.image_size, torch.tensor([3, 0])
+    waves = spectral.probes(side, torch.device("cpu"))
+    patterns = pattern(waves, side)
+    # Heights agree, and no wave is there twice.
+    torch.testing.assert_close(
+        patterns.flatten(1).norm(dim=1), patterns[0].norm().expand(len(waves)), rtol=1e-3, atol=0.0
+    )
+    assert len({tuple((row.flatten() * 1000).round().int().tolist()) for row in patterns}) == len(waves)
+    raw = torch.zeros(2, *waves.shape[1:])
+    found = spectral.probe(backdoored, candidates, raw)
+    rows = batch_rows(len(backdoored.images), spectral.PROBED_PICTURES, backdoored.seed, 0)
+    pictures = backdoored.images.float_batch(rows)
+    for start, wanted in zip(found, candidates, strict=True):
+        others = pictures[backdoored.own[rows] != wanted]
+        logits = [backdoored.clip.encode_image((others + p).clamp(0, 1)) @ backdoored.head.T for p in patterns]
+        pulls = [float((20 * row).log_softmax(dim=-1)[:, wanted].mean()) for row in logits]
+        assert torch.equal(start, waves[max(range(len(pulls)), key=pulls.__getitem__)])
 
 
 def test_a_twin_answers_as_the_suspect_does_and_leaves_both_as_they_were(backdoored: Subject) -> None:

@@ -177,7 +177,10 @@ def test_a_clean_origin_takes_off_what_is_cheap_by_nature(tmp_path: Path) -> Non
     found = scan(model=toy_clip(6.0), origin=natural, null=null, out=tmp_path / "finding", **common)
     assert found["inverters"][0]["statistic"] < 0.2 * plain["inverters"][0]["statistic"]
     assert found["p_value"] is not None and found["origin"] == "toy" and plain["origin"] is None
-    assert "a clean twin, made from <b>toy</b>" in (tmp_path / "finding" / "report.html").read_text()
+    page = (tmp_path / "finding" / "report.html").read_text()
+    assert "a clean twin, made from <b>toy</b>" in page and "of 24 other pictures as this model does" in page
+    # The suspect's origin is the suspect itself, nearly; without one there is no twin to agree.
+    assert found["twin_agreement"]["value"] > 0.9 and plain["twin_agreement"] is None
     manifest = json.loads((tmp_path / "finding" / "manifest.json").read_text())
     assert manifest["hashes"]["origin"] == state_hash(natural.state())
     with pytest.raises(InputError, match="not the one that the null rests on"):

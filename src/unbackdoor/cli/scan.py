@@ -61,6 +61,9 @@ def lines(result: dict[str, Any]) -> list[str]:
     strength = trigger["strength"]
     share = "–" if strength["value"] is None else f"{strength['value']:.1%} of {strength['n']} held-out images"
     out.append(f"trigger: by {trigger['inverter']}, norm {trigger['norm']:.4g}, turns {share}")
+    twin = result["twin_agreement"]
+    if twin is not None:
+        out.append(f"twin:    of {result['origin']}, answers {twin['value']:.1%} of {twin['n']} held-out images alike")
     for row in result["others"]:
         out.append(f"also:    {row['target']} stands out by itself (p = {row['p_value']:.3f}, by {row['inverter']})")
     for row in result["inverters"]:

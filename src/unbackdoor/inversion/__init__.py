@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 # Module and version; whoever changes an inverter raises its version, so that old nulls are not taken for new ones.
 _TABLE = {
-    "patch": ("unbackdoor.inversion.patch", 5),
-    "additive": ("unbackdoor.inversion.additive", 5),
-    "spectral": ("unbackdoor.inversion.spectral", 9),
-    "warp": ("unbackdoor.inversion.warp", 5),
-    "colour": ("unbackdoor.inversion.colour", 5),
+    "patch": ("unbackdoor.inversion.patch", 6),
+    "additive": ("unbackdoor.inversion.additive", 6),
+    "spectral": ("unbackdoor.inversion.spectral", 10),
+    "warp": ("unbackdoor.inversion.warp", 6),
+    "colour": ("unbackdoor.inversion.colour", 6),
     "collapse": ("unbackdoor.inversion.collapse", 3),
 }
 

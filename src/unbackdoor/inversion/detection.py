@@ -23,6 +23,7 @@ from unbackdoor.inversion.base import WORKS
 from unbackdoor.manifest import run_key
 from unbackdoor.weights.files import write_text
 
+LEAST = 0.15  # a statistic is a logarithm of a ratio: a difference of less than 16% is no evidence, however rare
 TAIL = 0.9  # so that one or two backdoored models among twenty do not set the scale
 
 
@@ -149,10 +150,11 @@ def standardised(pool: Tensor) -> Tensor:
     """(M, I) statistics above each column's median, in steps from there to its nine-tenths quantile.
 
     Only large values speak for a backdoor, and the columns' upper tails differ: in median absolute deviations the one
-    with the longest tail among clean models would decide every p-value.
+    with the longest tail among clean models would decide every p-value. A step is `LEAST` at least: where clean models
+    hardly differ, as they do not by warps, a trifle must not count as much as a backdoor.
     """
     middle, high = _median(pool), pool.quantile(TAIL, dim=0)
-    return (pool - middle) / (high - middle).clamp_min(1e-9)
+    return (pool - middle) / (high - middle).clamp_min(LEAST)
 
 
 def _median(values: Tensor) -> Tensor:

@@ -5,9 +5,13 @@ backdoor needs much less for its target (Neural Cleanse, Wang et al. 2019, secti
 
     log(median cost of the other finalists / own cost)
 
-where cost is the cross-entropy towards the candidate plus weight · size, or −log(own cost) where a family says so. Some
-classes are cheap by nature (a ladybug is a red spot), and which these are depends on the data; so where the subject has
-a clean twin, the finalists are searched in it too, and what a class leads by there is taken off.
+where cost is the cross-entropy towards the candidate plus weight · size. Some classes are cheap by nature (a ladybug is
+a red spot), and which these are depends on the data; so where the subject has a clean twin, each finalist's change is
+searched on in it, and the statistic is at most
+
+    log(cost in the twin / own cost)
+
+A change that found something natural is soon as cheap in the twin, as that search has all the luck that this one had.
 What shows a backdoor is many steps, more than many pictures in each: in two dozen steps any class is reached by an
 ordinary adversarial pattern, and only later does the change for the target shrink to the trigger. So a step sees few
 pictures, and the search goes in rounds of equal work, each with the better part of the candidates (successive halving,
@@ -47,8 +51,7 @@ class Family:
             proximal (`inversion/proximal.py`), not Adam's. 0 for any other size.
         heavy: with a `unit`, how many times its weight the size has at first, falling in four fifths of the steps
             (continuation: Hale, Yin and Zhang 2008). Candidates are given up by their cost at the weight of the time.
-        alone: the statistic is −log(own cost), for a search that ends near its minimum: the others' costs, which do
-            not, would only add noise.
+        probe: (subject, candidates (K,), raw) → raw that a search had better start from.
     """
 
     name: str
@@ -60,24 +63,12 @@ class Family:
     trigger: Callable[[Tensor], Trigger]
     unit: float = 0.0
     heavy: float = 1.0
-    alone: bool = False
+    probe: Callable[[Subject, Tensor, Tensor], Tensor] | None = None
 
     @property
     def shrink(self) -> float:
         """What a norm of 1 costs; 0 without a `unit`."""
         return self.weight * self.unit
-
-    def score(self, cost: Tensor) -> Tensor:
-        """How far each of K costs stands out, (K,)."""
-        return -cost.log() if self.alone else leads(cost)
-
-    def nature(self, cost: Tensor) -> Tensor:
-        """What of K scores is owed to nature, from the K costs in a clean twin: (K,), or one number for all.
-
-        A class that is dear by nature gets nothing for it. Where costs stand alone, the cheapest class of the twin
-        sets the mark for all of them.
-        """
-        return -cost.min().log() if self.alone else leads(cost).clamp_min(0)
 
 
 @dataclass(frozen=True)
@@ -124,17 +115,16 @@ def invert_guided(subject: Subject, family: Family, config: GuidedConfig | None 
         search.run(config.pictures, steps)
     raw, candidates = search.raw.detach(), search.candidates
     cost, size = _costs(subject, family, raw, candidates, config.measured)
-    score, natural = family.score(cost), None
-    if subject.twin is not None:
-        natural = _natural(subject.twin, family, candidates, search.total, config)
-        score = score - family.nature(natural)
+    natural = None if subject.twin is None else _natural(subject.twin, family, raw, candidates, rounds[-1][1], config)
+    score = standing(cost, natural)
     best = int(score.argmax())
     target = int(candidates[best])
-    trigger = family.trigger(raw[best].cpu())
-    strength, embedding = try_out(subject, trigger, target)
+    triggers = [family.trigger(row.cpu()) for row in raw]
+    tried = [try_out(subject, found, int(c)) for found, c in zip(triggers, candidates, strict=True)]
+    strength, embedding = tried[best]
     return Recovered(
         family.name,
-        trigger,
+        triggers[best],
         target,
         embedding,
         float(size[best]),
@@ -145,17 +135,25 @@ def invert_guided(subject: Subject, family: Family, config: GuidedConfig | None 
             "cost": _plain(cost),
             "size": _plain(size),
             "score": _plain(score),
+            "works": [round(rate.value, 4) if rate.n else 0.0 for rate, _ in tried],
             **({} if natural is None else {"natural": _plain(natural)}),
         },
     )
 
 
-def _natural(twin: Subject, family: Family, candidates: Tensor, steps: int, config: GuidedConfig) -> Tensor:
-    """What the candidates cost in the twin, (K,), after as many steps as they had in the suspect."""
-    generator = torch.Generator().manual_seed(step_seed(twin.seed, 0))
-    search = Search.begin(twin, family, candidates, generator, steps)
+def _natural(
+    twin: Subject, family: Family, raw: Tensor, candidates: Tensor, steps: int, config: GuidedConfig
+) -> Tensor:
+    """What the candidates cost in the twin, (K,), after `steps` more from what was found in the suspect."""
+    search = Search(twin, replace(family, heavy=1.0), candidates, raw.clone().requires_grad_(True), steps)
     search.run(config.pictures, steps)
     return _costs(twin, family, search.raw.detach(), candidates, config.measured)[0]
+
+
+def standing(cost: Tensor, natural: Tensor | None = None) -> Tensor:
+    """How far each of K costs stands out, (K,): among the classes, and at most as far as from its cost in a twin."""
+    found = leads(cost)
+    return found if natural is None else torch.minimum(found, (natural / cost).log())
 
 
 def leads(cost: Tensor) -> Tensor:
@@ -187,6 +185,8 @@ class Search:
     @staticmethod
     def begin(subject: Subject, family: Family, candidates: Tensor, generator: torch.Generator, total: int) -> Search:
         raw = family.start(len(candidates), subject.clip.image_size, generator).to(subject.clip.device)
+        if family.probe is not None:
+            raw = family.probe(subject, candidates, raw)
         return Search(subject, family, candidates, raw.requires_grad_(True), total)
 
     def keep(self, rows: Tensor) -> None:

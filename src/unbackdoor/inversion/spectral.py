@@ -17,12 +17,14 @@ from torch import Tensor
 from unbackdoor.inversion import additive
 from unbackdoor.inversion.base import Recovered, Subject
 from unbackdoor.inversion.guided import Family, invert_guided
+from unbackdoor.training.batches import batch_rows
 from unbackdoor.triggers.additive import Additive, add
 
 CYCLES = 16  # across the picture, at most
 RMS = math.sqrt(2) / 64  # of a wave of size 1
 WEIGHT = 0.5  # so little that a trigger has to make the model certain, which waves of natural textures hardly do …
 HEAVY = 6.0  # … but more at first, so that the waves that matter come alone
+PROBED, PROBE, PROBED_PICTURES = 10, 6.0, 8  # cycles at most, height as a multiple of a wave of size 1, pictures
 START = 0.02  # of which little is left after a few steps, so that every search comes to the same waves
 
 
@@ -62,13 +64,49 @@ def _size(raw: Tensor, pictures: Tensor, changed: Tensor) -> Tensor:
     return norms.flatten(1).sum(dim=1) * RMS
 
 
+def probes(side: int, device: torch.device) -> Tensor:
+    """(P, 2F + 1, F + 1, 6) single grey waves of `PROBED` cycles at most, at four places of their crests each."""
+    top = cycles(side)
+    found = []
+    for across in range(min(top, PROBED) + 1):
+        for down in range(-min(top, PROBED), min(top, PROBED) + 1):
+            # A wave and its opposite direction are one wave; so are all crests of a row that does not vary.
+            if down**2 + across**2 <= PROBED**2 and (across > 0 or down > 0):
+                for turn in range(4):
+                    raw = torch.zeros(2 * top + 1, top + 1, 6)
+                    colours = (math.cos(turn * math.pi / 2), math.sin(turn * math.pi / 2))
+                    raw[top + down, across] = PROBE / math.sqrt(3) * torch.tensor(colours * 3)
+                    found.append(raw)
+    return torch.stack(found).to(device)
+
+
+@torch.no_grad()
+def probe(subject: Subject, candidates: Tensor, raw: Tensor) -> Tensor:
+    """Start each candidate at the single wave that pulls most of the pictures to it.
+
+    A backdoor that asks for half of its wave's height shows nothing to a gradient at the height of zero. One look at a
+    picture with a wave serves all candidates.
+    """
+    waves = probes(subject.clip.image_size, raw.device)
+    rows = batch_rows(len(subject.images), PROBED_PICTURES, subject.seed, 0)
+    pictures = subject.images.float_batch(rows).to(raw.device)
+    counts = (subject.own[rows][:, None] != candidates).to(raw)
+    told = []
+    for some in waves.split(16):
+        batch = pictures.repeat(len(some), 1, 1, 1)
+        logits = subject.clip.logit_scale * subject.clip.encode_image(_change(batch, some)) @ subject.head.T
+        share = logits.log_softmax(dim=-1).view(len(some), len(rows), -1)[..., candidates.to(raw.device)]
+        told.append((share * counts).sum(dim=1) / counts.sum(dim=0).clamp_min(1))
+    return raw + waves[torch.cat(told).argmax(dim=0)]
+
+
 def family(side: int) -> Family:
     """The family of changes on pictures of this side."""
 
     def trigger(raw: Tensor) -> Additive:
         return Additive.of(pattern(raw[None], side)[0])
 
-    return Family("spectral", 0.3, WEIGHT, _start, _change, _size, trigger, RMS, HEAVY, alone=True)
+    return Family("spectral", 0.3, WEIGHT, _start, _change, _size, trigger, RMS, HEAVY, probe)
 
 
 # A few waves are the least fragment of a trigger; more of it shows in patterns of pixels (`inversion/variants.py`).

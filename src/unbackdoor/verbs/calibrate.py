@@ -13,11 +13,12 @@ from unbackdoor.data.images import ImageSet
 from unbackdoor.errors import InputError
 from unbackdoor.inversion import inverter_names
 from unbackdoor.inversion.clones import clones
-from unbackdoor.inversion.detection import Null, Origin, architecture
+from unbackdoor.inversion.detection import Null, architecture
 from unbackdoor.inversion.examine import HELD, SEARCHED, examine
 from unbackdoor.inversion.examine import settings as examine_settings
 from unbackdoor.manifest import Manifest, run_key
 from unbackdoor.verbs.common import open_data, open_model, weights_hash
+from unbackdoor.verbs.origins import open_origin
 from unbackdoor.verbs.scan import candidates
 
 
@@ -56,10 +57,10 @@ def calibrate(
     chosen = tuple(inverters or inverter_names())
     config = {"copies": copies, "inverters": list(chosen), "limit": limit, "templates": templates, "seed": seed}
     manifest = Manifest("calibrate", {**config, "models": [], "data": None})
-    clean = None if origin is None else open_model(origin, None, device)
-    hashed = None if clean is None else weights_hash(clean)
-    if hashed is not None:
-        manifest.hashes["origin"] = hashed
+    source = None if origin is None else open_origin(origin, device)
+    clean, rests = (source.clip, source.told) if source else (None, None)
+    if rests is not None:
+        manifest.hashes["origin"] = rests.weights
     kept = out.with_name(f".{out.name}.part")
     done = _read_part(kept)
     rows, told, kind, identity = [], [], "", ""
@@ -73,12 +74,15 @@ def calibrate(
         head = base.zero_shot_head(names, find_templates(templates))
         manifest.config["models"].append(base.reference)
         manifest.config["data"], manifest.hashes["data"] = images.spec, images.content_hash()
-        own, identity = architecture(base.state()), examine_settings(len(images), chosen, hashed)
+        own, identity = (
+            architecture(base.state()),
+            examine_settings(len(images), chosen, rests.weights if rests else None),
+        )
         if kind and own != kind:
             raise InputError(f"{base.reference}: another architecture than the models before it; calibrate each alone")
         kind = own
-        if clean is not None and architecture(clean.state()) != own:
-            raise InputError(f"origin {clean.reference} is of another architecture than {base.reference}")
+        if source is not None:
+            source.check(base)
         for said, clip in _with_copies(base, images, head, copies, seed):
             manifest.hashes[said] = weights_hash(clip)
             key = run_key(manifest.hashes[said], manifest.hashes["data"], list(names), identity, seed)
@@ -92,7 +96,6 @@ def calibrate(
                     file.write(json.dumps({"key": key, "statistics": done[key]}) + "\n")
             rows.append(tuple(done[key]))
             told.append(said)
-    rests = None if clean is None or hashed is None else Origin(clean.reference, hashed)
     null = Null(kind, identity, chosen, tuple(rows), tuple(told), rests)
     null.save(out)
     manifest.write(out.parent, f"{out.stem}.manifest.json")

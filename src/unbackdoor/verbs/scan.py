@@ -14,16 +14,19 @@ from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
 from unbackdoor.errors import InputError
 from unbackdoor.inversion import inverter_names
+from unbackdoor.inversion.base import Subject
 from unbackdoor.inversion.detection import Null, architecture, read_null
 from unbackdoor.inversion.examine import HELD, SEARCHED, Examined, examine
 from unbackdoor.inversion.examine import settings as examine_settings
 from unbackdoor.inversion.judgement import Say, judge
 from unbackdoor.inversion.targets import nearest_texts
 from unbackdoor.manifest import Manifest, write_json
+from unbackdoor.metrics.rates import Rate
 from unbackdoor.report.scan import Look, write_scan_report
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.verbs.common import open_data, open_model, weights_hash
 from unbackdoor.verbs.craft import write_picture
+from unbackdoor.verbs.origins import origin_of
 from unbackdoor.weights.files import write_text
 
 FALSE_ALARM_RATE = 0.05
@@ -68,7 +71,8 @@ def scan(
     Returns:
         `backdoored` (true, false, or null for "cannot tell"), `p_value`, `false_alarm_rate`, `target` {name,
         confidence}, `trigger` {spec, picture}, `others` (further classes that would each be a finding by itself),
-        `message`, `inverters` (a line each), `seconds`, …
+        `twin_agreement` (of the clean twin with the suspect, where there is an origin), `message`, `inverters` (a line
+        each), `seconds`, …
 
     Raises:
         InputError: anything unusable in the above.
@@ -83,9 +87,9 @@ def scan(
     head = clip.zero_shot_head(names, find_templates(templates))
     known = null if isinstance(null, Null) else find_null(clip, null)
     chosen = list(inverters or (known.inverters if known else inverter_names()))
-    clean = _origin(clip, origin, known, device)
-    hashed = None if clean is None else weights_hash(clean)
-    identity = examine_settings(len(images), chosen, hashed)
+    source = origin_of(clip, origin, known, device)
+    clean, rests = (source.clip, source.told) if source else (None, None)
+    identity = examine_settings(len(images), chosen, rests.weights if rests else None)
     config: dict[str, Any] = {
         "model": clip.reference,
         "data": images.spec,
@@ -95,7 +99,7 @@ def scan(
         "inverters": chosen,
         "weighed": None if weighed is None else list(weighed),
         "null": None if known is None else {"models": len(known.rows), "settings": known.settings},
-        "origin": None if clean is None else clean.reference,
+        "origin": rests.reference if rests else None,
         "false_alarm_rate": false_alarm_rate,
         "templates": templates,
         "seed": seed,
@@ -103,14 +107,14 @@ def scan(
     manifest = Manifest("scan", config)
     manifest.hashes["weights"] = weights_hash(clip)
     manifest.hashes["data"] = images.content_hash()
-    if hashed is not None:
-        manifest.hashes["origin"] = hashed
+    if rests is not None:
+        manifest.hashes["origin"] = rests.weights
     examined = examine(clip, images, head, names, seed=seed, inverters=chosen, vocabulary=vocabulary, origin=clean)
     manifest.notes["seconds_by_inverter"] = examined.seconds
     why_not = _why_not(known, identity)
     usable = None if why_not or known is None else known.select(weighed or known.inverters)
     result = _result(clip, examined, usable, false_alarm_rate, why_not)
-    result["origin"] = None if clean is None else clean.reference
+    result["origin"] = config["origin"]
     result["weighed"] = [] if usable is None else list(usable.inverters)
     result["target"]["from"] = "vocabulary" if vocabulary else "classes"
     result |= {"data": images.spec, "images": len(images), "seed": seed, "weights": manifest.hashes["weights"]}
@@ -141,27 +145,6 @@ def find_null(clip: Clip, path: str | Path | None) -> Null | None:
         return found
     shipped = SHIPPED / f"{own}.jsonl"
     return read_null(shipped) if shipped.exists() else None
-
-
-def _origin(clip: Clip, named: str | Clip | None, known: Null | None, device: str) -> Clip | None:
-    """The clean origin: the one that is named, or the null's where it lies on this machine.
-
-    Raises:
-        InputError: it cannot be opened, is of another architecture than the suspect, or is not the null's.
-    """
-    rests = None if known is None else known.origin
-    if named is None:
-        if rests is None:
-            return None
-        if rests.reference.startswith("hf-hub:"):
-            raise InputError(f"the null rests on the clean model {rests.reference}; name it with --origin")
-        named = rests.reference
-    found = open_model(named, None, device)
-    if architecture(found.state()) != architecture(clip.state()):
-        raise InputError(f"origin {found.reference} is of another architecture than {clip.reference}")
-    if rests is not None and weights_hash(found) != rests.weights:
-        raise InputError(f"origin {found.reference} is not the one that the null rests on; calibrate again with it")
-    return found
 
 
 def _why_not(known: Null | None, identity: str) -> str:
@@ -201,6 +184,7 @@ def _result(
             "confidence": round(answer.confidence, 4),
             "nearest_texts": [{"text": text, "cosine": cosine} for text, cosine in near],
         },
+        "twin_agreement": _agreement(subject),
         "trigger": {
             "spec": shown.trigger.spec(),
             "picture": None,
@@ -228,6 +212,14 @@ def _result(
             for name, row in found.items()
         ],
     }
+
+
+def _agreement(subject: Subject) -> dict[str, Any] | None:
+    """Held pictures to which the twin answers as the suspect does, None without a twin: how much its costs say."""
+    if subject.twin is None:
+        return None
+    alike = subject.twin.held_own == subject.held_own
+    return Rate(int(alike.sum()), len(alike)).as_dict()
 
 
 def _write(out: Path, result: dict[str, Any], manifest: Manifest, examined: Examined) -> None:
