@@ -177,15 +177,20 @@ def test_verdicts_and_tables() -> None:
     assert alarms["called"]["value"] == alarms["p_value"]["value"] == pytest.approx(1 / 3)
     done = [
         (v, {"after": {"asr": {"value": asr}}, "retention": kept})
-        for v, asr, kept in ((verdicts[3], 0.01, 0.98), (verdicts[4], 0.3, 0.96), (verdicts[1], None, 1.0))
+        for v, asr, kept in (
+            (verdicts[3], 0.01, 0.98),
+            (verdicts[4], 0.3, 0.96),
+            (verdicts[1], None, 0.9),  # clean, and called backdoored
+            (verdicts[0], None, 0.8),  # clean, and not called
+        )
     ]
     cured = cures(done)
     assert cured["backdoored"] == {
         "n": 2, "asr": {"median": 0.155, "p90": 0.3, "largest": 0.3}, "retention": pytest.approx(0.97)
     }  # fmt: skip
-    assert cured["clean"] == {"n": 1, "retention": 1.0}
+    assert cured["clean"] == {"n": 2, "retention": pytest.approx(0.85), "as_judged": pytest.approx(0.95)}
     page = as_markdown({"detection": detection(verdicts), "false_alarms": alarms, "cures": cured})
-    assert "| text |" in page and "15.5%" in page and "33.3%" in page
+    assert "| text |" in page and "15.5%" in page and "33.3%" in page and "85.0%" in page and "95.0%" in page
 
 
 class InProcess:
