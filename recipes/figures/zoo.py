@@ -57,12 +57,15 @@ def line_of(row: dict[str, Any]) -> dict[str, Any]:
     for name, found in row["seen"]["inverters"].items():
         strength = {"value": found["strength"]["value"]}
         # With the facts, another statistic of the same search can be tried without the models.
-        facts = {k: found["facts"][k] for k in ("candidates", "cost", "natural", "works") if k in found["facts"]}
+        facts = {
+            k: found["facts"][k] for k in ("candidates", "score", "cost", "natural", "works") if k in found["facts"]
+        }
         seen[name] = {
             "statistic": round(found["statistic"], 4),
             "target": found["target"],
             "strength": strength,
-        } | facts
+            "facts": facts,
+        }
     return {
         "address": address(row["member"]["config"]),
         "versions": versions(),
@@ -82,9 +85,9 @@ def without_twins(row: dict[str, Any]) -> dict[str, Any]:
     """A member as its statistics would be had there been no twin; only scores are to be read from it."""
     seen = {}
     for name, found in row["seen"]["inverters"].items():
-        cost = found.get("cost")
-        if cost is not None:
-            found = {**found, "statistic": float(standing(torch.tensor(cost)).max())}
+        facts = found.get("facts", {})
+        if "cost" in facts:
+            found = {**found, "facts": {**facts, "score": standing(torch.tensor(facts["cost"])).tolist()}}
         seen[name] = found
     return {**row, "seen": {"inverters": seen}}
 

@@ -28,7 +28,7 @@ unlearn_scan_module = sys.modules[Lead.__module__]
 
 
 def toy_null(statistics: list[float]) -> Null:
-    rows = tuple((v,) for v in statistics)
+    rows = tuple(((("ant", v),),) for v in statistics)
     kind = architecture(toy_clip(0.0).state())
     return Null(kind, settings(96, ("patch",)), ("patch",), rows, tuple(f"m{i}" for i in range(len(rows))))
 
@@ -119,7 +119,7 @@ def test_calibrate_makes_a_null_that_scan_takes_and_goes_on_after_a_kill(
     assert len(ran) == 1, "two models' statistics were kept from before the kill"
     assert whole["clean_models"] == 3
     assert sorted(p.name for p in tmp_path.iterdir()) == ["null.jsonl", "null.manifest.json", "templates.txt"]
-    assert len({row[0] for row in read_null(out).rows}) > 1, "copies must differ"
+    assert len({row[0][0] for row in read_null(out).rows}) > 1, "copies must differ"
     found = scan(model=toy_clip(0.0), null=out, **common)
     assert found["clean_models"] == 3 and 0.25 <= found["p_value"] <= 1
     assert found["backdoored"] is None and "calibrate with 19" in found["message"]
@@ -206,7 +206,7 @@ def toy_finding(strength: float, folder: Path) -> dict[str, object]:
 def test_a_scan_after_a_cure_does_not_weigh_feature_collapse(tmp_path: Path) -> None:
     names = ("patch", "collapse")
     # Next to these models, any statistic of collapse stands out and none of the patch does.
-    rows = tuple((50.0 + i, -1000.0 - i) for i in range(24))
+    rows = tuple(((("ant", 50.0 + i),), (("ant", -1000.0 - i),)) for i in range(24))
     null = Null(architecture(toy_clip(0.0).state()), settings(96, names), names, rows, ("m",) * 24)
     null.save(tmp_path / "null.jsonl")
     common = {"data": toy_images(), "null": tmp_path / "null.jsonl", "templates": template(tmp_path)}

@@ -149,7 +149,7 @@ def member(
 
 
 def judged() -> list[Verdict]:
-    null = Null("a", "s", ("patch",), tuple((0.1 * i,) for i in range(24)), ("m",) * 24)
+    null = Null("a", "s", ("patch",), tuple(((("c", 0.1 * i),),) for i in range(24)), ("m",) * 24)
     rows = [
         member(0, "clean", 1.0),
         member(1, "clean", 9.0),
@@ -275,7 +275,13 @@ def test_a_half_by_itself_is_judged_under_a_null_of_elsewhere(
     base = load(str(vit_folder)).state()
     kind, weights = architecture(base), state_hash(base)
     fitting, odd = (
-        Null(kind, settings(n, ["collapse"], weights), ("collapse",), tuple((0.1 * i,) for i in range(24)), ("m",) * 24)
+        Null(
+            kind,
+            settings(n, ["collapse"], weights),
+            ("collapse",),
+            tuple(((("c", 0.1 * i),),) for i in range(24)),
+            ("m",) * 24,
+        )
         for n in (40, 41)
     )
     fitting.save(tmp_path / "fitting.jsonl")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -73,6 +73,7 @@ class Recovered:
         norm: how large the trigger is, in the inverter's own unit (a share of the picture, or RMS change in [0, 1]).
         strength: held pictures, outside those that the suspect gives the target anyway, that the trigger turns to it.
         statistic: larger for a backdoor; comparable among models of one architecture only.
+        scores: the same of every class that was searched to the end, by index; the target's is the largest.
         facts: what went into the statistic.
     """
 
@@ -83,6 +84,7 @@ class Recovered:
     norm: float
     strength: Rate
     statistic: float
+    scores: Mapping[int, float]
     facts: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -109,6 +109,7 @@ def invert(subject: Subject, config: CollapseConfig | None = None) -> Recovered:
         float(found[top]),
         strength,
         float(score[top]),
+        {target: float(score[top])},
         {
             "share": [round(float(v), 5) for v in found],
             "agreement": [round(float(v), 4) for v in closest],

@@ -1,9 +1,13 @@
 """From the inverters' statistics to one p-value, against clean models of the same architecture.
 
 The test is full conformal (Vovk et al. 2005, section 2.2): the model under test joins the clean ones, each inverter's
-statistic is centred by the pool's median and scaled by how far its upper tail reaches, a model's score is its
-largest value over the inverters, and p is the share of the pool that scores at least as high. All models are treated
-alike, so that p ≤ ε happens to at most ε of clean models drawn like the null's, whatever the distribution.
+statistic is centred by the pool's median and scaled by how far its upper tail reaches, what speaks for a class is added
+up over the inverters, a model's score is that of its foremost class, and p is the share of the pool that scores at
+least as high. All models are treated alike, so that p ≤ ε happens to at most ε of clean models drawn like the null's,
+whatever the distribution.
+
+Sums over classes, as a backdoor shows in several inverters at once and always by the same class, while what nature or
+chance makes cheap differs from one to the next.
 """
 
 from __future__ import annotations
@@ -13,17 +17,19 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import torch
 from torch import Tensor
 
 from unbackdoor.errors import InputError
 from unbackdoor.inversion.base import WORKS
+from unbackdoor.inversion.targets import Label
 from unbackdoor.manifest import run_key
 from unbackdoor.weights.files import write_text
 
 LEAST = 0.15  # a statistic is a logarithm of a ratio: a difference of less than 16% is no evidence, however rare
+Scores = tuple[tuple[str, float], ...]  # one inverter's statistics of a model's classes, the largest first
 TAIL = 0.9  # so that one or two backdoored models among twenty do not set the scale
 
 
@@ -43,7 +49,7 @@ class Null:
         architecture: fingerprint of the models' tensors, from `fingerprint`.
         settings: fingerprint of the inverters and their budget.
         inverters: names of the columns.
-        rows: one tuple of statistics per clean model.
+        rows: of each clean model, each inverter's statistics by class.
         models: what the models were, a line each.
         origin: what the models, and a suspect to be compared with them, come from; None where that played no part.
     """
@@ -51,7 +57,7 @@ class Null:
     architecture: str
     settings: str
     inverters: tuple[str, ...]
-    rows: tuple[tuple[float, ...], ...]
+    rows: tuple[tuple[Scores, ...], ...]
     models: tuple[str, ...]
     origin: Origin | None = None
 
@@ -64,7 +70,7 @@ class Null:
             "origin": None if self.origin is None else asdict(self.origin),
         }
         lines = [
-            json.dumps({"model": model, "statistics": [round(v, 4) for v in row]})
+            json.dumps({"model": model, "statistics": [{c: round(v, 4) for c, v in scores} for scores in row]})
             for model, row in zip(self.models, self.rows, strict=True)
         ]
         write_text(path, "\n".join([json.dumps(head), *lines]) + "\n")
@@ -95,66 +101,106 @@ def read_null(path: Path) -> Null:
     try:
         head, *lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         inverters = tuple(map(str, head["inverters"]))
-        rows = tuple(tuple(float(v) for v in line["statistics"]) for line in lines)
-        if any(len(row) != len(inverters) for row in rows):
+        rows = tuple(tuple(ranked(scores) for scores in line["statistics"]) for line in lines)
+        if any(len(row) != len(inverters) or not all(row) for row in rows):
             raise ValueError("a line lacks statistics")
         models = tuple(str(r["model"]) for r in lines)
         origin = Origin(**head["origin"]) if head.get("origin") else None
         return Null(str(head["architecture"]), str(head["settings"]), inverters, rows, models, origin)
     except FileNotFoundError:
         raise InputError(f"{path}: no such null; make one with scan --calibrate") from None
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
+    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not a null of scan --calibrate ({' '.join(str(error).split())[:100]})") from None
 
 
+def ranked(scores: Mapping[str, float]) -> Scores:
+    """Statistics by class as a null keeps them, the largest first."""
+    return tuple(sorted(((str(c), float(v)) for c, v in scores.items()), key=lambda pair: -pair[1]))
+
+
 @dataclass(frozen=True)
-class Weighed:
+class Weighed(Generic[Label]):
     """What the statistics come to.
 
     Args:
-        excess: (I,) by inverter, how far its statistic stands above the pool's median, from `standardised`.
-        clean: (n,) the clean models' scores in the same pool, each its largest excess.
+        excess: by inverter, how far its largest statistic stands above the pool's median, from `standardised`.
+        totals: what speaks for each class that an inverter names, from `total`.
+        clean: (n,) the clean models' scores in the same pool, each its largest total.
     """
 
-    excess: tuple[float, ...]
+    excess: Mapping[str, float]
+    totals: Mapping[Label, float]
     clean: tuple[float, ...]
 
     @property
     def p_value(self) -> float:
         """Share of the pool that scores at least as high; ≥ 1 / (n + 1)."""
-        return self.p_of(max(self.excess))
+        return self.p_of(max(self.totals.values()))
 
-    def p_of(self, excess: float) -> float:
-        """The same, had nothing of the model stood out further than `excess`."""
-        return (1 + sum(score >= excess for score in self.clean)) / (1 + len(self.clean))
+    def p_of(self, total: float) -> float:
+        """The same, had no class of the model more to speak for it than `total`."""
+        return (1 + sum(score >= total for score in self.clean)) / (1 + len(self.clean))
 
 
-def weigh(statistics: Mapping[str, float], null: Null) -> Weighed:
-    """p-value of one model's statistics under a null.
+def weigh(scores: Mapping[str, Mapping[Label, float]], null: Null) -> Weighed[Label]:
+    """p-value of one model under a null, from each inverter's statistics by class.
 
     Raises:
         InputError: an inverter of the null has no statistic here, or the null holds no model.
     """
-    missing = [name for name in null.inverters if name not in statistics]
+    missing = [name for name in null.inverters if not scores.get(name)]
     if missing:
         raise InputError(f"the null was made with the inverter {missing[0]!r}, which did not run; run it too")
     if not null.rows:
         raise InputError("the null holds no clean model; make one with scan --calibrate")
-    own = [statistics[name] for name in null.inverters]
-    pool = torch.tensor([*null.rows, own], dtype=torch.float64)
-    excess = standardised(pool)
-    return Weighed(tuple(map(float, excess[-1])), tuple(map(float, excess[:-1].max(dim=1).values)))
+    own = [scores[name] for name in null.inverters]
+    clean = [[dict(pairs) for pairs in row] for row in null.rows]
+    largest = [[max(each.values()) for each in model] for model in clean] + [[max(each.values()) for each in own]]
+    pool = torch.tensor(largest, dtype=torch.float64)
+    middle, step = scale(pool)
+    told = zip(null.inverters, ((pool[-1] - middle) / step).tolist(), strict=True)
+    return Weighed(
+        dict(told),
+        totals(own, middle, step),
+        tuple(max(totals(model, middle, step).values()) for model in clean),
+    )
+
+
+def totals(model: Sequence[Mapping[Label, float]], middle: Tensor, step: Tensor) -> dict[Label, float]:
+    """What speaks for each class that stands foremost in one of the I inverters: the sum of what stands above 0.
+
+    Where nothing does, it is the largest, so that models with nothing to show still have an order.
+
+    Args:
+        model: (I,) statistics by class.
+        middle, step: (I,) from `scale`.
+    """
+    found = {}
+    for label in dict.fromkeys(max(scores, key=lambda c: scores[c]) for scores in model):
+        stands = [
+            (scores[label] - float(m)) / float(s)
+            for scores, m, s in zip(model, middle, step, strict=True)
+            if label in scores
+        ]
+        found[label] = sum(max(0.0, v) for v in stands) + min(0.0, max(stands))
+    return found
 
 
 def standardised(pool: Tensor) -> Tensor:
-    """(M, I) statistics above each column's median, in steps from there to its nine-tenths quantile.
+    """(M, I) statistics above each column's median, in steps of `scale`."""
+    middle, step = scale(pool)
+    return (pool - middle) / step
+
+
+def scale(pool: Tensor) -> tuple[Tensor, Tensor]:
+    """Medians of the columns (M, I) → (I,), and how far it is from there to their nine-tenths quantiles.
 
     Only large values speak for a backdoor, and the columns' upper tails differ: in median absolute deviations the one
     with the longest tail among clean models would decide every p-value. A step is `LEAST` at least: where clean models
     hardly differ, as they do not by warps, a trifle must not count as much as a backdoor.
     """
     middle, high = _median(pool), pool.quantile(TAIL, dim=0)
-    return (pool - middle) / (high - middle).clamp_min(LEAST)
+    return middle, (high - middle).clamp_min(LEAST)
 
 
 def _median(values: Tensor) -> Tensor:

@@ -130,6 +130,7 @@ def invert_guided(subject: Subject, family: Family, config: GuidedConfig | None 
         float(size[best]),
         strength,
         float(score[best]),
+        {int(c): float(s) for c, s in zip(candidates, score, strict=True)},
         {
             "candidates": [subject.names[i] for i in candidates],
             "cost": _plain(cost),

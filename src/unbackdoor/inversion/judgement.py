@@ -16,13 +16,17 @@ class Say(Generic[Label]):
     """One inverter's say.
 
     Args:
-        statistic, target: as in `Recovered`; the target by index or name.
-        works: share of held-out pictures that its trigger turns.
+        scores: its statistics by class, by index or name.
+        works: share of held-out pictures that the trigger for its foremost class turns.
     """
 
-    statistic: float
-    target: Label
+    scores: Mapping[Label, float]
     works: float
+
+    @property
+    def target(self) -> Label:
+        """Its foremost class."""
+        return max(self.scores, key=lambda c: self.scores[c])
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,8 @@ class Suspicion(Generic[Label]):
 
     Args:
         target: the class, by index or name.
-        p_value: the model's, had nothing stood out further than the inverters that name this class.
-        shown: the inverter that stands out furthest among these.
+        p_value: the model's, had no other class more to speak for it.
+        shown: the inverter that stands out furthest among those that name it with a trigger that works.
     """
 
     target: Label
@@ -48,9 +52,9 @@ class Judgement(Generic[Label]):
         backdoored: None means that it cannot be told.
         message: the reason in a sentence.
         p_value: None without a null.
-        score: the largest excess; None without a null.
+        score: what speaks for the target, in steps; None without a null.
         excess: by inverter, from `Weighed`; empty without a null.
-        target, confidence: from `Choice`.
+        target, confidence: from `Choice`; without a null each inverter votes by how well its trigger works.
         shown: inverter whose trigger speaks for the target best.
         others: further suspicions of a backdoored model, the most extreme first.
     """
@@ -69,33 +73,39 @@ class Judgement(Generic[Label]):
 def judge(
     said: Mapping[str, Say[Label]], null: Null | None, false_alarm_rate: float, why_not: str = ""
 ) -> Judgement[Label]:
-    """Weigh the inverters under a null; without one their votes are equal, and the message is `why_not`.
+    """Weigh the inverters under a null; without one nothing can be told, and the message is `why_not`.
 
     Raises:
         InputError: the null holds an inverter that did not run, or no model.
     """
     names = list(said if null is None else null.inverters)
-    weighed = None if null is None else weigh({name: row.statistic for name, row in said.items()}, null)
-    excess = (1.0,) * len(names) if weighed is None else weighed.excess
-    choice = choose([said[n].target for n in names], [said[n].works for n in names], excess)
-    shown = names[choice.shown]
-    if null is None or weighed is None:
+    targets, works = [said[n].target for n in names], [said[n].works for n in names]
+    if null is None:
+        votes: dict[Label, float] = {}
+        for target, share in zip(targets, works, strict=True):
+            votes[target] = votes.get(target, 0.0) + share
+        choice = choose(votes, targets, works, [1.0] * len(names))
+        shown = names[choice.shown]
         return Judgement(None, why_not, None, None, {}, choice.target, choice.confidence, shown)
+    weighed = weigh({name: row.scores for name, row in said.items()}, null)
+    choice = choose(weighed.totals, targets, works, [weighed.excess[n] for n in names])
+    shown = names[choice.shown]
     backdoored, message = verdict(weighed.p_value, false_alarm_rate, len(null.rows), said[shown].works)
-    told = dict(zip(names, excess, strict=True))
-    others = _others(said, told, choice.target, weighed, false_alarm_rate) if backdoored else ()
+    others = _others(said, choice.target, weighed, false_alarm_rate) if backdoored else ()
+    score = weighed.totals[choice.target]
     return Judgement(
-        backdoored, message, weighed.p_value, max(excess), told, choice.target, choice.confidence, shown, others
+        backdoored, message, weighed.p_value, score, weighed.excess, choice.target, choice.confidence, shown, others
     )
 
 
 def _others(
-    said: Mapping[str, Say[Label]], excess: Mapping[str, float], named: Label, weighed: Weighed, rate: float
+    said: Mapping[str, Say[Label]], named: Label, weighed: Weighed[Label], rate: float
 ) -> tuple[Suspicion[Label], ...]:
-    """Classes besides `named` whose inverters alone would be a finding: a model may hold several backdoors."""
-    found: dict[Label, Suspicion[Label]] = {}
-    for name in sorted(excess, key=lambda n: -excess[n]):
-        row, p = said[name], weighed.p_of(excess[name])
-        if row.target != named and row.works >= WORKS and p <= rate:
-            found.setdefault(row.target, Suspicion(row.target, p, name))
-    return tuple(found.values())
+    """Classes besides `named` that would be a finding by themselves: a model may hold several backdoors."""
+    found = []
+    for label, total in sorted(weighed.totals.items(), key=lambda pair: -pair[1]):
+        own = [n for n in weighed.excess if said[n].target == label and said[n].works >= WORKS]
+        p = weighed.p_of(total)
+        if label != named and own and p <= rate:
+            found.append(Suspicion(label, p, max(own, key=lambda n: weighed.excess[n])))
+    return tuple(found)

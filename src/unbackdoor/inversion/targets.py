@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -18,7 +18,7 @@ class Choice(Generic[Label]):
     Args:
         target: the class with the most votes.
         confidence: its share of the votes; 0 when nothing stands out.
-        shown: index of the inverter whose trigger speaks for it best.
+        shown: index of the inverter that names it and whose trigger speaks for it best.
     """
 
     target: Label
@@ -26,25 +26,22 @@ class Choice(Generic[Label]):
     shown: int
 
 
-def choose(targets: Sequence[Label], works: Sequence[float], excess: Sequence[float]) -> Choice[Label]:
-    """Each inverter votes for its target by how far its statistic stands out times how well its trigger works.
+def choose(
+    votes: Mapping[Label, float], targets: Sequence[Label], works: Sequence[float], excess: Sequence[float]
+) -> Choice[Label]:
+    """The class with the most votes, and the inverter to show for it: its trigger works, and it stands out.
 
     Args:
-        targets: (I,) class of each inverter, by index or name.
+        votes: by class, of those among `targets`; below 0 it has none.
+        targets: (I,) class that each inverter names, by index or name.
         works: (I,) share of held-out pictures that its trigger turns.
-        excess: (I,) how far its statistic stands out; below 0 it has no vote.
+        excess: (I,) how far its statistic stands out.
     """
-    weights = [max(0.0, e) * w for e, w in zip(excess, works, strict=True)]
-    total = sum(weights)
-    if not total:
-        leading = max(range(len(excess)), key=lambda i: excess[i])
-        return Choice(targets[leading], 0.0, leading)
-    votes: dict[Label, float] = {}
-    for target, weight in zip(targets, weights, strict=True):
-        votes[target] = votes.get(target, 0.0) + weight
     best = max(votes, key=lambda t: votes[t])
-    shown = max((i for i, t in enumerate(targets) if t == best), key=lambda i: weights[i])
-    return Choice(best, votes[best] / total, shown)
+    own = (i for i, target in enumerate(targets) if target == best)
+    shown = max(own, key=lambda i: (max(0.0, excess[i]) * works[i], excess[i]))
+    cast = sum(max(0.0, v) for v in votes.values())
+    return Choice(best, max(0.0, votes[best]) / cast if cast else 0.0, shown)
 
 
 def nearest_texts(embedding: Tensor, head: Tensor, names: Sequence[str], count: int = 5) -> list[tuple[str, float]]:

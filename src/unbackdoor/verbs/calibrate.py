@@ -13,7 +13,7 @@ from unbackdoor.data.images import ImageSet
 from unbackdoor.errors import InputError
 from unbackdoor.inversion import inverter_names
 from unbackdoor.inversion.clones import clones
-from unbackdoor.inversion.detection import Null, architecture
+from unbackdoor.inversion.detection import Null, architecture, ranked
 from unbackdoor.inversion.examine import HELD, SEARCHED, examine
 from unbackdoor.inversion.examine import settings as examine_settings
 from unbackdoor.manifest import Manifest, run_key
@@ -90,11 +90,11 @@ def calibrate(
                 examined = examine(
                     clip, images, head, names, seed=seed, inverters=chosen, vocabulary=vocabulary, origin=clean
                 )
-                done[key] = [row.statistic for row in examined.found]
+                done[key] = [{names[c]: v for c, v in row.scores.items()} for row in examined.found]
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 with kept.open("a", encoding="utf-8") as file:
                     file.write(json.dumps({"key": key, "statistics": done[key]}) + "\n")
-            rows.append(tuple(done[key]))
+            rows.append(tuple(ranked(scores) for scores in done[key]))
             told.append(said)
     null = Null(kind, identity, chosen, tuple(rows), tuple(told), rests)
     null.save(out)
@@ -116,10 +116,10 @@ def _with_copies(base: Clip, images: ImageSet, head: Any, copies: int, seed: int
     yield from clones(base, images, head, copies, seed)
 
 
-def _read_part(path: Path) -> dict[str, list[float]]:
+def _read_part(path: Path) -> dict[str, list[dict[str, float]]]:
     if not path.exists():
         return {}
-    found: dict[str, list[float]] = {}
+    found: dict[str, list[dict[str, float]]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             row = json.loads(line)

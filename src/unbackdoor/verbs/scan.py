@@ -167,7 +167,7 @@ def _result(
 ) -> dict[str, Any]:
     subject = examined.subject
     found = {row.inverter: row for row in examined.found}
-    said = {name: Say(row.statistic, row.target, row.works) for name, row in found.items()}
+    said = {name: Say(row.scores, row.works) for name, row in found.items()}
     answer = judge(said, known, false_alarm_rate, why_not)
     shown = found[answer.shown]
     near = nearest_texts(shown.embedding, subject.head, subject.names)

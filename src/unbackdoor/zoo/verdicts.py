@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from unbackdoor.inversion.detection import Null, Origin
+from unbackdoor.inversion.detection import Null, Origin, ranked
 from unbackdoor.inversion.judgement import Judgement, Say, judge
 from unbackdoor.zoo.recipe import CLEAN
 
@@ -50,15 +50,23 @@ def make_null(rows: Sequence[Row], architecture: str, settings: str, origin: Ori
     """The null of the clean members among `rows`."""
     clean = [row for row in rows if row["family"] == CLEAN]
     names = tuple(clean[0]["seen"]["inverters"]) if clean else ()
-    statistics = tuple(tuple(row["seen"]["inverters"][n]["statistic"] for n in names) for row in clean)
+    statistics = tuple(tuple(ranked(scores_of(row["seen"]["inverters"][n])) for n in names) for row in clean)
     told = tuple(f"{row['half']} {row['number']}: {row['data']}, {row['card']['steps']} steps" for row in clean)
     return Null(architecture, settings, names, statistics, told, origin)
+
+
+def scores_of(found: Row) -> dict[str, float]:
+    """An inverter's statistics by class, from what it left of a member."""
+    facts = found.get("facts", {})
+    if "score" not in facts:
+        return {str(found["target"]): found["statistic"]}
+    return dict(zip(facts["candidates"], facts["score"], strict=True))
 
 
 def verdict_on(row: Row, null: Null, false_alarm_rate: float) -> Verdict:
     """One member under a null that does not hold it."""
     said = {
-        name: Say(found["statistic"], str(found["target"]), found["strength"]["value"] or 0.0)
+        name: Say(scores_of(found), found["strength"]["value"] or 0.0)
         for name, found in row["seen"]["inverters"].items()
     }
     return Verdict(row, judge(said, null, false_alarm_rate))
