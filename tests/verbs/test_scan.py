@@ -259,11 +259,13 @@ def test_unlearn_takes_the_recovered_backdoor_out_without_labels(tmp_path: Path)
     assert hashes["train_data"] == hashes["test_data"] == images.content_hash()
 
 
-def story(backdoored: bool, target: str, *others: str) -> dict[str, object]:
+def story(
+    backdoored: bool | None, target: str, *others: str, p_value: float | None = 0.04, strength: float | None = 1.0
+) -> dict[str, object]:
     """The part of a finding that decides what is cured next."""
     trigger = {"spec": "badnets:size=2,pattern=white", "inverter": "patch"}
     rows = [{"target": name, "spec": trigger["spec"], "inverter": "patch", "p_value": 0.04} for name in others]
-    share = {"value": 1.0, "n": 16, "interval": [0.8, 1.0]}
+    share = {"value": strength, "n": 16, "interval": [0.8, 1.0]}
     return {
         "backdoored": backdoored,
         "target": {"name": target},
@@ -273,7 +275,7 @@ def story(backdoored: bool, target: str, *others: str) -> dict[str, object]:
         "weights": state_hash(toy_clip(6.0).state()),
         "images": 96,
         "false_alarm_rate": 0.05,
-        "p_value": 0.04,
+        "p_value": p_value,
         "message": "",
     }
 
@@ -295,8 +297,24 @@ def story(backdoored: bool, target: str, *others: str) -> dict[str, object]:
         ),
         (story(True, "cow", "bee"), [story(False, "ant")], {"bee"}, 1, ["cow"], "bee"),
         (story(True, "cow"), [story(True, "cow")] * 2, set(), 2, ["cow", "cow"], "cow"),
+        (story(True, "cow"), [story(None, "bee", p_value=0.09), story(False, "elk")], set(), 3, ["cow", "bee"], None),
+        (story(True, "cow"), [story(None, "bee", p_value=0.04, strength=0.2)], set(), 3, ["cow"], None),
+        (story(True, "cow"), [story(None, "bee", p_value=0.04, strength=None)], set(), 3, ["cow"], None),
+        (story(True, "cow"), [story(None, "bee", p_value=None)], set(), 3, ["cow"], None),
     ],
-    ids=["quiet", "hidden", "no longer works", "new", "named again and more", "rounds run out", "louder again"],
+    ids=[
+        "quiet",
+        "hidden",
+        "no longer works",
+        "new",
+        "named again and more",
+        "rounds run out",
+        "louder again",
+        "near the limit",
+        "too weak",
+        "nothing to turn",
+        "no null",
+    ],
 )
 def test_rounds_go_on_while_a_named_class_is_left(
     first: dict[str, object],
@@ -326,4 +344,4 @@ def test_rounds_go_on_while_a_named_class_is_left(
     common = {"model": toy_clip(6.0), "data": toy_images(), "test": toy_images(), "templates": template(tmp_path)}
     result = unlearn_scan(finding=first, rounds=rounds, out=tmp_path / "cure", **common)
     assert done == cured and result["left"] == left
-    assert result["quiet"] == (left is None)
+    assert result["quiet"] == (left is None and scans[len(done) - 1]["backdoored"] is False)

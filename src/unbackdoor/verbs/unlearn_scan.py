@@ -15,7 +15,7 @@ from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
 from unbackdoor.defenses.alpha import BLIND, AlphaConfig
 from unbackdoor.errors import InputError
-from unbackdoor.inversion.base import answers, works
+from unbackdoor.inversion.base import WORKS, answers, works
 from unbackdoor.inversion.examine import split
 from unbackdoor.inversion.variants import variants
 from unbackdoor.manifest import Manifest, write_json
@@ -69,6 +69,7 @@ def unlearn_scan(
     "attack success" is the recovered trigger's. Where the test split has labels, true clean accuracy is told too.
     The scan after a cure does not weigh feature collapse: the null's models were not cured, and a cure was seen to
     raise that statistic, even one that found nothing to remove (docs/scan.md).
+    The next round cures what that scan finds; what it cannot tell, near the limit, too, as this model was backdoored.
     When it is quiet, the classes that an earlier scan named besides are cured, where their triggers still work: the
     louder of two backdoors may have hidden the other.
     Each round is a whole `unlearn` run in `out/round-N`; the last model lies in `out/model`.
@@ -146,7 +147,7 @@ def unlearn_scan(
         subject = split(clip, scanned, head, names, seed)
         waiting = {other.target: other for other in (*waiting, *_also(after)) if other.target not in cured}.values()
         working = (w for w in waiting if works(subject, w.trigger, names.index(w.target)))
-        lead = _named(after) if after["backdoored"] is True else next(working, None)
+        lead = _named(after) if _goes_on(after) else next(working, None)
     clip.save(out / "model")
     manifest.hashes["weights_after"] = told[-1]["scan"]["weights"]
     result = {
@@ -211,6 +212,14 @@ def _named(story: dict[str, Any]) -> Lead:
 def _also(story: dict[str, Any]) -> list[Lead]:
     """The further classes that stand out by themselves; findings of older versions name none."""
     return [Lead(row["target"], parse_trigger(row["spec"]), row["inverter"]) for row in story.get("others", [])]
+
+
+def _goes_on(after: dict[str, Any]) -> bool:
+    """Whether a scan after a cure leaves something: a finding, or a trigger that works at up to twice the rate."""
+    if after["backdoored"] is not None:
+        return bool(after["backdoored"])
+    strength = after["trigger"]["strength"]["value"] or 0.0
+    return after["p_value"] is not None and after["p_value"] <= 2 * after["false_alarm_rate"] and strength >= WORKS
 
 
 def _after_a_cure(inverters: list[str]) -> list[str] | None:
