@@ -300,8 +300,13 @@ def test_variants_are_more_triggers_of_the_family_that_lead_to_the_target(
 
 def test_a_few_waves_get_variants_that_are_more_than_a_few_waves(backdoored: Subject) -> None:
     side = backdoored.clip.image_size
-    first = Additive.of(pattern(torch.zeros(1, 2 * cycles(side) + 1, cycles(side) + 1, 6), side)[0])
-    _, *more = variants(backdoored, "spectral", first, TARGET).triggers
+    # White everywhere lights the corner, too: one wave of no cycles.
+    raw = torch.zeros(1, 2 * cycles(side) + 1, cycles(side) + 1, 6)
+    raw[0, cycles(side), 0, ::2] = 32 * 0.45
+    first = Additive.of(pattern(raw, side)[0])
+    _, twice, *more = variants(backdoored, "spectral", first, TARGET).triggers
+    assert isinstance(twice, Additive)
+    torch.testing.assert_close(twice.delta(), 2 * first.delta(), atol=0.01, rtol=0.01)
     assert more
     for trigger in more:
         assert isinstance(trigger, Additive)

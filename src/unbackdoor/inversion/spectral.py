@@ -113,6 +113,11 @@ def family(side: int) -> Family:
 more = additive.family
 
 
+def stronger(trigger: Additive) -> Additive:
+    """The same waves at twice their height: a search leaves the least that works, and the attacker's are higher."""
+    return Additive.of(2 * trigger.delta())
+
+
 def invert(subject: Subject) -> Recovered:
     """See the module's first lines; the norm is the sum of the waves' RMS changes."""
     return invert_guided(subject, family(subject.clip.image_size))

@@ -23,6 +23,8 @@ COUNT, STEPS, PICTURES = 4, 100, 4
 def variants(subject: Subject, inverter: str, trigger: Trigger, target: int) -> Mixed:
     """The recovered trigger and up to four more for the same class, of its family or of one that shows more.
 
+    Where an inverter knows how to make a trigger `stronger`, that one is among them.
+
     Args:
         inverter: who recovered `trigger`.
         target: index of the class.
@@ -33,5 +35,7 @@ def variants(subject: Subject, inverter: str, trigger: Trigger, target: int) -> 
     generator = torch.Generator().manual_seed(step_seed(subject.seed, 2))
     search = Search.begin(subject, family, torch.full((COUNT,), target), generator, STEPS)
     search.run(PICTURES, STEPS)
-    found = [family.trigger(row.cpu()) for row in search.raw.detach()]
+    found: list[Trigger] = [family.trigger(row.cpu()) for row in search.raw.detach()]
+    if hasattr(module, "stronger"):
+        found.insert(0, module.stronger(trigger))
     return Mixed.of([trigger, *(t for t in found if works(subject, t, target))])
