@@ -64,9 +64,9 @@ class AlphaConfig:
         )
 
 
-# Without labels and the true trigger. Agreement with the suspect where it is sure (`defenses/blind.py`) stands for CA;
-# and where the recovered trigger stops working, a stronger true one may not have stopped yet.
-BLIND = AlphaConfig(floor=0.95, reserve=1.5)
+# Without labels and the true trigger. Agreement with the suspect stands for CA and falls sooner, as answers that were
+# wrong change too; and where the recovered trigger stops working, a stronger true one may not have stopped yet.
+BLIND = AlphaConfig(floor=0.9, reserve=1.5)
 
 
 @dataclass(frozen=True)

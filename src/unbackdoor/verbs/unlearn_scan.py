@@ -14,7 +14,6 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
 from unbackdoor.defenses.alpha import BLIND, AlphaConfig
-from unbackdoor.defenses.blind import margins, sure_labels
 from unbackdoor.errors import InputError
 from unbackdoor.inversion.base import WORKS, answers, works
 from unbackdoor.inversion.examine import split
@@ -103,7 +102,7 @@ def unlearn_scan(
     scanned = open_data(data, clip, "train", limit=story["images"], seed=seed, classes=classes)  # as the scan drew them
     names, _ = candidates(train)
     head = suspect.zero_shot_head(names, find_templates(templates))
-    (answered, margin), (tried, _) = (_as_answered(suspect, s, head, names) for s in (train, held_out))
+    answered, tried = (_as_answered(suspect, s, head, names) for s in (train, held_out))
     manifest = Manifest("unlearn-scan", {"finding": story, "rounds": rounds, "force": force, "seed": seed})
     manifest.hashes["weights_before"] = story["weights"]
     manifest.hashes["train_data"], manifest.hashes["test_data"] = train.content_hash(), held_out.content_hash()
@@ -116,7 +115,7 @@ def unlearn_scan(
         here = out / f"round-{len(told) + 1}"
         cure = unlearn(
             model=clip,
-            data=replace(answered, labels=sure_labels(answered.labels, margin, names.index(lead.target))),
+            data=answered,
             test=tried,
             trigger=variants(subject, lead.inverter, lead.trigger, names.index(lead.target)),
             target=lead.target,
@@ -228,10 +227,10 @@ def _after_a_cure(inverters: list[str]) -> list[str] | None:
     return [name for name in inverters if name != "collapse"] or None
 
 
-def _as_answered(suspect: Clip, images: ImageSet, head: Tensor, names: tuple[str, ...]) -> tuple[ImageSet, Tensor]:
-    """The pictures, labelled as the suspect answers them, and how sure it is of each."""
-    said, embeddings = answers(suspect, images, head)
-    return replace(images, labels=said, classes=tuple(names)), margins(embeddings, head)
+def _as_answered(suspect: Clip, images: ImageSet, head: Tensor, names: tuple[str, ...]) -> ImageSet:
+    """The pictures, labelled as the suspect answers them."""
+    said, _ = answers(suspect, images, head)
+    return replace(images, labels=said, classes=tuple(names))
 
 
 def _accuracy(clip: Clip, images: ImageSet, head: Tensor) -> dict[str, Any]:

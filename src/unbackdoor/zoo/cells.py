@@ -23,7 +23,6 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.load import load
 from unbackdoor.data.images import ImageSet
 from unbackdoor.defenses.alpha import BLIND
-from unbackdoor.defenses.blind import margins, sure_labels
 from unbackdoor.defenses.tbar import METHODS, Known, trigger_vector, unlearn_
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_images
@@ -120,15 +119,14 @@ def recovery_cell(out: Path, config: Json, folder: Path, device: str, manifest: 
     images = scanned_with(train, config["examination"]["images"], config["examination"]["seed"])
     before_answers, _ = answers(clip, test, head)
     pictures = scanned_with(train, FORGET + TUNING, config["seed"] + 1)
-    said, embeddings = answers(clip, pictures, head)
-    margin = margins(embeddings, head)
+    said, _ = answers(clip, pictures, head)
+    pictures = replace(pictures, labels=said)
     told: list[Json] = []
     for name, shown in [(config["target"], config["shown"]), *config.get("others", [])]:
         target, trigger = train.classes.index(name), parse_trigger(seen["inverters"][shown]["trigger"])
         subject = split(clip, images, head, train.classes, config["seed"])
         if told and not works(subject, trigger, target):
             continue
-        pictures = replace(pictures, labels=sure_labels(said, margin, target))
         cure = Known(pictures.subset(torch.arange(FORGET)), variants(subject, shown, trigger, target), target, head)
         taken = trigger_vector(clip, cure, METHODS["anchored"])
         tuning = pictures.subset(torch.arange(FORGET, len(pictures)))
