@@ -154,7 +154,7 @@ def test_exit_code_1_on_a_finding_and_one_json_object(
     vit_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kind, null = architecture(load(str(vit_folder)).state()), tmp_path / "low.jsonl"
-    rows = tuple((-1000.0 - i,) for i in range(24))
+    rows = tuple(((("a", -1000.0 - i),),) for i in range(24))
     Null(kind, settings(48, ("collapse",)), ("collapse",), rows, ("m",) * 24).save(null)
     base = ["scan", "--model", str(vit_folder), "--data", DIGITS, "--limit", "48", "--json", "--null", str(null)]
     code = cli.run(base)
