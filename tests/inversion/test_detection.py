@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from unbackdoor.errors import InputError
-from unbackdoor.inversion.detection import LEAST, Null, Origin, ranked, read_null, scale, standardised, verdict, weigh
+from unbackdoor.inversion.detection import LEAST, Null, Origin, ranked, read_null, scale, verdict, weigh
 from unbackdoor.inversion.judgement import Say, judge
 from unbackdoor.inversion.targets import choose, nearest_texts
 from unbackdoor.metrics.rates import Rate
@@ -23,6 +23,11 @@ def null_of(rows: torch.Tensor) -> Null:
     models = tuple(f"model {i}" for i in range(len(rows)))
     named = tuple(tuple(((f"class {i}", float(v)),) for i, v in enumerate(row)) for row in rows)
     return Null("a", "s", NAMES, named, models)
+
+
+def standardised(pool: torch.Tensor) -> torch.Tensor:
+    middle, step = scale(pool)
+    return (pool - middle) / step
 
 
 def apart(patch: float, warp: float) -> dict[str, dict[str, float]]:

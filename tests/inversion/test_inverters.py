@@ -222,6 +222,8 @@ def test_spectral_waves_stay_below_half_a_cycle_per_pixel(side: int, top: int) -
     raw = family.start(2, side, torch.Generator().manual_seed(0))
     assert cycles(side) == top and raw.shape == (2, 2 * top + 1, top + 1, 6)
     assert pattern(raw, side).shape == (2, 3, side, side)
+    if top:
+        assert spectral.probes(side, torch.device("cpu")).shape[1:] == raw.shape[1:]
 
 
 def test_proximal_steps_find_the_minimum_of_a_loss_with_a_sum_of_norms() -> None:

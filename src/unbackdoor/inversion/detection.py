@@ -123,8 +123,8 @@ class Weighed(Generic[Label]):
     """What the statistics come to.
 
     Args:
-        excess: by inverter, how far its largest statistic stands above the pool's median, from `standardised`.
-        totals: what speaks for each class that an inverter names, from `total`.
+        excess: by inverter, how far its largest statistic stands above the pool's median, in steps of `scale`.
+        totals: what speaks for each class that an inverter names, from `totals`.
         clean: (n,) the clean models' scores in the same pool, each its largest total.
     """
 
@@ -184,12 +184,6 @@ def totals(model: Sequence[Mapping[Label, float]], middle: Tensor, step: Tensor)
         ]
         found[label] = sum(max(0.0, v) for v in stands) + min(0.0, max(stands))
     return found
-
-
-def standardised(pool: Tensor) -> Tensor:
-    """(M, I) statistics above each column's median, in steps of `scale`."""
-    middle, step = scale(pool)
-    return (pool - middle) / step
 
 
 def scale(pool: Tensor) -> tuple[Tensor, Tensor]:

@@ -70,7 +70,7 @@ def probes(side: int, device: torch.device) -> Tensor:
     found = []
     for across in range(min(top, PROBED) + 1):
         for down in range(-min(top, PROBED), min(top, PROBED) + 1):
-            # A wave and its opposite direction are one wave; so are all crests of a row that does not vary.
+            # A wave and the one that runs the opposite way are one; of no cycles at all is none.
             if down**2 + across**2 <= PROBED**2 and (across > 0 or down > 0):
                 for turn in range(4):
                     raw = torch.zeros(2 * top + 1, top + 1, 6)
@@ -87,6 +87,8 @@ def probe(subject: Subject, candidates: Tensor, raw: Tensor) -> Tensor:
     A backdoor that asks for half of its wave's height shows nothing to a gradient at the height of zero. One look at a
     picture with a wave serves all candidates.
     """
+    if not cycles(subject.clip.image_size):
+        return raw
     waves = probes(subject.clip.image_size, raw.device)
     rows = batch_rows(len(subject.images), PROBED_PICTURES, subject.seed, 0)
     pictures = subject.images.float_batch(rows).to(raw.device)
