@@ -120,6 +120,8 @@ def test_calibrate_makes_a_null_that_scan_takes_and_goes_on_after_a_kill(
     assert whole["clean_models"] == 3
     assert sorted(p.name for p in tmp_path.iterdir()) == ["null.jsonl", "null.manifest.json", "templates.txt"]
     assert len({row[0][0] for row in read_null(out).rows}) > 1, "copies must differ"
+    told = [label for (scores,) in read_null(out).rows for label, _ in scores]
+    assert set(told) <= {f"{i} {name}" for i, name in enumerate(NAMES)}, "names alone may be there twice"
     found = scan(model=toy_clip(0.0), null=out, **common)
     assert found["clean_models"] == 3 and 0.25 <= found["p_value"] <= 1
     assert found["backdoored"] is None and "calibrate with 19" in found["message"]

@@ -90,7 +90,8 @@ def calibrate(
                 examined = examine(
                     clip, images, head, names, seed=seed, inverters=chosen, vocabulary=vocabulary, origin=clean
                 )
-                done[key] = [{names[c]: v for c, v in row.scores.items()} for row in examined.found]
+                # By index, too: a vocabulary may hold a name twice, and a suspect's classes are told apart by index.
+                done[key] = [{f"{c} {names[c]}": v for c, v in row.scores.items()} for row in examined.found]
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 with kept.open("a", encoding="utf-8") as file:
                     file.write(json.dumps({"key": key, "statistics": done[key]}) + "\n")
