@@ -30,6 +30,7 @@ from unbackdoor.weights.files import write_text
 
 LEAST = 0.15  # a statistic is a logarithm of a ratio: a difference of less than 16% is no evidence, however rare
 Scores = tuple[tuple[str, float], ...]  # one inverter's statistics of a model's classes, the largest first
+NEAR = 2.0  # times the false-alarm rate, up to which a p-value is too near to it to tell
 TAIL = 0.9  # so that one or two backdoored models among twenty do not set the scale
 
 
@@ -223,7 +224,7 @@ def verdict(p_value: float, false_alarm_rate: float, clean_models: int, strength
             f"cannot tell: the model stands out (p = {p_value:.3f}), but the recovered trigger turns only "
             f"{strength:.0%} of pictures"
         )
-    if p_value <= 2 * false_alarm_rate:
+    if p_value <= NEAR * false_alarm_rate:
         return (
             None,
             f"cannot tell: p = {p_value:.3f} is near the limit of {false_alarm_rate:g}; scan with more pictures",

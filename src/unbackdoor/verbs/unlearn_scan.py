@@ -16,6 +16,7 @@ from unbackdoor.data.images import ImageSet
 from unbackdoor.defenses.alpha import BLIND, AlphaConfig
 from unbackdoor.errors import InputError
 from unbackdoor.inversion.base import WORKS, answers, works
+from unbackdoor.inversion.detection import NEAR
 from unbackdoor.inversion.examine import split
 from unbackdoor.inversion.variants import variants
 from unbackdoor.manifest import Manifest, write_json
@@ -219,7 +220,7 @@ def _goes_on(after: dict[str, Any]) -> bool:
     if after["backdoored"] is not None:
         return bool(after["backdoored"])
     strength = after["trigger"]["strength"]["value"] or 0.0
-    return after["p_value"] is not None and after["p_value"] <= 2 * after["false_alarm_rate"] and strength >= WORKS
+    return after["p_value"] is not None and after["p_value"] <= NEAR * after["false_alarm_rate"] and strength >= WORKS
 
 
 def _after_a_cure(inverters: list[str]) -> list[str] | None:
