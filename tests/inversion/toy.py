@@ -19,33 +19,34 @@ SIDE, CORNER, TARGET = 16, 4, 2
 
 
 class _Tower(nn.Module):
-    def __init__(self, strength: float) -> None:
+    def __init__(self, strength: float, second: float) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0)
         self.weight = nn.Parameter(torch.randn(len(NAMES), 3 * 16, generator=generator) / 7)
-        self.strength = nn.Parameter(torch.tensor(strength))
+        self.strength = nn.Parameter(torch.tensor([strength, second]))
 
     def forward(self, images: Tensor) -> Tensor:
         seen = F.avg_pool2d(images, SIDE // 4).flatten(1) @ self.weight.T
-        lit = torch.sigmoid(8 * (images[:, :, -CORNER:, -CORNER:].mean(dim=(1, 2, 3)) - 0.8))
-        return seen + self.strength * lit[:, None] * F.one_hot(torch.tensor(TARGET), len(NAMES))
+        corners = (images[:, :, -CORNER:, -CORNER:], images[:, :, :CORNER, :CORNER])
+        lit = torch.sigmoid(8 * (torch.stack([c.mean(dim=(1, 2, 3)) for c in corners], dim=1) - 0.8))
+        return seen + (lit @ self.strength)[:, None] * F.one_hot(torch.tensor(TARGET), len(NAMES))
 
 
 class _Model(nn.Module):
-    def __init__(self, strength: float) -> None:
+    def __init__(self, strength: float, second: float) -> None:
         super().__init__()
-        self.visual = _Tower(strength)
+        self.visual = _Tower(strength, second)
         self.logit_scale = nn.Parameter(torch.tensor(20.0).log())
 
 
-def toy_clip(strength: float) -> Clip:
-    """The clip; a strength of 0 is a clean one."""
+def toy_clip(strength: float, second: float = 0.0) -> Clip:
+    """The clip; a strength of 0 is a clean one. `second` is that of the opposite corner, for the same class."""
 
     def text(model: nn.Module, texts: Sequence[str]) -> Tensor:
         return torch.stack([F.one_hot(torch.tensor(NAMES.index(t.split()[-1])), len(NAMES)).float() for t in texts])
 
     kind = Format("toy", ("visual.",), lambda m, x: m.visual(x), text, lambda state, folder: None, "toy")
-    return Clip(_Model(strength), "toy", Preprocess(SIDE, (0.0,) * 3, (1.0,) * 3), kind)
+    return Clip(_Model(strength, second), "toy", Preprocess(SIDE, (0.0,) * 3, (1.0,) * 3), kind)
 
 
 def toy_images(count: int = 96) -> ImageSet:
@@ -55,8 +56,8 @@ def toy_images(count: int = 96) -> ImageSet:
     return ImageSet(pixels, torch.full((count,), -1), NAMES)
 
 
-def toy_subject(strength: float) -> Subject:
+def toy_subject(strength: float, second: float = 0.0) -> Subject:
     """A suspect with its pictures."""
-    clip, images = toy_clip(strength), toy_images()
+    clip, images = toy_clip(strength, second), toy_images()
     head = clip.zero_shot_head(NAMES, ("{}",))
     return Subject(streamlined(clip), images.subset(torch.arange(80)), images.subset(torch.arange(80, 96)), head, NAMES)

@@ -253,7 +253,7 @@ def test_unlearn_takes_the_recovered_backdoor_out_without_labels(tmp_path: Path)
     # The toy's few numbers serve the backdoor and everything else, so that clean answers suffer here.
     assert row["agreement"]["n"] == len(images)
     assert "clean_accuracy" not in result, "there are no labels to measure it with"
-    assert float(clip.state()["visual.strength"]) < 6.0
+    assert float(clip.state()["visual.strength"][0]) < 6.0
     for name in ("result.json", "manifest.json", "round-1/report.html", "round-1/scan/finding.json"):
         assert (tmp_path / "cure" / name).exists(), name
     hashes = json.loads((tmp_path / "cure" / "manifest.json").read_text())["hashes"]
@@ -340,7 +340,7 @@ def test_rounds_go_on_while_a_named_class_is_left(
 
     monkeypatch.setattr(unlearn_scan_module, "unlearn", cure)
     monkeypatch.setattr(unlearn_scan_module, "scan", lambda **options: scans[len(done) - 1])
-    monkeypatch.setattr(unlearn_scan_module, "variants", lambda subject, inverter, trigger, target: trigger)
+    monkeypatch.setattr(unlearn_scan_module, "source", lambda clip, subject, inverter, trigger, target, *how: trigger)
     monkeypatch.setattr(unlearn_scan_module, "works", still)
     monkeypatch.setattr("unbackdoor.clip.handle.Clip.save", lambda self, folder: None)
     common = {"model": toy_clip(6.0), "data": toy_images(), "test": toy_images(), "templates": template(tmp_path)}

@@ -21,7 +21,7 @@ COUNT, STEPS, PICTURES = 4, 100, 4
 
 
 def variants(subject: Subject, inverter: str, trigger: Trigger, target: int) -> Mixed:
-    """The recovered trigger and up to four more for the same class, of its family or of one that shows more.
+    """The recovered trigger and up to four more for the same class.
 
     Where an inverter knows how to make a trigger `stronger`, that one is among them.
 
@@ -30,12 +30,23 @@ def variants(subject: Subject, inverter: str, trigger: Trigger, target: int) -> 
         target: index of the class.
     """
     module = import_module(module_of(inverter))
+    others: list[Trigger] = more(subject, inverter, target)
+    if hasattr(module, "stronger") and works(subject, twice := module.stronger(trigger), target):
+        others.insert(0, twice)
+    return Mixed.of([trigger, *others])
+
+
+def more(subject: Subject, inverter: str, target: int, turn: int = 0) -> list[Trigger]:
+    """Up to four triggers for a class, those that work, of an inverter's family or of one that shows more.
+
+    Args:
+        turn: another one, other starting points.
+    """
+    module = import_module(module_of(inverter))
     # Feature collapse has no target of its own; what it finds is a patch.
     family: Family = getattr(module, "more", getattr(module, "family", patch.family))(subject.clip.image_size)
-    generator = torch.Generator().manual_seed(step_seed(subject.seed, 2))
+    generator = torch.Generator().manual_seed(step_seed(subject.seed, 2 + turn))
     search = Search.begin(subject, family, torch.full((COUNT,), target), generator, STEPS)
     search.run(PICTURES, STEPS)
-    found: list[Trigger] = [family.trigger(row.cpu()) for row in search.raw.detach()]
-    if hasattr(module, "stronger"):
-        found.insert(0, module.stronger(trigger))
-    return Mixed.of([trigger, *(t for t in found if works(subject, t, target))])
+    found = [family.trigger(row.cpu()) for row in search.raw.detach()]
+    return [t for t in found if works(subject, t, target)]

@@ -13,12 +13,13 @@ from torch import Tensor
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
+from unbackdoor.data.shares import defender_rows
 from unbackdoor.defenses.alpha import BLIND, AlphaConfig
+from unbackdoor.defenses.blind import rule_for, source
 from unbackdoor.errors import InputError
 from unbackdoor.inversion.base import WORKS, answers, works
 from unbackdoor.inversion.detection import NEAR
 from unbackdoor.inversion.examine import split
-from unbackdoor.inversion.variants import variants
 from unbackdoor.manifest import Manifest, write_json
 from unbackdoor.metrics.rates import Rate
 from unbackdoor.triggers import parse_trigger
@@ -26,7 +27,7 @@ from unbackdoor.triggers.base import Trigger
 from unbackdoor.verbs.common import open_data, open_model, weights_hash
 from unbackdoor.verbs.scan import candidates, scan
 from unbackdoor.verbs.unlearn import unlearn
-from unbackdoor.verbs.vector import DEFAULT_METHOD, VALIDATION
+from unbackdoor.verbs.vector import DEFAULT_METHOD, VALIDATION, vector_config
 
 ROUNDS = 3
 
@@ -64,7 +65,7 @@ def unlearn_scan(
     device: str = "auto",
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Take the vector from the recovered trigger and variants of it, choose α without the attack, cure, scan again.
+    """Take the vector from the recovered trigger and more for its class, choose α without the attack, cure, scan again.
 
     No label is read: pictures count as the suspect answered them, so that "clean accuracy" is agreement with it and
     "attack success" is the recovered trigger's. Where the test split has labels, true clean accuracy is told too.
@@ -80,7 +81,7 @@ def unlearn_scan(
         model: the model that was scanned; None takes the finding's reference.
         rounds: at most so many cures; a round follows while something is left.
         force: cure although the finding is not a clear one.
-        alpha_config: None is `BLIND`.
+        alpha_config: None is `BLIND`; without its reserve where the finding says that the model is clean.
         null, origin: as for `scan`, for the scans after each round; the finding's own origin by default.
 
     Returns:
@@ -107,6 +108,8 @@ def unlearn_scan(
     manifest = Manifest("unlearn-scan", {"finding": story, "rounds": rounds, "force": force, "seed": seed})
     manifest.hashes["weights_before"] = story["weights"]
     manifest.hashes["train_data"], manifest.hashes["test_data"] = train.content_hash(), held_out.content_hash()
+    forget, tuning = (answered.subset(rows) for rows in defender_rows(len(answered), samples, validation))
+    rule = rule_for(story["backdoored"], alpha_config or BLIND)
     told: list[dict[str, Any]] = []
     subject = split(clip, scanned, head, names, seed)
     lead: Lead | None = _named(story)
@@ -114,14 +117,16 @@ def unlearn_scan(
     cured: set[str] = set()
     while lead is not None and len(told) < rounds:
         here = out / f"round-{len(told) + 1}"
+        cure_config = vector_config(clip, method, samples=samples, epochs=epochs, lr=lr, seed=seed)
+        how = (forget, tuning, cure_config, rule, story["backdoored"])
         cure = unlearn(
             model=clip,
             data=answered,
             test=tried,
-            trigger=variants(subject, lead.inverter, lead.trigger, names.index(lead.target)),
+            trigger=source(clip, subject, lead.inverter, lead.trigger, names.index(lead.target), *how),
             target=lead.target,
             out=here,
-            alpha_config=alpha_config or BLIND,
+            alpha_config=rule,
             samples=samples,
             validation=validation,
             method=method,

@@ -23,13 +23,13 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.load import load
 from unbackdoor.data.images import ImageSet
 from unbackdoor.defenses.alpha import BLIND
+from unbackdoor.defenses.blind import rule_for, source
 from unbackdoor.defenses.tbar import METHODS, Known, trigger_vector, unlearn_
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.inversion import inverter
 from unbackdoor.inversion.base import Subject, answers, works
 from unbackdoor.inversion.examine import split
-from unbackdoor.inversion.variants import variants
 from unbackdoor.manifest import Manifest, write_json
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.zoo.recipe import Zoo, examination, inversion
@@ -106,8 +106,9 @@ def _invert(subject: Subject, name: str) -> Json:
 def recovery_cell(out: Path, config: Json, folder: Path, device: str, manifest: Manifest) -> Json:
     """Cure a member as `unlearn --scan` does, but for the scans between rounds, and measure the attack it really has.
 
-    `config["shown"]` and `config["target"]` are what the examination came to under a null, `config["others"]`, where it
-    is there, the further classes that stood out, as (target, shown); these are cured if their triggers still work.
+    `config["backdoored"]`, `config["target"]` and `config["shown"]` are what the examination came to under a null,
+    `config["others"]`, where it is there, the further classes that stood out, as (target, shown); these are cured if
+    their triggers still work.
     """
     member = config["examination"]["member"]
     clip, train, test, card = _open(out, member, device)
@@ -121,16 +122,18 @@ def recovery_cell(out: Path, config: Json, folder: Path, device: str, manifest: 
     pictures = scanned_with(train, FORGET + TUNING, config["seed"] + 1)
     said, _ = answers(clip, pictures, head)
     pictures = replace(pictures, labels=said)
+    forget, tuning = pictures.subset(torch.arange(FORGET)), pictures.subset(torch.arange(FORGET, len(pictures)))
+    rule = rule_for(config["backdoored"], BLIND)
     told: list[Json] = []
     for name, shown in [(config["target"], config["shown"]), *config.get("others", [])]:
         target, trigger = train.classes.index(name), parse_trigger(seen["inverters"][shown]["trigger"])
         subject = split(clip, images, head, train.classes, config["seed"])
         if told and not works(subject, trigger, target):
             continue
-        cure = Known(pictures.subset(torch.arange(FORGET)), variants(subject, shown, trigger, target), target, head)
-        taken = trigger_vector(clip, cure, METHODS["anchored"])
-        tuning = pictures.subset(torch.arange(FORGET, len(pictures)))
-        found = unlearn_(clip, taken.vector, tuning, Task(head, cure.trigger, target), BLIND)
+        how = (forget, tuning, METHODS["anchored"], rule, config["backdoored"])
+        mixed = source(clip, subject, shown, trigger, target, *how)
+        taken = trigger_vector(clip, Known(forget, mixed, target, head), METHODS["anchored"])
+        found = unlearn_(clip, taken.vector, tuning, Task(head, mixed, target), rule)
         told.append({"shown": shown, "target": name, "alpha": found.alpha, "satisfied": found.satisfied})
     attack = attack_of({**member, "trigger": card["trigger"]}, train)
     task = Task(head) if attack is None else Task(head, attack.trigger, attack.target)

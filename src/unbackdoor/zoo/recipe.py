@@ -26,6 +26,7 @@ from typing import Any
 
 from unbackdoor.bench.recipe import DataEntry, Json, data_entry, fill, poison_config, told
 from unbackdoor.data.specs import describe
+from unbackdoor.defenses.blind import VERSION
 from unbackdoor.errors import InputError
 from unbackdoor.inversion import versions
 from unbackdoor.inversion.judgement import Judgement
@@ -181,6 +182,8 @@ def recovery(zoo: Zoo, member: Json, found: Judgement[str]) -> Json:
     config = {
         "kind": "recovery",
         "examination": examination(zoo, member)["config"],
+        "backdoored": found.backdoored,
+        "version": VERSION,
         "shown": found.shown,
         "target": found.target,
         "seed": zoo.seed,

@@ -1,0 +1,67 @@
+"""A cure that knows nothing of the attack: what its trigger vector is taken from.
+
+Variants of a recovered trigger can all be fragments that go one easy way to the target, and a model that is cured of
+them still obeys the rest of the attacker's trigger. So the cure is rehearsed on a copy, and the copy is searched again
+for the same class: what works on both is what that cure would have left. The cure itself starts from the suspect, with
+all of them; two vectors one after the other cost more clean accuracy (docs/scan.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from unbackdoor.clip.handle import Clip
+from unbackdoor.clip.streamline import streamlined
+from unbackdoor.data.images import ImageSet
+from unbackdoor.defenses.alpha import AlphaConfig
+from unbackdoor.defenses.tbar import Known, VectorConfig, trigger_vector, unlearn_
+from unbackdoor.evaluation import Task
+from unbackdoor.inversion.base import Subject, works
+from unbackdoor.inversion.variants import more, variants
+from unbackdoor.triggers.base import Trigger
+from unbackdoor.triggers.mixed import Mixed
+
+VERSION = 2  # of the way cures are made here; a zoo's cures of another version are made anew
+
+
+def source(
+    clip: Clip,
+    subject: Subject,
+    inverter: str,
+    trigger: Trigger,
+    target: int,
+    forget: ImageSet,
+    tuning: ImageSet,
+    config: VectorConfig,
+    rule: AlphaConfig,
+    backdoored: bool | None = True,
+) -> Mixed:
+    """The recovered trigger, variants of it, and up to four that work here and still work on a copy cured of these.
+
+    Args:
+        clip: the model to be cured; it is left as it is.
+        subject: the same model, as the inverters saw it.
+        inverter: who recovered `trigger`.
+        target: index of the class.
+        forget, tuning: the cure's pictures, labelled as the suspect answers them.
+        config, rule: the cure's own settings.
+        backdoored: what a scan said; where it said that the model is clean, nothing is rehearsed, as of a backdoor that
+            is not there nothing is left, and what works on a cured clean model is natural.
+
+    Raises:
+        InputError: the pictures do not allow a cure (`trigger_vector`, `search_alpha`).
+    """
+    first = variants(subject, inverter, trigger, target)
+    if backdoored is False:
+        return first
+    copy = clip.clone()
+    taken = trigger_vector(copy, Known(forget, first, target, subject.head), config)
+    unlearn_(copy, taken.vector, tuning, Task(subject.head, first, target), rule)
+    left = more(replace(subject, clip=streamlined(copy)), inverter, target, turn=1)
+    # What works on the copy alone is of the cure's making.
+    return Mixed.of([*first.triggers, *(t for t in left if works(subject, t, target))])
+
+
+def rule_for(backdoored: bool | None, rule: AlphaConfig) -> AlphaConfig:
+    """α's rule: a model that is cured although a scan called it clean is moved no further than it has to."""
+    return replace(rule, reserve=1.0) if backdoored is False else rule
