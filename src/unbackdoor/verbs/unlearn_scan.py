@@ -70,7 +70,7 @@ def unlearn_scan(
     No label is read: pictures count as the suspect answered them, so that "clean accuracy" is agreement with it and
     "attack success" is the recovered trigger's. Where the test split has labels, true clean accuracy is told too.
     The scan after a cure does not weigh feature collapse: the null's models were not cured, and a cure was seen to
-    raise that statistic, even one that found nothing to remove (docs/scan-trials.md).
+    raise that statistic, even one that found nothing to remove (docs/scan.md).
     The next round cures what that scan finds; what it cannot tell, near the limit, too, as this model was backdoored.
     When it is quiet, the classes that an earlier scan named besides are cured, where their triggers still work: the
     louder of two backdoors may have hidden the other.
