@@ -18,7 +18,6 @@ from unbackdoor.defenses.alpha import BLIND, AlphaConfig
 from unbackdoor.defenses.blind import rule_for, source
 from unbackdoor.errors import InputError
 from unbackdoor.inversion.base import WORKS, answers, works
-from unbackdoor.inversion.detection import NEAR
 from unbackdoor.inversion.examine import split
 from unbackdoor.manifest import Manifest, write_json
 from unbackdoor.metrics.rates import Rate
@@ -30,6 +29,9 @@ from unbackdoor.verbs.unlearn import unlearn
 from unbackdoor.verbs.vector import DEFAULT_METHOD, VALIDATION, vector_config
 
 ROUNDS = 3
+# Times the false-alarm rate, up to which a p-value after a cure is followed up. A model that held one backdoor holds
+# another more likely than any model holds one, and a needless cure costs it a point or two of clean accuracy.
+PURSUED = 4.0
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ def unlearn_scan(
     "attack success" is the recovered trigger's. Where the test split has labels, true clean accuracy is told too.
     The scan after a cure does not weigh feature collapse: the null's models were not cured, and a cure was seen to
     raise that statistic, even one that found nothing to remove (docs/scan.md).
-    The next round cures what that scan finds; what it cannot tell, near the limit, too, as this model was backdoored.
+    The next round cures what that scan finds, or what works at a p-value up to `PURSUED` times the rate: this model was
+    backdoored once.
     When it is quiet, the classes that an earlier scan named besides are cured, where their triggers still work: the
     louder of two backdoors may have hidden the other.
     Each round is a whole `unlearn` run in `out/round-N`; the last model lies in `out/model`.
@@ -221,11 +224,13 @@ def _also(story: dict[str, Any]) -> list[Lead]:
 
 
 def _goes_on(after: dict[str, Any]) -> bool:
-    """Whether a scan after a cure leaves something: a finding, or a trigger that works at up to twice the rate."""
-    if after["backdoored"] is not None:
-        return bool(after["backdoored"])
+    """Whether a scan after a cure leaves something: a finding, or a trigger that works in a model still suspected."""
+    if after["backdoored"]:
+        return True
     strength = after["trigger"]["strength"]["value"] or 0.0
-    return after["p_value"] is not None and after["p_value"] <= NEAR * after["false_alarm_rate"] and strength >= WORKS
+    return (
+        after["p_value"] is not None and after["p_value"] <= PURSUED * after["false_alarm_rate"] and strength >= WORKS
+    )
 
 
 def _after_a_cure(inverters: list[str]) -> list[str] | None:
