@@ -17,11 +17,11 @@ from unbackdoor.defenses.alpha import AlphaConfig
 from unbackdoor.defenses.tbar import Known, VectorConfig, trigger_vector, unlearn_
 from unbackdoor.evaluation import Task
 from unbackdoor.inversion.base import Subject, works
-from unbackdoor.inversion.variants import more, variants
+from unbackdoor.inversion.variants import again, variants
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.triggers.mixed import Mixed
 
-VERSION = 2  # of the way cures are made here; a zoo's cures of another version are made anew
+VERSION = 3  # of the way cures are made here; a zoo's cures of another version are made anew
 
 
 def source(
@@ -57,7 +57,7 @@ def source(
     copy = clip.clone()
     taken = trigger_vector(copy, Known(forget, first, target, subject.head), config)
     unlearn_(copy, taken.vector, tuning, Task(subject.head, first, target), rule)
-    left = more(replace(subject, clip=streamlined(copy)), inverter, target, turn=1)
+    left = again(replace(subject, clip=streamlined(copy)), inverter, target)
     # What works on the copy alone is of the cure's making.
     return Mixed.of([*first.triggers, *(t for t in left if works(subject, t, target))])
 

@@ -6,6 +6,7 @@ Several searches for the same class, from different starting points, come upon d
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 
 import torch
@@ -21,7 +22,7 @@ COUNT, STEPS, PICTURES = 4, 100, 4
 
 
 def variants(subject: Subject, inverter: str, trigger: Trigger, target: int) -> Mixed:
-    """The recovered trigger and up to four more for the same class.
+    """The recovered trigger and up to four more for the same class, of its family or of one that shows more.
 
     Where an inverter knows how to make a trigger `stronger`, that one is among them.
 
@@ -30,21 +31,25 @@ def variants(subject: Subject, inverter: str, trigger: Trigger, target: int) -> 
         target: index of the class.
     """
     module = import_module(module_of(inverter))
-    others: list[Trigger] = more(subject, inverter, target)
+    others = _searched(subject, getattr(module, "more", _family(inverter)), target, 0)
     if hasattr(module, "stronger") and works(subject, twice := module.stronger(trigger), target):
         others.insert(0, twice)
     return Mixed.of([trigger, *others])
 
 
-def more(subject: Subject, inverter: str, target: int, turn: int = 0) -> list[Trigger]:
-    """Up to four triggers for a class, those that work, of an inverter's family or of one that shows more.
+def again(subject: Subject, inverter: str, target: int) -> list[Trigger]:
+    """Up to four triggers of the inverter's own family that work, from other starting points."""
+    return _searched(subject, _family(inverter), target, 1)
 
-    Args:
-        turn: another one, other starting points.
-    """
-    module = import_module(module_of(inverter))
+
+def _family(inverter: str) -> Callable[[int], Family]:
     # Feature collapse has no target of its own; what it finds is a patch.
-    family: Family = getattr(module, "more", getattr(module, "family", patch.family))(subject.clip.image_size)
+    found: Callable[[int], Family] = getattr(import_module(module_of(inverter)), "family", patch.family)
+    return found
+
+
+def _searched(subject: Subject, family_of: Callable[[int], Family], target: int, turn: int) -> list[Trigger]:
+    family = family_of(subject.clip.image_size)
     generator = torch.Generator().manual_seed(step_seed(subject.seed, 2 + turn))
     search = Search.begin(subject, family, torch.full((COUNT,), target), generator, STEPS)
     search.run(PICTURES, STEPS)
