@@ -18,6 +18,7 @@ import torch
 
 from unbackdoor.bench.cells import address, read_result
 from unbackdoor.clip.load import load
+from unbackdoor.defenses.blind import VERSION
 from unbackdoor.inversion import inverter_names, versions
 from unbackdoor.inversion.detection import Origin, architecture
 from unbackdoor.inversion.examine import settings
@@ -80,7 +81,7 @@ def line_of(row: dict[str, Any]) -> dict[str, Any]:
 def cure_of(done: dict[str, Any]) -> dict[str, Any]:
     """What pages need of a cure."""
     told = {k: done[k] for k in ("shown", "target", "alpha", "satisfied", "also", "retention", "agreement")}
-    return {**told, "after": rates(done["after"])}
+    return {"version": VERSION, **told, "after": rates(done["after"])}
 
 
 def without_twins(row: dict[str, Any]) -> dict[str, Any]:
@@ -140,6 +141,9 @@ def main() -> None:
     for row in found:
         line = line_of(row)
         known[line["address"]] = {**line, "cured": known.get(line["address"], {}).get("cured")}
+    for row in known.values():
+        if row["cured"] and row["cured"].get("version") != VERSION:
+            row["cured"] = None
     rows = sorted(known.values(), key=lambda row: places[row["address"]])
     null, judged = judge_rows(rows, list(plan.halves), kind, identity, FALSE_ALARM_RATE, Origin(plan.model, weights))
     if args.runs:
