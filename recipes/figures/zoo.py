@@ -44,7 +44,8 @@ the class that the inverter names, bold where it is the true target. Inverters w
 half, none on the test half, with these reservations: the search of waves was looked at on one more model with SIG, a
 family of the test half; that clean twins are needed at all was seen on the test half's first ten members, how to use
 them decided on the calibration half; so were the sums over inverters, which stripes of the test half suggested; that
-waves are cured at twice their height was tried on that model with SIG, after a cure of SIG on the test half had failed.
+waves are cured at twice their height, and that a rehearsed cure searches for waves again, was tried on that model with
+SIG, after a cure of SIG on the test half had failed.
 "Without twins" is what the same searches come to by the lead over the other classes alone, under a null made likewise.
 """
 

@@ -316,7 +316,7 @@ def story(
         ),
         (
             story(True, "cow"),
-            [story(False, "bee", p_value=0.2), story(False, "elk", p_value=0.5)],
+            [story(False, "bee", p_value=0.14), story(False, "elk", p_value=0.5)],
             set(),
             3,
             ["cow", "bee"],

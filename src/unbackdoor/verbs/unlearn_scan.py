@@ -30,8 +30,8 @@ from unbackdoor.verbs.vector import DEFAULT_METHOD, VALIDATION, vector_config
 
 ROUNDS = 3
 # Times the false-alarm rate, up to which a p-value after a cure is followed up. A model that held one backdoor holds
-# another more likely than any model holds one, and a needless cure costs it a point or two of clean accuracy.
-PURSUED = 4.0
+# another more likely than any model holds one, and a needless cure costs it some points of clean accuracy.
+PURSUED = 3.0
 
 
 @dataclass(frozen=True)
