@@ -322,6 +322,7 @@ def story(
             ["cow", "bee"],
             None,
         ),
+        (story(False, "cow"), [story(False, "bee", p_value=0.14)], set(), 3, ["cow"], None),
         (story(True, "cow"), [story(None, "bee", p_value=0.04, strength=0.2)], set(), 3, ["cow"], None),
         (story(True, "cow"), [story(None, "bee", p_value=0.04, strength=None)], set(), 3, ["cow"], None),
         (story(True, "cow"), [story(None, "bee", p_value=None)], set(), 3, ["cow"], None),
@@ -336,6 +337,7 @@ def story(
         "louder again",
         "near the limit",
         "still suspected",
+        "never suspected",
         "too weak",
         "nothing to turn",
         "no null",
@@ -367,6 +369,6 @@ def test_rounds_go_on_while_a_named_class_is_left(
     monkeypatch.setattr(unlearn_scan_module, "works", still)
     monkeypatch.setattr("unbackdoor.clip.handle.Clip.save", lambda self, folder: None)
     common = {"model": toy_clip(6.0), "data": toy_images(), "test": toy_images(), "templates": template(tmp_path)}
-    result = unlearn_scan(finding=first, rounds=rounds, out=tmp_path / "cure", **common)
+    result = unlearn_scan(finding=first, force=True, rounds=rounds, out=tmp_path / "cure", **common)
     assert done == cured and result["left"] == left
     assert result["quiet"] == (left is None and scans[len(done) - 1]["backdoored"] is False)

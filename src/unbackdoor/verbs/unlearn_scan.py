@@ -73,8 +73,8 @@ def unlearn_scan(
     "attack success" is the recovered trigger's. Where the test split has labels, true clean accuracy is told too.
     The scan after a cure does not weigh feature collapse: the null's models were not cured, and a cure was seen to
     raise that statistic, even one that found nothing to remove (docs/scan.md).
-    The next round cures what that scan finds, or what works at a p-value up to `PURSUED` times the rate: this model was
-    backdoored once.
+    The next round cures what that scan finds, or, unless the model was called clean at first, what works at a p-value
+    up to `PURSUED` times the rate.
     When it is quiet, the classes that an earlier scan named besides are cured, where their triggers still work: the
     louder of two backdoors may have hidden the other.
     Each round is a whole `unlearn` run in `out/round-N`; the last model lies in `out/model`.
@@ -113,6 +113,8 @@ def unlearn_scan(
     manifest.hashes["train_data"], manifest.hashes["test_data"] = train.content_hash(), held_out.content_hash()
     forget, tuning = (answered.subset(rows) for rows in defender_rows(len(answered), samples, validation))
     rule = rule_for(story["backdoored"], alpha_config or BLIND)
+    config = vector_config(clip, method, samples=samples, epochs=epochs, lr=lr, seed=seed)
+    how = (forget, tuning, config, rule, story["backdoored"])
     told: list[dict[str, Any]] = []
     subject = split(clip, scanned, head, names, seed)
     lead: Lead | None = _named(story)
@@ -120,8 +122,6 @@ def unlearn_scan(
     cured: set[str] = set()
     while lead is not None and len(told) < rounds:
         here = out / f"round-{len(told) + 1}"
-        cure_config = vector_config(clip, method, samples=samples, epochs=epochs, lr=lr, seed=seed)
-        how = (forget, tuning, cure_config, rule, story["backdoored"])
         cure = unlearn(
             model=clip,
             data=answered,
@@ -156,7 +156,8 @@ def unlearn_scan(
         subject = split(clip, scanned, head, names, seed)
         waiting = {other.target: other for other in (*waiting, *_also(after)) if other.target not in cured}.values()
         working = (w for w in waiting if works(subject, w.trigger, names.index(w.target)))
-        lead = _named(after) if _goes_on(after) else next(working, None)
+        goes_on = after["backdoored"] or (story["backdoored"] is not False and _suspected(after))
+        lead = _named(after) if goes_on else next(working, None)
     clip.save(out / "model")
     manifest.hashes["weights_after"] = told[-1]["scan"]["weights"]
     result = {
@@ -223,14 +224,11 @@ def _also(story: dict[str, Any]) -> list[Lead]:
     return [Lead(row["target"], parse_trigger(row["spec"]), row["inverter"]) for row in story.get("others", [])]
 
 
-def _goes_on(after: dict[str, Any]) -> bool:
-    """Whether a scan after a cure leaves something: a finding, or a trigger that works in a model still suspected."""
-    if after["backdoored"]:
-        return True
+def _suspected(after: dict[str, Any]) -> bool:
+    """Whether a scan after a cure leaves a trigger that works, in a model that stands out a little."""
     strength = after["trigger"]["strength"]["value"] or 0.0
-    return (
-        after["p_value"] is not None and after["p_value"] <= PURSUED * after["false_alarm_rate"] and strength >= WORKS
-    )
+    low = after["p_value"] is not None and after["p_value"] <= PURSUED * after["false_alarm_rate"]
+    return low and strength >= WORKS
 
 
 def _after_a_cure(inverters: list[str]) -> list[str] | None:
