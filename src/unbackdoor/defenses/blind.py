@@ -13,7 +13,7 @@ from dataclasses import replace
 from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.streamline import streamlined
 from unbackdoor.data.images import ImageSet
-from unbackdoor.defenses.alpha import AlphaConfig
+from unbackdoor.defenses.alpha import AlphaConfig, AlphaSearch
 from unbackdoor.defenses.tbar import Known, VectorConfig, trigger_vector, unlearn_
 from unbackdoor.evaluation import Task
 from unbackdoor.inversion.base import Subject, works
@@ -55,11 +55,16 @@ def source(
     if backdoored is False:
         return first
     copy = clip.clone()
-    taken = trigger_vector(copy, Known(forget, first, target, subject.head), config)
-    unlearn_(copy, taken.vector, tuning, Task(subject.head, first, target), rule)
+    cure_(copy, Known(forget, first, target, subject.head), tuning, config, rule)
     left = again(replace(subject, clip=streamlined(copy)), inverter, target)
     # What works on the copy alone is of the cure's making.
     return Mixed.of([*first.triggers, *(t for t in left if works(subject, t, target))])
+
+
+def cure_(clip: Clip, known: Known, tuning: ImageSet, config: VectorConfig, rule: AlphaConfig) -> AlphaSearch:
+    """Take the vector of what is known and move `clip` along it, in place, as far as `rule` says on `tuning`."""
+    taken = trigger_vector(clip, known, config)
+    return unlearn_(clip, taken.vector, tuning, Task(known.head, known.trigger, known.target), rule)
 
 
 def rule_for(backdoored: bool | None, rule: AlphaConfig) -> AlphaConfig:

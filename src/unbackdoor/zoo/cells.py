@@ -23,8 +23,8 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.load import load
 from unbackdoor.data.images import ImageSet
 from unbackdoor.defenses.alpha import BLIND
-from unbackdoor.defenses.blind import rule_for, source
-from unbackdoor.defenses.tbar import METHODS, Known, trigger_vector, unlearn_
+from unbackdoor.defenses.blind import cure_, rule_for, source
+from unbackdoor.defenses.tbar import METHODS, Known
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.inversion import inverter
@@ -132,8 +132,7 @@ def recovery_cell(out: Path, config: Json, folder: Path, device: str, manifest: 
             continue
         how = (forget, tuning, METHODS["anchored"], rule, config["backdoored"])
         mixed = source(clip, subject, shown, trigger, target, *how)
-        taken = trigger_vector(clip, Known(forget, mixed, target, head), METHODS["anchored"])
-        found = unlearn_(clip, taken.vector, tuning, Task(head, mixed, target), rule)
+        found = cure_(clip, Known(forget, mixed, target, head), tuning, METHODS["anchored"], rule)
         told.append({"shown": shown, "target": name, "alpha": found.alpha, "satisfied": found.satisfied})
     attack = attack_of({**member, "trigger": card["trigger"]}, train)
     task = Task(head) if attack is None else Task(head, attack.trigger, attack.target)
