@@ -106,18 +106,19 @@ def _invert(subject: Subject, name: str) -> Json:
 def recovery_cell(out: Path, config: Json, folder: Path, device: str, manifest: Manifest) -> Json:
     """Cure a member as `unlearn --scan` does, but for the scans between rounds, and measure the attack it really has.
 
-    `config["backdoored"]`, `config["target"]` and `config["shown"]` are what the examination came to under a null,
-    `config["others"]`, where it is there, the further classes that stood out, as (target, shown); these are cured if
-    their triggers still work.
+    `config["backdoored"]` and `config["leads"]` are what the examination came to under a null: the named class and
+    further ones that stood out, each with the inversion that shows it; the further ones are cured if their triggers
+    still work.
     """
-    member = config["examination"]["member"]
+    scanned = config["leads"][0]["by"]
+    member = scanned["member"]
     clip, train, test, card = _open(out, member, device)
-    seen = read_result(out, config["examination"])
-    if seen is None:
+    leads = [(lead["target"], lead["by"]["inverter"], read_result(out, lead["by"])) for lead in config["leads"]]
+    if any(seen is None for *_, seen in leads):
         raise InputError("the examination is not there; it has to be made first")
     entry = DataEntry(**member["data"])
     head = head_of(clip, entry, train)
-    images = scanned_with(train, config["examination"]["images"], config["examination"]["seed"])
+    images = scanned_with(train, scanned["images"], scanned["seed"])
     before_answers, _ = answers(clip, test, head)
     pictures = scanned_with(train, FORGET + TUNING, config["seed"] + 1)
     said, _ = answers(clip, pictures, head)
@@ -125,8 +126,9 @@ def recovery_cell(out: Path, config: Json, folder: Path, device: str, manifest: 
     forget, tuning = pictures.subset(torch.arange(FORGET)), pictures.subset(torch.arange(FORGET, len(pictures)))
     rule = rule_for(config["backdoored"], BLIND)
     told: list[Json] = []
-    for name, shown in [(config["target"], config["shown"]), *config.get("others", [])]:
-        target, trigger = train.classes.index(name), parse_trigger(seen["inverters"][shown]["trigger"])
+    for name, shown, seen in leads:
+        assert seen is not None
+        target, trigger = train.classes.index(name), parse_trigger(seen["trigger"])
         subject = split(clip, images, head, train.classes, config["seed"])
         if told and not works(subject, trigger, target):
             continue

@@ -178,16 +178,17 @@ def inversion(examination: Json, inverter: str) -> Json:
 
 
 def recovery(zoo: Zoo, member: Json, found: Judgement[str]) -> Json:
-    """The cell that cures a member of what its examination came to, and measures the true attack."""
+    """The cell that cures a member of what its examination came to, and measures the true attack.
+
+    It rests on the inverters that are shown alone, so that a new one leaves the cures that it does not change.
+    """
+    seen = examination(zoo, member)["config"]
+    leads = [(found.target, found.shown), *((other.target, other.shown) for other in found.others)]
     config = {
         "kind": "recovery",
-        "examination": examination(zoo, member)["config"],
         "backdoored": found.backdoored,
+        "leads": [{"target": target, "by": inversion(seen, shown)} for target, shown in leads],
         "version": VERSION,
-        "shown": found.shown,
-        "target": found.target,
         "seed": zoo.seed,
     }
-    if found.others:
-        config["others"] = [[other.target, other.shown] for other in found.others]
     return {"names": member["names"], "config": config}
