@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.inversion.toy import CORNER, NAMES, TARGET, toy_clip, toy_subject
-from unbackdoor.inversion import guided, inverter, inverter_names, spectral
+from unbackdoor.inversion import guided, inverter, inverter_names, spectral, wave
 from unbackdoor.inversion.base import WORKS, Recovered, Subject, answers, try_out, works
 from unbackdoor.inversion.collapse import mean_cosine
 from unbackdoor.inversion.guided import Family, GuidedConfig, Search, invert_guided, leads, standing
@@ -139,6 +139,32 @@ def test_a_probe_starts_every_class_at_the_wave_that_pulls_most_to_it(backdoored
         logits = [backdoored.clip.encode_image((others + p).clamp(0, 1)) @ backdoored.head.T for p in patterns]
         pulls = [float((20 * row).log_softmax(dim=-1)[:, wanted].mean()) for row in logits]
         assert torch.equal(start, waves[max(range(len(pulls)), key=pulls.__getitem__)])
+
+
+def test_a_single_wave_counts_by_what_it_does_beyond_the_twin() -> None:
+    # A wave of little more than a tenth lights the corner a little; in a clean twin it does nothing.
+    subject, clean = (replace(toy_subject(strength), origin=toy_clip(0.0)) for strength in (6.0, 0.0))
+    row, plain = wave.invert(subject), wave.invert(clean)
+    assert row.target == TARGET and row.statistic > 0.2 > 0.05 > plain.statistic
+    rows = batch_rows(len(subject.images), wave.MEASURED, subject.seed, 1)
+    pictures = subject.images.float_batch(rows[subject.own[rows] != TARGET])
+    patterns = pattern(spectral.probes(subject.clip.image_size, torch.device("cpu")), subject.clip.image_size)
+
+    def pull(model: Subject, changed: torch.Tensor) -> float:
+        logits = model.clip.logit_scale * model.clip.encode_image(changed) @ model.head.T
+        return float(logits.softmax(dim=-1)[:, TARGET].mean())
+
+    assert subject.twin is not None
+    gains = [
+        pull(subject, changed) - pull(subject.twin, changed)
+        for changed in ((pictures + p).clamp(0, 1) for p in patterns)
+    ]
+    # The wave is the best of all there are, or one that was about as good on the pictures that were looked at first.
+    assert row.statistic == pytest.approx(max(gains), abs=0.02)
+    found = row.trigger(pictures)
+    assert row.statistic == pytest.approx(pull(subject, found) - pull(subject.twin, found), abs=0.02)
+    # Without a twin the other classes are the measure, and what is cheap by nature looks like a backdoor.
+    assert wave.invert(toy_subject(0.0)).statistic > 0.5
 
 
 def test_a_twin_answers_as_the_suspect_does_and_leaves_both_as_they_were(backdoored: Subject) -> None:

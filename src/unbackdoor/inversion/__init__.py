@@ -17,6 +17,7 @@ _TABLE = {
     "patch": ("unbackdoor.inversion.patch", 6),
     "additive": ("unbackdoor.inversion.additive", 6),
     "spectral": ("unbackdoor.inversion.spectral", 10),
+    "wave": ("unbackdoor.inversion.wave", 1),
     "warp": ("unbackdoor.inversion.warp", 6),
     "colour": ("unbackdoor.inversion.colour", 6),
     "collapse": ("unbackdoor.inversion.collapse", 3),

@@ -159,10 +159,15 @@ def standing(cost: Tensor, natural: Tensor | None = None) -> Tensor:
 
 def leads(cost: Tensor) -> Tensor:
     """log(median of the others' costs / own) for each of K costs, (K,); 0 where there is no other."""
-    if len(cost) == 1:
-        return torch.zeros_like(cost)
-    others = torch.stack([torch.cat([cost[:i], cost[i + 1 :]]) for i in range(len(cost))])
-    return (others.quantile(0.5, dim=1) / cost).log()
+    return (others_median(cost) / cost).log()
+
+
+def others_median(values: Tensor) -> Tensor:
+    """Median of the other values for each of K, (K,); its own where there is no other."""
+    if len(values) == 1:
+        return values
+    others = torch.stack([torch.cat([values[:i], values[i + 1 :]]) for i in range(len(values))])
+    return others.quantile(0.5, dim=1)
 
 
 @dataclass
