@@ -46,7 +46,7 @@ def add_(weights: Mapping[str, Tensor], vector: Mapping[str, Tensor], scale: flo
     Raises:
         InputError: the vector names a tensor that the weights lack, or of another shape.
     """
-    _check_fits(weights, vector)
+    check_fits(weights, vector)
     torch._foreach_add_([weights[name] for name in vector], list(vector.values()), alpha=scale)
 
 
@@ -58,7 +58,7 @@ class Walk:
     """
 
     def __init__(self, weights: Mapping[str, Tensor], vector: Mapping[str, Tensor]) -> None:
-        _check_fits(weights, vector)
+        check_fits(weights, vector)
         self._weights = {name: weights[name] for name in vector}
         self._vector = {name: t.to(weights[name]) for name, t in vector.items()}
         self._start = {name: weights[name].detach().clone() for name in vector}
@@ -97,7 +97,12 @@ def load_vector(path: Path) -> tuple[Vector, dict[str, str]]:
     return {name: t.float() for name, t in tensors.items()}, metadata
 
 
-def _check_fits(weights: Mapping[str, Tensor], vector: Mapping[str, Tensor]) -> None:
+def check_fits(weights: Mapping[str, Tensor], vector: Mapping[str, Tensor]) -> None:
+    """Whether the vector can be added to the weights.
+
+    Raises:
+        InputError: it names a tensor that the weights lack, or of another shape.
+    """
     missing = [name for name in vector if name not in weights]
     if missing:
         raise InputError(
