@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "unbackdoor"
 LAYERS = (
     ("cli",),
     ("verbs",),
-    ("defenses", "inversion", "bench", "zoo", "report"),
+    ("defenses", "inversion", "geometry", "bench", "zoo", "report"),
     ("evaluation",),
     ("training", "metrics", "data", "triggers"),
     ("clip",),

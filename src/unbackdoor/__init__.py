@@ -23,8 +23,10 @@ _PUBLIC = {
     "trigger_vector": "unbackdoor.verbs.vector",
     "unlearn": "unbackdoor.verbs.unlearn",
     "unlearn_scan": "unbackdoor.verbs.unlearn_scan",
+    "disentangle": "unbackdoor.verbs.disentangle",
     "evaluate": "unbackdoor.verbs.evaluate",
     "info": "unbackdoor.verbs.info",
+    "locate": "unbackdoor.verbs.locate",
     "demo": "unbackdoor.verbs.demo",
     "InputError": "unbackdoor.errors",
 }
@@ -34,10 +36,12 @@ __all__ = [
     "calibrate",
     "craft",
     "demo",
+    "disentangle",
     "evaluate",
     "info",
     "load",
     "load_images",
+    "locate",
     "parse_trigger",
     "poison",
     "scan",
@@ -55,8 +59,10 @@ if TYPE_CHECKING:
     from unbackdoor.verbs.calibrate import calibrate
     from unbackdoor.verbs.craft import craft
     from unbackdoor.verbs.demo import demo
+    from unbackdoor.verbs.disentangle import disentangle
     from unbackdoor.verbs.evaluate import evaluate
     from unbackdoor.verbs.info import info
+    from unbackdoor.verbs.locate import locate
     from unbackdoor.verbs.poison import poison
     from unbackdoor.verbs.scan import scan
     from unbackdoor.verbs.unlearn import unlearn

@@ -1,0 +1,89 @@
+"""Which part of a trigger vector does the work: each block of it subtracted alone, and all but it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from unbackdoor.clip.handle import Clip
+from unbackdoor.data.images import ImageSet
+from unbackdoor.defenses.alpha import AlphaPoint
+from unbackdoor.evaluation import Task, evaluate_images
+from unbackdoor.metrics.backdoor import BackdoorRates
+from unbackdoor.progress import Progress
+from unbackdoor.weights.blocks import blocks, shares
+from unbackdoor.weights.vector import Walk
+
+
+@dataclass(frozen=True)
+class BlockEffect:
+    """One block of a vector τ.
+
+    Args:
+        block: its name.
+        share: of ‖τ‖².
+        alone: rates at θ − α·τ_block.
+        without: rates at θ − α·(τ − τ_block).
+    """
+
+    block: str
+    share: float
+    alone: BackdoorRates
+    without: BackdoorRates
+
+
+def block_effects(
+    clip: Clip, vector: Mapping[str, Tensor], alpha: float, images: ImageSet, task: Task
+) -> list[BlockEffect]:
+    """Every block's effect, in the order of the vector's tensors; `clip` is left as it was.
+
+    Raises:
+        InputError: the vector does not fit the model.
+    """
+    parts, share = blocks(vector), shares(vector)
+    found: list[BlockEffect] = []
+    with Progress("blocks", 2 * len(parts)) as bar:
+        for name, part in parts.items():
+            rest = {key: t for key, t in vector.items() if key not in part}
+            rates = []
+            for moved in (part, rest):
+                with _at(clip, moved, alpha):
+                    rates.append(evaluate_images(clip, images, task))
+                bar.step(2 * len(found) + len(rates))
+            found.append(BlockEffect(name, share[name], *rates))
+    return found
+
+
+def path(
+    clip: Clip, vector: Mapping[str, Tensor], alphas: Sequence[float], images: ImageSet, task: Task
+) -> list[AlphaPoint]:
+    """CA and ASR along θ − α·τ; `clip` is left as it was.
+
+    Raises:
+        InputError: the vector does not fit the model.
+    """
+    walk, found = Walk(clip.state(), vector), []
+    try:
+        with Progress("path", len(alphas)) as bar:
+            for alpha in alphas:
+                walk.settle(alpha)
+                rates = evaluate_images(clip, images, task)
+                assert rates.asr is not None
+                found.append(AlphaPoint(alpha, rates.ca, rates.asr))
+                bar.step(len(found))
+    finally:
+        walk.settle(0.0)
+    return found
+
+
+@contextmanager
+def _at(clip: Clip, vector: Mapping[str, Tensor], alpha: float) -> Iterator[None]:
+    walk = Walk(clip.state(), vector)
+    walk.settle(alpha)
+    try:
+        yield
+    finally:
+        walk.settle(0.0)

@@ -1,0 +1,167 @@
+"""`disentangle`: the weight disentanglement error ξ over the plane of a clean and a trigger vector."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unbackdoor.clip.handle import Clip
+from unbackdoor.data.images import ImageSet
+from unbackdoor.geometry.surface import Point, Seen, Surface, Views, look
+from unbackdoor.manifest import Manifest, run_key, write_json
+from unbackdoor.report.contours import contour_map
+from unbackdoor.triggers.base import Trigger
+from unbackdoor.verbs.common import open_attack, open_data, open_model, weights_hash, work_folder
+from unbackdoor.weights.blocks import cosine
+from unbackdoor.weights.files import state_hash, write_text
+from unbackdoor.weights.plane import Plane
+from unbackdoor.weights.vector import Vector, difference, load_vector, norm
+
+LIMIT = 256
+POINTS, LOW, HIGH, SHARP = 21, -3.0, 3.0, 0.05
+
+
+def disentangle(
+    *,
+    model: str | Clip,
+    clean: str | Path | Clip | Vector,
+    triggered: str | Path | Clip | Vector,
+    data: str | ImageSet,
+    trigger: str | Trigger,
+    target: str,
+    out: str | Path,
+    low: float = LOW,
+    high: float = HIGH,
+    points: int = POINTS,
+    sharp: float = SHARP,
+    alpha: float | None = None,
+    limit: int = LIMIT,
+    checkpoint: Path | None = None,
+    classes: str | None = None,
+    templates: str | None = None,
+    device: str = "auto",
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Map ξ(α_c, α_t) at θ_0 + α_c·τ_c + α_t·τ_t (`unbackdoor.metrics.disentanglement`), with CA and ASR all over it.
+
+    Args:
+        model: θ_0, from which both vectors start.
+        clean, triggered: τ_c and τ_t: a vector's safetensors file, or a model, whose image tower less θ_0's is taken.
+        data: pictures of its test split, clean and triggered; of the target's class none is triggered.
+        low, high, points: the lattice, the same both ways.
+        sharp: a cell of the coarse lattice whose corners' ξ differ by more is looked at more closely; 0 looks at all.
+        alpha: draw a cure's path in, from (1, 1), where the suspect lies if it is θ_0 + τ_c + τ_t, down by this much.
+        limit: pictures, drawn by seed.
+        out: folder for `surface.json`, `map.svg` and `manifest.json`. Points are kept while the run lasts, so that a
+            killed run goes on.
+
+    Returns:
+        `box` (mean ξ over [0, 1]² and its 95% interval over pictures), `points` that were looked at, `cosine` of the
+        vectors, `norms`, `at` (ξ, CA and ASR at the corners of the unit box), `map`, `seconds`, …
+
+    Raises:
+        InputError: anything unusable in the above.
+    """
+    out = Path(out)
+    clip = open_model(model, checkpoint, device)
+    images = open_data(data, clip, "test", limit=limit, seed=seed, classes=classes)
+    attack = open_attack(clip, images, trigger, target, templates)
+    vectors = {name: _vector(clip, given, device) for name, given in (("clean", clean), ("triggered", triggered))}
+    plane = Plane(clip.state(), vectors["clean"], vectors["triggered"])
+    surface = Surface(low, high, points, Views.of(images, attack.trigger, attack.target, clip.device))
+    config: dict[str, Any] = {
+        "model": clip.reference,
+        "clean": _name(clean),
+        "triggered": _name(triggered),
+        "data": images.spec,
+        "images": len(images),
+        "trigger": attack.trigger.spec(),
+        "target": attack.target_name,
+        "low": low,
+        "high": high,
+        "points": points,
+        "sharp": sharp,
+        "templates": templates,
+        "seed": seed,
+    }
+    manifest = Manifest("disentangle", config)
+    manifest.hashes["weights"] = weights_hash(clip)
+    manifest.hashes["data"] = images.content_hash()
+    manifest.hashes |= {name: state_hash(vector) for name, vector in vectors.items()}
+    # What was looked at stays good on another lattice.
+    apart = ("low", "high", "points", "sharp")
+    key = run_key("disentangle", {k: v for k, v in config.items() if k not in apart}, manifest.hashes)
+    with work_folder(out) as work:
+        log = work / f"points-{key[:16]}.jsonl"
+        surface.seen.update(_read(log))
+        look(clip, plane, attack.head, surface, sharp=sharp, keep=lambda point, seen: _append(log, point, seen))
+        mean, interval = surface.box()
+        map_file = out / "map.svg"
+        path = [] if alpha is None else [(1.0, 1.0), (1.0, 1.0 - alpha)]
+        title = f"ξ, {attack.trigger.name} to {attack.target_name}"
+        write_text(map_file, contour_map(surface.axis, surface.errors().numpy(), title, path))
+        result: dict[str, Any] = {
+            "verb": "disentangle",
+            **config,
+            "box": {"value": mean, "interval": list(interval), "n": len(images)},
+            "looked_at": len(surface.seen),
+            "cosine": cosine(vectors["clean"], vectors["triggered"]),
+            "norms": {name: norm(vector) for name, vector in vectors.items()},
+            "at": {f"{a:g},{b:g}": _told(surface, (a, b)) for a in (0.0, 1.0) for b in (0.0, 1.0)},
+            "map": str(map_file),
+            "seconds": round(manifest.seconds, 2),
+        }
+        manifest.write(out)
+        every = [{"alpha_clean": a, "alpha_trigger": b, **_told(surface, (a, b))} for a, b in sorted(surface.seen)]
+        write_json(out / "surface.json", {**result, "surface": every})
+    return result
+
+
+def _vector(clip: Clip, given: str | Path | Clip | Vector, device: str) -> Vector:
+    """A vector itself, of its file, or the difference of a model's image tower from `clip`'s."""
+    if isinstance(given, dict):
+        return given
+    if not isinstance(given, Clip):
+        path = Path(given)
+        if path.suffix == ".safetensors" and path.is_file():
+            vector, told = load_vector(path)
+            if told.get("kind") == "trigger vector":
+                return {name: t.to(clip.device) for name, t in vector.items()}
+        given = open_model(str(given), None, device)
+    own, other = clip.image_parameters(), given.image_parameters()
+    return difference(other, own)
+
+
+def _name(given: str | Path | Clip | Vector) -> str:
+    if isinstance(given, dict):
+        return "a vector in memory"
+    return given.reference if isinstance(given, Clip) else str(given)
+
+
+def _told(surface: Surface, point: Point) -> dict[str, Any]:
+    return {
+        "xi": surface.error(point).as_dict(),
+        "ca": surface.accuracy(point).as_dict(),
+        "asr": surface.success(point).as_dict(),
+    }
+
+
+def _append(log: Path, point: Point, seen: Seen) -> None:
+    line = {"at": point, "clean": seen.clean.tolist(), "triggered": seen.triggered.tolist()}
+    with log.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def _read(log: Path) -> dict[Point, Seen]:
+    found: dict[Point, Seen] = {}
+    for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else ():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:  # the line being written when the run was killed
+            continue
+        a, b = row["at"]
+        found[a, b] = Seen(torch.tensor(row["clean"]), torch.tensor(row["triggered"]))
+    return found

@@ -1,0 +1,118 @@
+"""`locate`: where in a model a trigger vector sits, and which part of it does the work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from unbackdoor.clip.handle import Clip
+from unbackdoor.data.images import ImageSet
+from unbackdoor.evaluation import Task
+from unbackdoor.geometry.location import block_effects, path
+from unbackdoor.manifest import Manifest, write_json
+from unbackdoor.triggers.base import Trigger
+from unbackdoor.verbs.common import open_attack, open_data, open_model, weights_hash
+from unbackdoor.weights.blocks import blocks, cosine, effective_rank
+from unbackdoor.weights.files import state_hash
+from unbackdoor.weights.vector import load_vector, norm
+
+LIMIT = 512
+STEPS = 8  # of the path, to α and as far again
+
+
+def locate(
+    *,
+    model: str | Clip,
+    vector: str | Path,
+    data: str | ImageSet,
+    trigger: str | Trigger,
+    target: str,
+    out: str | Path,
+    alpha: float = 1.0,
+    others: Sequence[str | Path] = (),
+    limit: int = LIMIT,
+    checkpoint: Path | None = None,
+    classes: str | None = None,
+    templates: str | None = None,
+    device: str = "auto",
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Share of ‖τ‖² of every block, effective rank of every matrix, CA and ASR when one block of τ is subtracted alone
+    and when all but it are, CA and ASR along θ − α·τ, and cosines with other vectors.
+
+    Args:
+        model: the suspect θ.
+        vector: τ, as `vector` writes it.
+        data: pictures of its test split; CA is of those with labels.
+        alpha: how far blocks are subtracted; the path goes twice as far.
+        others: further vectors' files, such as other triggers' or a clean task's; by block, too.
+        out: folder for `location.json` and `manifest.json`.
+
+    Returns:
+        `blocks` (block, share, elements, alone, without, ranks), `path`, `cosines` (by file: whole, blocks), …
+
+    Raises:
+        InputError: anything unusable in the above.
+    """
+    out = Path(out)
+    clip = open_model(model, checkpoint, device)
+    images = open_data(data, clip, "test", limit=limit, seed=seed, classes=classes)
+    attack = open_attack(clip, images, trigger, target, templates)
+    tau = _open(vector, clip)
+    further = {str(other): _open(other, clip) for other in others}
+    config: dict[str, Any] = {
+        "model": clip.reference,
+        "vector": str(vector),
+        "others": list(further),
+        "data": images.spec,
+        "images": len(images),
+        "trigger": attack.trigger.spec(),
+        "target": attack.target_name,
+        "alpha": alpha,
+        "templates": templates,
+        "seed": seed,
+    }
+    manifest = Manifest("locate", config)
+    manifest.hashes["weights"], manifest.hashes["data"] = weights_hash(clip), images.content_hash()
+    manifest.hashes |= {str(name): state_hash(v) for name, v in ((vector, tau), *further.items())}
+    task = Task(attack.head, attack.trigger, attack.target)
+    parts = blocks(tau)
+    told = [
+        {
+            "block": row.block,
+            "share": row.share,
+            "elements": sum(t.numel() for t in parts[row.block].values()),
+            "alone": row.alone.as_dict(),
+            "without": row.without.as_dict(),
+            "ranks": {
+                name: {"effective": effective_rank(t), "full": min(t.shape[0], t[0].numel())}
+                for name, t in parts[row.block].items()
+                if t.dim() > 1 and min(t.shape[0], t[0].numel()) > 1
+            },
+        }
+        for row in block_effects(clip, tau, alpha, images, task)
+    ]
+    walked = path(clip, tau, [2 * alpha * i / STEPS for i in range(STEPS + 1)], images, task)
+    result: dict[str, Any] = {
+        "verb": "locate",
+        **config,
+        "norm": norm(tau),
+        "blocks": told,
+        "path": [point.as_dict() for point in walked],
+        "cosines": {name: _cosines(tau, v) for name, v in further.items()},
+        "seconds": round(manifest.seconds, 2),
+    }
+    manifest.write(out)
+    write_json(out / "location.json", result)
+    return {**result, "location": str(out / "location.json")}
+
+
+def _open(file: str | Path, clip: Clip) -> dict[str, Any]:
+    vector, _ = load_vector(Path(file))
+    return {name: t.to(clip.device) for name, t in vector.items()}
+
+
+def _cosines(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+    own, other = blocks(a), blocks(b)
+    return {"whole": cosine(a, b), "blocks": {name: cosine(part, other.get(name, {})) for name, part in own.items()}}
