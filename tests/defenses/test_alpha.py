@@ -33,7 +33,7 @@ def test_finds_the_smallest_curing_alpha(cure: float) -> None:
     assert [p.alpha for p in found.curve] == sorted(model.asked)
 
 
-@pytest.mark.parametrize(("cost", "factor"), [(0.001, 1.5), (0.07, 1.0)])
+@pytest.mark.parametrize(("cost", "factor"), [(0.001, 1.5), (0.067, 1.375), (0.074, 1.25), (0.08, 1.125), (0.09, 1.0)])
 def test_a_reserve_is_taken_as_far_as_the_floor_permits(cost: float, factor: float) -> None:
     plain = search_alpha(Model(0.9, cost), AlphaConfig(floor=0.9))
     found = search_alpha(Model(0.9, cost), AlphaConfig(floor=0.9, reserve=1.5))

@@ -30,7 +30,8 @@ class AlphaConfig:
         largest: no α above this is tried.
         smallest: bisection goes no lower.
         resolution: bisection stops when the bracket is narrower than this share of its upper end.
-        reserve: the α found without a grid is raised by this factor if the floor permits; 1 leaves it.
+        reserve: the α found without a grid is raised by this factor, or by as many quarters of the raise as the floor
+            permits; 1 leaves it.
     """
 
     tolerance: float = 0.005
@@ -60,7 +61,7 @@ class AlphaConfig:
         return (
             f"smallest α with ASR ≤ {self.tolerance:.1%} on held-out images, "
             f"keeping at least {self.floor:.0%} of the suspect's clean accuracy there"
-            + (f"; {self.reserve:g} times that if as much is kept" if self.reserve > 1 else "")
+            + (f"; up to {self.reserve:g} times that while as much is kept" if self.reserve > 1 else "")
         )
 
 
@@ -140,11 +141,24 @@ def search_alpha(measure: Measure, config: AlphaConfig) -> AlphaSearch:
     considered = [p for a, p in points.items() if config.grid is None or a in config.grid]
     found = _choose(considered, sorted(points.values(), key=lambda p: p.alpha), cured, kept, floor, config)
     if config.grid is None and config.reserve > 1 and found.satisfied and found.alpha:
-        further = look(min(config.reserve * found.alpha, config.largest))
-        curve = sorted(points.values(), key=lambda p: p.alpha)
-        better = cured(further) and kept(further)
-        return AlphaSearch(further.alpha if better else found.alpha, True, None, curve)
+        raised = _raised(look, cured, kept, found.alpha, config)
+        return AlphaSearch(raised, True, None, sorted(points.values(), key=lambda p: p.alpha))
     return found
+
+
+def _raised(
+    look: Callable[[float], AlphaPoint],
+    cured: Callable[[AlphaPoint], bool],
+    kept: Callable[[AlphaPoint], bool],
+    alpha: float,
+    config: AlphaConfig,
+) -> float:
+    """`alpha` with as much of the reserve as still satisfies the rule."""
+    for quarters in (4, 3, 2, 1):
+        further = look(min((1 + (config.reserve - 1) * quarters / 4) * alpha, config.largest))
+        if cured(further) and kept(further):
+            return further.alpha
+    return alpha
 
 
 def _bracket(
