@@ -216,7 +216,8 @@ def test_a_scan_after_a_cure_does_not_weigh_feature_collapse(tmp_path: Path) -> 
     assert finding["weighed"] == list(names) and finding["p_value"] == pytest.approx(1 / 25)
     tune = {"lr": 3e-2, "epochs": 2, "samples": 48, "validation": 48, "test": toy_images(), "out": tmp_path / "cure"}
     result = unlearn_scan(finding=finding, model=toy_clip(6.0), force=True, **tune, **common)
-    assert len(result["rounds"]) == 1 and result["quiet"]
+    (row,) = result["rounds"]
+    assert row["backdoored"] is False and result["left"] is None
     again = json.loads((tmp_path / "cure" / "round-1" / "scan" / "finding.json").read_text())
     assert again["weighed"] == ["patch"] and [row["name"] for row in again["inverters"]] == list(names)
 
@@ -287,6 +288,7 @@ def quiet(target: str) -> dict[str, object]:
     return story(False, target, p_value=0.5)
 
 
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "short"])
 @pytest.mark.parametrize(
     ("first", "scans", "working", "rounds", "cured", "left"),
     [
@@ -334,15 +336,17 @@ def test_rounds_go_on_while_a_named_class_is_left(
     rounds: int,
     cured: list[str],
     left: str | None,
+    whole: bool,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     done: list[str] = []
+    told = {"chosen": whole, "message": None if whole else "no α satisfies both limits"}
 
     def cure(**options: object) -> dict[str, object]:
         done.append(str(options["target"]))
         rates = {"ca": 1.0, "asr": 0.0, "n": {"ca": 96, "asr": 80}, "interval": {"ca": [0, 1], "asr": [0, 1]}}
-        return {"target": done[-1], "trigger": "", "alpha": 1.0, "before": rates, "after": rates, "report": ""}
+        return {"target": done[-1], "trigger": "", "alpha": 1.0, "before": rates, "after": rates, "report": "", **told}
 
     def still(subject: object, trigger: object, target: int) -> bool:
         return NAMES[target] in working
@@ -355,4 +359,5 @@ def test_rounds_go_on_while_a_named_class_is_left(
     common = {"model": toy_clip(6.0), "data": toy_images(), "test": toy_images(), "templates": template(tmp_path)}
     result = unlearn_scan(finding=first, force=True, rounds=rounds, out=tmp_path / "cure", **common)
     assert done == cured and result["left"] == left
-    assert result["quiet"] == (left is None and scans[len(done) - 1]["backdoored"] is False)
+    assert result["quiet"] == (whole and left is None and scans[len(done) - 1]["backdoored"] is False)
+    assert [row["short_of"] for row in result["rounds"]] == [told["message"]] * len(done)

@@ -94,6 +94,8 @@ def round_lines(result: dict[str, Any]) -> list[str]:
             "  " + rate_line("answers as before", **row["agreement"]),
             f"  new scan: {row['message']}",
         ]
+        if row["short_of"] is not None:
+            out.append(f"  not whole: {row['short_of']}")
     if result["left"] is not None:
         out.append(f"not done: {result['left']} is still a finding; give more --rounds")
     if "clean_accuracy" in result:

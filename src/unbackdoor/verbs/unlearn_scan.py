@@ -88,7 +88,8 @@ def unlearn_scan(
         null, origin: as for `scan`, for the scans after each round; the finding's own origin by default.
 
     Returns:
-        `rounds` (a line each), `quiet`, and `left`: the class that a further round would have cured, or None.
+        `rounds` (a line each; `short_of` where no α satisfied the rule), `quiet` (the last scan is, and no round fell
+        short), and `left`: the class that a further round would have cured, or None.
 
     Raises:
         InputError: no finding there, one of another model, or one that says there is nothing to cure.
@@ -174,11 +175,13 @@ def unlearn_scan(
                 "backdoored": row["scan"]["backdoored"],
                 "p_value": row["scan"]["p_value"],
                 "message": row["scan"]["message"],
+                # No α satisfied the rule: something of this backdoor is left, whether or not the new scan sees it.
+                "short_of": None if row["cure"]["chosen"] else row["cure"]["message"],
                 "report": row["cure"]["report"],
             }
             for row in told
         ],
-        "quiet": told[-1]["scan"]["backdoored"] is False and lead is None,
+        "quiet": told[-1]["scan"]["backdoored"] is False and lead is None and all(r["cure"]["chosen"] for r in told),
         "left": None if lead is None else lead.target,
         "seed": seed,
         "seconds": round(manifest.seconds, 2),
