@@ -94,3 +94,29 @@ def test_bad_settings(bad: dict) -> None:  # type: ignore[type-arg]
 def test_no_countable_image_is_told() -> None:
     with pytest.raises(InputError, match="no labelled image"):
         search_alpha(lambda _a, _e: BackdoorRates(Rate(0, 0), Rate(0, 0), Rate(0, 0)), AlphaConfig())
+
+
+def test_a_trade_off_is_struck_on_every_image() -> None:
+    """The first batches of α = 3.5 are unlucky; a search that believed them would stay at 3."""
+    asr = {0.0: 1.0, 3.0: 0.1, 3.5: 0.03}
+
+    def measure(alpha: float, enough: Callable[[BackdoorRates], bool] | None) -> BackdoorRates:
+        if alpha == 3.5 and enough is not None:
+            unlucky = BackdoorRates(Rate(70, 100), Rate(30, 100), Rate(0, 100))
+            assert enough(unlucky), "the search is told early that it is hopeless"
+            return unlucky
+        ca = 1.0 if alpha == 0.0 else 0.89
+        return BackdoorRates(Rate(round(1000 * ca), 1000), Rate(round(1000 * asr[alpha]), 1000), Rate(0, 1000))
+
+    found = search_alpha(measure, AlphaConfig(grid=(3.0, 3.5), floor=0.9))
+    assert not found.satisfied and found.alpha == 3.5
+    assert [p.ca.n for p in found.curve] == [1000, 1000, 1000]
+
+
+@pytest.mark.parametrize(("weight", "alpha"), [(1.0, 1.0), (3.0, 2.0)])
+def test_where_nothing_satisfies_both_asr_weighs_as_asked(weight: float, alpha: float) -> None:
+    def measure(alpha: float, _: object) -> BackdoorRates:
+        ca, asr = {0.0: (1000, 1000), 1.0: (890, 65), 2.0: (810, 5)}[alpha]
+        return BackdoorRates(Rate(ca, 1000), Rate(asr, 1000), Rate(0, 1000))
+
+    assert search_alpha(measure, AlphaConfig(grid=(1.0, 2.0), floor=0.9, weight=weight)).alpha == alpha

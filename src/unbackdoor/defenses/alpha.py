@@ -1,8 +1,8 @@
 """Choosing the scaling coefficient α on held-out images, with the weights stepped in place.
 
 The rule: the smallest α whose ASR is at most `tolerance`, under a floor on CA (a share of the suspect's own CA).
-When no α satisfies both, the point with the smallest excess (ASR above tolerance plus CA below the floor) is taken
-and the caller is told.
+When no α satisfies both, the point with the smallest excess (`weight` times ASR above tolerance, plus CA below the
+floor) is taken and the caller is told.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class AlphaConfig:
         largest: no α above this is tried.
         smallest: bisection goes no lower.
         resolution: bisection stops when the bracket is narrower than this share of its upper end.
+        weight: of a point of ASR against one of CA, where no α satisfies both limits.
         reserve: the α found without a grid is raised by this factor, or by as many quarters of the raise as the floor
             permits; 1 leaves it.
     """
@@ -41,6 +42,7 @@ class AlphaConfig:
     smallest: float = 1 / 64
     largest: float = 16.0
     resolution: float = 0.1
+    weight: float = 1.0
     reserve: float = 1.0
 
     def __post_init__(self) -> None:
@@ -52,6 +54,8 @@ class AlphaConfig:
             raise InputError(f"the ASR tolerance is {self.tolerance}; it must lie in [0, 1)")
         if self.reserve < 1:
             raise InputError(f"the α reserve is {self.reserve}; it is a factor of 1 or more")
+        if self.weight <= 0:
+            raise InputError(f"the weight of ASR is {self.weight}; it must be above 0")
         if not 0 < self.floor <= 1:
             raise InputError(f"the CA floor is {self.floor}; it is a share of the suspect's CA, in (0, 1]")
 
@@ -66,8 +70,9 @@ class AlphaConfig:
 
 
 # Without labels and the true trigger. Agreement with the suspect stands for CA and falls sooner, as answers that were
-# wrong change too; and where the recovered trigger stops working, a stronger true one may not have stopped yet.
-BLIND = AlphaConfig(floor=0.9, reserve=1.5)
+# wrong change too; and where the recovered trigger stops working, a stronger true one may not have stopped yet, so that
+# a little of the one that is left means much of the other.
+BLIND = AlphaConfig(floor=0.9, weight=3.0, reserve=1.5)
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ def search_alpha(measure: Measure, config: AlphaConfig) -> AlphaSearch:
 
     Args:
         measure: (α, enough) → rates on the validation images with the weights at θ − α·τ; it may stop early when
-            `enough(rates so far)` is true.
+            `enough(rates so far)` is true, and without `enough` it uses every image.
 
     Raises:
         InputError: the validation images give no ASR or no CA (no labelled image outside the target class).
@@ -138,7 +143,14 @@ def search_alpha(measure: Measure, config: AlphaConfig) -> AlphaSearch:
                 break
     elif not cured(points[0.0]):
         _bracket(look, cured, kept, config)
-    considered = [p for a, p in points.items() if config.grid is None or a in config.grid]
+    asked = [a for a in points if config.grid is None or a in config.grid]
+    if not any(cured(points[a]) and kept(points[a]) for a in asked):
+        # A trade-off is to be struck, and what a few batches said does not do for that.
+        for alpha in [a for a in asked if points[a].ca.n < start.ca.n]:
+            rates = measure(alpha, None)
+            assert rates.asr is not None
+            points[alpha] = AlphaPoint(alpha, rates.ca, rates.asr)
+    considered = [points[a] for a in asked]
     found = _choose(considered, sorted(points.values(), key=lambda p: p.alpha), cured, kept, floor, config)
     if config.grid is None and config.reserve > 1 and found.satisfied and found.alpha:
         raised = _raised(look, cured, kept, found.alpha, config)
@@ -192,7 +204,8 @@ def _choose(
         return AlphaSearch(best.alpha, True, None, curve)
 
     def excess(p: AlphaPoint) -> tuple[float, float]:
-        return max(0.0, p.asr.value - config.tolerance) + max(0.0, floor - p.ca.value), p.alpha
+        above, below = max(0.0, p.asr.value - config.tolerance), max(0.0, floor - p.ca.value)
+        return config.weight * above + below, p.alpha
 
     best = min(considered, key=excess)
     message = (

@@ -21,7 +21,7 @@ from unbackdoor.inversion.variants import again, variants
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.triggers.mixed import Mixed
 
-VERSION = 4  # of the way cures are made here; a zoo's cures of another version are made anew
+VERSION = 5  # of the way cures are made here; a zoo's cures of another version are made anew
 
 
 def source(

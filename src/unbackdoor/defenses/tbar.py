@@ -179,7 +179,8 @@ def unlearn_(
     known = _read_log(log)
 
     def measure(alpha: float, enough: Callable[[BackdoorRates], bool] | None) -> BackdoorRates:
-        if alpha not in known:
+        whole = alpha in known and known[alpha].ca.n == known[0.0].ca.n
+        if alpha not in known or (enough is None and not whole):
             walk.to(alpha)
             known[alpha] = evaluate_images(clip, validation, task, enough=enough)
             _append_log(log, alpha, known[alpha])
