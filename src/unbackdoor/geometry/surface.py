@@ -100,8 +100,13 @@ class Surface:
 
     def error(self, point: Point) -> Disentanglement:
         """ξ at a point that was looked at, as its two axes' points were."""
-        here, clean, triggered = self.seen[point], self.seen[point[0], 0.0], self.seen[0.0, point[1]]
-        return disentanglement(clean.clean, here.clean, triggered.triggered, here.triggered)
+        clean, triggered = self._alone(point)
+        here = self.seen[point]
+        return disentanglement(clean, here.clean, triggered, here.triggered)
+
+    def _alone(self, point: Point) -> tuple[Tensor, Tensor]:
+        """Answers to clean pictures without the trigger vector, and to triggered ones without the clean vector."""
+        return self.seen[point[0], 0.0].clean, self.seen[0.0, point[1]].triggered
 
     def accuracy(self, point: Point) -> Rate:
         """CA there."""
@@ -117,11 +122,11 @@ class Surface:
         """Mean ξ over the lattice on [0, 1]², with its 95% interval over pictures."""
         changes = []
         for point in _box():
-            here, clean, triggered = self.seen[point], self.seen[point[0], 0.0], self.seen[0.0, point[1]]
+            here, (clean, triggered) = self.seen[point], self._alone(point)
             # Both views of a picture are drawn together. Where some have no triggered view, the others' weigh more, so
             # that the mean is that of the shares.
-            row = (here.clean != clean.clean).double()
-            row[self.views.rows] += (here.triggered != triggered.triggered).double() * len(row) / len(self.views.rows)
+            row = (here.clean != clean).double()
+            row[self.views.rows] += (here.triggered != triggered).double() * len(row) / len(self.views.rows)
             changes.append(row)
         return mean_error(torch.stack(changes))
 

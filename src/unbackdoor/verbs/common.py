@@ -26,6 +26,7 @@ from unbackdoor.training.plant import Attack
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.weights.files import state_hash
+from unbackdoor.weights.vector import Vector, load_vector
 
 
 def open_model(model: str | Clip, checkpoint: Path | None = None, device: str = "auto") -> Clip:
@@ -109,6 +110,16 @@ def rates_dict(rates: BackdoorRates) -> dict[str, Any]:
 def retention(before: BackdoorRates, after: BackdoorRates) -> float | None:
     """after.ca / before.ca, None when the model knew nothing before."""
     return after.ca.value / before.ca.value if before.ca.hits else None
+
+
+def open_vector(path: Path, clip: Clip) -> tuple[Vector, dict[str, str]]:
+    """A vector's file, on the model's device, and its metadata.
+
+    Raises:
+        InputError: unreadable, or no vector.
+    """
+    vector, told = load_vector(path)
+    return {name: t.to(clip.device) for name, t in vector.items()}, told
 
 
 def weights_hash(clip: Clip) -> str:

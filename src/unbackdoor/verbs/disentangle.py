@@ -14,11 +14,11 @@ from unbackdoor.geometry.surface import Point, Seen, Surface, Views, look
 from unbackdoor.manifest import Manifest, run_key, write_json
 from unbackdoor.report.contours import contour_map
 from unbackdoor.triggers.base import Trigger
-from unbackdoor.verbs.common import open_attack, open_data, open_model, weights_hash, work_folder
+from unbackdoor.verbs.common import open_attack, open_data, open_model, open_vector, weights_hash, work_folder
 from unbackdoor.weights.blocks import cosine
 from unbackdoor.weights.files import state_hash, write_text
 from unbackdoor.weights.plane import Plane
-from unbackdoor.weights.vector import Vector, difference, load_vector, norm
+from unbackdoor.weights.vector import Vector, difference, norm
 
 LIMIT = 256
 POINTS, LOW, HIGH, SHARP = 21, -3.0, 3.0, 0.05
@@ -127,9 +127,9 @@ def _vector(clip: Clip, given: str | Path | Clip | Vector, device: str) -> Vecto
     if not isinstance(given, Clip):
         path = Path(given)
         if path.suffix == ".safetensors" and path.is_file():
-            vector, told = load_vector(path)
+            vector, told = open_vector(path, clip)
             if told.get("kind") == "trigger vector":
-                return {name: t.to(clip.device) for name, t in vector.items()}
+                return vector
         given = open_model(str(given), None, device)
     own, other = clip.image_parameters(), given.image_parameters()
     return difference(other, own)

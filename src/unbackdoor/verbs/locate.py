@@ -12,10 +12,10 @@ from unbackdoor.evaluation import Task
 from unbackdoor.geometry.location import block_effects, path
 from unbackdoor.manifest import Manifest, write_json
 from unbackdoor.triggers.base import Trigger
-from unbackdoor.verbs.common import open_attack, open_data, open_model, weights_hash
+from unbackdoor.verbs.common import open_attack, open_data, open_model, open_vector, weights_hash
 from unbackdoor.weights.blocks import blocks, cosine, effective_rank
 from unbackdoor.weights.files import state_hash
-from unbackdoor.weights.vector import load_vector, norm
+from unbackdoor.weights.vector import Vector, norm
 
 LIMIT = 512
 STEPS = 8  # of the path, to α and as far again
@@ -59,8 +59,8 @@ def locate(
     clip = open_model(model, checkpoint, device)
     images = open_data(data, clip, "test", limit=limit, seed=seed, classes=classes)
     attack = open_attack(clip, images, trigger, target, templates)
-    tau = _open(vector, clip)
-    further = {str(other): _open(other, clip) for other in others}
+    tau, _ = open_vector(Path(vector), clip)
+    further = {str(other): open_vector(Path(other), clip)[0] for other in others}
     config: dict[str, Any] = {
         "model": clip.reference,
         "vector": str(vector),
@@ -108,11 +108,6 @@ def locate(
     return {**result, "location": str(out / "location.json")}
 
 
-def _open(file: str | Path, clip: Clip) -> dict[str, Any]:
-    vector, _ = load_vector(Path(file))
-    return {name: t.to(clip.device) for name, t in vector.items()}
-
-
-def _cosines(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+def _cosines(a: Vector, b: Vector) -> dict[str, Any]:
     own, other = blocks(a), blocks(b)
     return {"whole": cosine(a, b), "blocks": {name: cosine(part, other.get(name, {})) for name, part in own.items()}}
