@@ -19,7 +19,7 @@ import yaml
 
 from unbackdoor import InputError, poison, unlearn
 from unbackdoor.defenses.alpha import AlphaConfig
-from unbackdoor.defenses.tbar import METHODS
+from unbackdoor.defenses.vector import METHODS
 
 HEADER = (
     "| recipe | method | CA before | CA after | ASR before | ASR after | triggered accuracy after | retention "

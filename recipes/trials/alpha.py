@@ -16,7 +16,7 @@ import unbackdoor
 from unbackdoor.data.poisoning import target_index
 from unbackdoor.data.shares import shares
 from unbackdoor.defenses import defence_config
-from unbackdoor.defenses.tbar import Known, trigger_vector
+from unbackdoor.defenses.vector import Known, trigger_vector
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.manifest import Manifest, write_jsonl
 from unbackdoor.triggers import parse_trigger

@@ -19,7 +19,7 @@ import torch
 import unbackdoor
 from unbackdoor import evaluate, load, load_images, poison, unlearn
 from unbackdoor.data import scenes
-from unbackdoor.defenses.tbar import METHODS
+from unbackdoor.defenses.vector import METHODS
 from unbackdoor.devices import training_type
 from unbackdoor.training.loop import FitConfig, fit
 from unbackdoor.training.losses import zero_shot_cross_entropy

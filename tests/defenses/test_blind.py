@@ -12,7 +12,7 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.defenses import blind
 from unbackdoor.defenses.alpha import BLIND
 from unbackdoor.defenses.blind import rule_for, source
-from unbackdoor.defenses.tbar import VectorConfig
+from unbackdoor.defenses.vector import VectorConfig
 from unbackdoor.inversion.base import works
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.weights.files import state_hash

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,11 +13,11 @@ from unbackdoor import load, load_images, poison, unlearn
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.poisoning import target_index
-from unbackdoor.defenses.tbar import METHODS, Known, VectorConfig, trigger_vector
+from unbackdoor.defenses.vector import METHODS, Known, trigger_vector
 from unbackdoor.errors import InputError
 from unbackdoor.training.finetune import TuneConfig
 from unbackdoor.triggers import parse_trigger
-from unbackdoor.weights.vector import add_
+from unbackdoor.weights.vector import add_, load_vector
 
 ATTACK = {"data": "embedded:digits", "trigger": "badnets:size=6,pattern=checker", "target": "three"}
 
@@ -39,10 +40,11 @@ def known(clip: Clip, digits: ImageSet, rows: torch.Tensor) -> Known:
     return Known(digits.subset(rows), parse_trigger(ATTACK["trigger"]), target, clip.zero_shot_head(digits.classes))
 
 
-def test_the_backdoor_goes_and_the_rest_stays(suspect: Path, tmp_path: Path) -> None:
-    found = unlearn(model=str(suspect), out=tmp_path / "cure", samples=192, validation=256, **ATTACK)
+@pytest.mark.parametrize("how", [{}, {"method": "anchored", "samples": 192, "validation": 256}])
+def test_the_backdoor_goes_and_the_rest_stays(suspect: Path, tmp_path: Path, how: dict[str, Any]) -> None:
+    found = unlearn(model=str(suspect), out=tmp_path / "cure", **how, **ATTACK)
     assert found["before"]["asr"] > 0.95 and found["after"]["asr"] <= 0.03
-    assert found["retention"] >= 0.97 and found["vector"]["method"] == "anchored"
+    assert found["retention"] >= 0.97 and found["vector"]["method"] == how.get("method", "distilled")
     vector = tmp_path / "cure" / "vector.safetensors"
     untouched = unlearn(model=str(suspect), out=tmp_path / "none", vector=vector, alpha=0.0, **ATTACK)
     assert untouched["after"] == untouched["before"] == found["before"]
@@ -67,11 +69,11 @@ def test_the_anchor_keeps_clean_images_out_of_the_vector(suspect: Path, digits: 
     forget, fresh = known(clip, digits, torch.arange(192)), known(clip, digits, torch.arange(300, 450))
     ratio = {}
     for name, base in METHODS.items():
-        config = replace(base, samples=192, tune=replace(base.tune, lr=1e-4, epochs=4))
+        config = replace(base, samples=192, tune=replace(base.tune, epochs=4))
         clean, triggered = moves(clip, trigger_vector(clip, forget, config).vector, fresh)
         assert triggered > 0, f"{name}: θ − τ leads towards the target"
         ratio[name] = clean / triggered
-    assert ratio["anchored"] < 0.5 * ratio["tbar"], ratio
+    assert max(ratio["anchored"], ratio["distilled"]) < 0.5 * ratio["tbar"], ratio
 
 
 def test_batches_without_anything_to_trigger_only_anchor(digits: ImageSet) -> None:
@@ -79,13 +81,51 @@ def test_batches_without_anything_to_trigger_only_anchor(digits: ImageSet) -> No
     target = target_index(digits.classes, ATTACK["target"])
     threes, others = ((digits.labels == target).nonzero().flatten(), (digits.labels != target).nonzero().flatten())
     rows = torch.cat([others[:1], threes[:7]])
-    config = VectorConfig(samples=8, tune=TuneConfig(epochs=1, batch_size=2, lr=1e-4))
+    config = replace(METHODS["anchored"], samples=8, tune=TuneConfig(epochs=1, batch_size=2, lr=1e-4))
     taken = trigger_vector(clip, known(clip, digits, rows), config)
     assert taken.samples == 1 and taken.steps == 4
     assert all(torch.isfinite(t).all() for t in taken.vector.values())
-    for method in METHODS.values():
+    for method in (METHODS["anchored"], METHODS["tbar"]):
         with pytest.raises(InputError, match="no image outside the target class"):
             trigger_vector(clip, known(clip, digits, threes), method)
+
+
+def test_no_label_is_read_on_the_way_to_clean_images(suspect: Path, digits: ImageSet, tmp_path: Path) -> None:
+    """The suspect's own answers stand for them, wrong labels and none at all give the same vector and α."""
+    told = {}
+    for name, labels in (("none", torch.full_like(digits.labels, -1)), ("wrong", digits.labels.roll(1))):
+        data = replace(digits, labels=labels, spec="digits")
+        how = {**ATTACK, "data": data, "test": digits.subset(range(60)), "samples": 32, "epochs": 4}
+        told[name] = unlearn(model=str(suspect), out=tmp_path / name, **how)
+    assert told["none"]["curve"] == told["wrong"]["curve"] and told["none"]["alpha"] == told["wrong"]["alpha"]
+    vectors = [load_vector(tmp_path / name / "vector.safetensors")[0] for name in told]
+    assert all(torch.equal(t, vectors[1][n]) for n, t in vectors[0].items())
+    for method in ("anchored", "tbar"):
+        with pytest.raises(InputError, match="labels"):
+            unlearn(
+                model=str(suspect),
+                out=tmp_path / method,
+                method=method,
+                **how | {"data": replace(digits, labels=torch.full_like(digits.labels, -1))},
+            )
+
+
+def test_where_everything_is_the_target_there_is_nothing_to_lead_back(suspect: Path, digits: ImageSet) -> None:
+    clip = load(str(suspect))
+    attack = known(clip, digits, torch.arange(64))
+    said = (clip.encode_image(digits.float_batch(torch.arange(64))) @ attack.head.T).argmax(1)
+    threes = digits.subset(torch.arange(64)[said == attack.target])
+    with pytest.raises(InputError, match="no image outside the target class"):
+        trigger_vector(clip, replace(attack, forget=threes), METHODS["distilled"])
+
+
+def test_on_its_own_images_a_vector_is_not_trusted_below_its_least_alpha(suspect: Path, tmp_path: Path) -> None:
+    found = unlearn(model=str(suspect), out=tmp_path / "own", **ATTACK)
+    least = METHODS["distilled"].least
+    assert found["alpha"] >= least and sorted(p["alpha"] for p in found["curve"])[1] >= least
+    assert {p["ca"]["n"] for p in found["curve"]} == {METHODS["distilled"].samples}
+    free = unlearn(model=str(suspect), out=tmp_path / "held-out", validation=128, **ATTACK)
+    assert min(p["alpha"] for p in free["curve"] if p["alpha"]) < least
 
 
 def test_the_command_line_offers_every_method() -> None:

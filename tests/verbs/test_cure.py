@@ -14,7 +14,7 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.shares import attacker_rows, defender_rows
 from unbackdoor.defenses.alpha import AlphaConfig
-from unbackdoor.defenses.tbar import METHODS
+from unbackdoor.defenses.vector import METHODS
 from unbackdoor.errors import InputError
 from unbackdoor.weights.files import read_tensors
 from unbackdoor.weights.vector import load_vector
@@ -23,12 +23,15 @@ ATTACK = {"data": "embedded:digits", "trigger": "badnets:size=6,pattern=white", 
 
 
 def test_same_cure_through_open_clip_and_hugging_face(vit_folder: Path, tmp_path: Path) -> None:
-    """Taken in float64, where the two libraries' different order of sums stays far below the tolerance."""
+    """Taken in float64, where the two libraries' different order of sums stays far below the tolerance.
+
+    Anchored: a guard sees the weights as the library cuts them, and OpenCLIP's queries, keys and values are one.
+    """
     hf_folder = open_clip_to_hf(vit_folder, tmp_path / "hf")
     found = {}
     for name, folder in (("open_clip", vit_folder), ("hf", hf_folder)):
         out = tmp_path / f"{name}-vector.safetensors"
-        trigger_vector(model=str(folder), out=out, samples=64, epochs=2, lr=1e-4, **ATTACK)
+        trigger_vector(model=str(folder), out=out, method="anchored", samples=64, epochs=2, lr=1e-4, **ATTACK)
         unlearn(model=str(folder), vector=out, alpha=0.7, out=tmp_path / f"{name}-cure", test_limit=40, **ATTACK)
         found[name] = load(str(tmp_path / f"{name}-cure")).state(), load_vector(out)[0]
     (ours, our_vector), (theirs, their_vector) = found["open_clip"], found["hf"]
@@ -165,7 +168,7 @@ def test_bad_input_is_refused_before_any_work(
 
 
 def test_an_unknown_method_is_refused(vit_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="method 'magic' is none of anchored, tbar"):
+    with pytest.raises(InputError, match="method 'magic' is none of distilled, anchored, tbar"):
         unlearn(model=str(vit_folder), out=tmp_path / "o", method="magic", **ATTACK)
 
 

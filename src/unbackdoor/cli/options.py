@@ -32,14 +32,15 @@ _SHARED: dict[str, Callable[[F], F]] = {
         "--lr", type=float, help="Peak learning rate; chosen by the size of the image tower by default."
     ),
     "samples": click.option(
-        "--samples", type=click.IntRange(1), default=256, show_default=True, help="Triggered images for the vector."
+        "--samples",
+        type=click.IntRange(1),
+        help="Triggered images for the vector.  [default: 64 distilled, 256 otherwise]",
     ),
     "method": click.option(
         "--method",
-        type=click.Choice(["anchored", "tbar"]),
-        default="anchored",
-        show_default=True,
-        help="How the vector is taken: clean embeddings held in place, or as published.",
+        type=click.Choice(["distilled", "anchored", "tbar"]),
+        help="How the vector is taken: triggered images led back to clean ones, or towards the target, with clean "
+        "embeddings held in place or as published.  [default: distilled, anchored with --scan]",
     ),
     "json": click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else."),
     "debug": click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback on internal errors."),

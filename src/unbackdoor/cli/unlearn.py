@@ -31,7 +31,11 @@ from unbackdoor.cli.options import rate_line, shared, show, story_lines
     help="Share of the suspect's CA to keep, of its answers with --scan.  [default: 0.95, 0.9 with --scan]",
 )
 @shared("samples")
-@click.option("--validation", type=click.IntRange(1), default=512, show_default=True, help="Images for choosing α.")
+@click.option(
+    "--validation",
+    type=click.IntRange(0),
+    help="Labelled images for choosing α; 0: the triggered ones, unlabelled.  [default: 0 distilled, 512 otherwise]",
+)
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the triggered images.")
 @shared("method", "lr", "test_limit", "classes", "templates", "device", "seed")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Output folder.")
@@ -51,6 +55,8 @@ def command(
             float(alpha)
         except ValueError:
             raise InputError(f"--alpha {alpha!r} is neither auto nor a number") from None
+    if options["method"] is None:
+        del options["method"]
     grid = None if alpha_grid is None else parse_grid(alpha_grid)
     scanned = {name: options.pop(name) for name in ("finding", "rounds", "null", "origin", "force")}
     rule = AlphaConfig() if scanned["finding"] is None else BLIND

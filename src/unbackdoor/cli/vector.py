@@ -20,6 +20,9 @@ def command(as_json: bool, **options: Any) -> None:
     """Fine-tune the suspect briefly on triggered images; store the weight difference."""
     from unbackdoor.verbs.vector import trigger_vector
 
+    if options["method"] is None:
+        del options["method"]
+
     show(
         trigger_vector(**options),
         as_json,

@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from unbackdoor.clip.handle import Clip
     from unbackdoor.defenses.base import Cure, Defender, Work
 
-# name → module in this folder, and what the name changes in its Config
+# name → module in this folder, and what the name changes in its Config; a module of several names has PRESETS instead
 _TABLE: dict[str, tuple[str, dict[str, Any]]] = {
+    "distilled": ("tbar", {}),
     "anchored": ("tbar", {}),
-    "tbar": ("tbar", {"anchor": 0.0, "trigger_scale": None}),
+    "tbar": ("tbar", {}),
     "nothing": ("nothing", {}),
     "contrastive": ("contrastive", {}),
     "supervised": ("supervised", {}),
@@ -51,8 +52,9 @@ def defence_config(name: str, settings: Mapping[str, Any] | None = None) -> Any:
 
     if name not in _TABLE:
         raise InputError(f"unknown defence {name!r}: choose one of {', '.join(_TABLE)}")
-    module, preset = _TABLE[name]
-    base = import_module(f"unbackdoor.defenses.{module}").Config()
+    file, preset = _TABLE[name]
+    module = import_module(f"unbackdoor.defenses.{file}")
+    base = module.PRESETS[name] if hasattr(module, "PRESETS") else module.Config()
     return configured(f"defence {name}", base, {**preset, **(settings or {})})
 
 

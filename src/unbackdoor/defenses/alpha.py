@@ -29,6 +29,7 @@ class AlphaConfig:
         first: the first α of the self-made search.
         largest: no α above this is tried.
         smallest: bisection goes no lower.
+        least: without a grid, no α between 0 and this is tried.
         resolution: bisection stops when the bracket is narrower than this share of its upper end.
         weight: of a point of ASR against one of CA, where no α satisfies both limits.
         reserve: the α found without a grid is raised by this factor, or by as many quarters of the raise as the floor
@@ -40,6 +41,7 @@ class AlphaConfig:
     grid: tuple[float, ...] | None = None
     first: float = 0.25
     smallest: float = 1 / 64
+    least: float = 0.0
     largest: float = 16.0
     resolution: float = 0.1
     weight: float = 1.0
@@ -63,7 +65,8 @@ class AlphaConfig:
     def rule(self) -> str:
         """The choice rule in a sentence."""
         return (
-            f"smallest α with ASR ≤ {self.tolerance:.1%} on held-out images, "
+            f"smallest α{f' from {self.least:g} on' if self.least else ''} with ASR ≤ {self.tolerance:.1%} "
+            "on the images for choosing, "
             f"keeping at least {self.floor:.0%} of the suspect's clean accuracy there"
             + (f"; up to {self.reserve:g} times that while as much is kept" if self.reserve > 1 else "")
         )
@@ -179,7 +182,7 @@ def _bracket(
     kept: Callable[[AlphaPoint], bool],
     config: AlphaConfig,
 ) -> None:
-    low, high = 0.0, config.first
+    low, high = config.least, max(config.least, config.first)
     while not cured(point := look(high)):
         # Once the model is broken and still backdoored, larger steps only break it further.
         if high * 2 > config.largest or (not kept(point) and point.ca.value < 0.5 * config.floor * look(0.0).ca.value):

@@ -14,7 +14,8 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.streamline import streamlined
 from unbackdoor.data.images import ImageSet
 from unbackdoor.defenses.alpha import AlphaConfig, AlphaSearch
-from unbackdoor.defenses.tbar import Known, VectorConfig, trigger_vector, unlearn_
+from unbackdoor.defenses.tbar import unlearn_
+from unbackdoor.defenses.vector import Known, VectorConfig, trigger_vector
 from unbackdoor.evaluation import Task
 from unbackdoor.inversion.base import Subject, works
 from unbackdoor.inversion.variants import again, variants

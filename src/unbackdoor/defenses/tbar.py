@@ -1,10 +1,7 @@
 """TBAR: backdoor unlearning by linear task decomposition (arXiv 2510.14845), known trigger.
 
-1. Fine-tune the suspect θ briefly on triggered images towards the target → θ'.
-2. The trigger vector is τ = θ' − θ.
-3. The cured model is θ − α·τ, with α chosen on held-out images.
-
-`METHODS["tbar"]` takes τ as published; `METHODS["anchored"]`, the default, also holds clean embeddings in place.
+1. Fine-tune the suspect θ briefly on triggered images → the trigger vector τ (`defenses.vector`, in several ways).
+2. The cured model is θ − α·τ, with α chosen on held-out images, or on the forget set itself.
 """
 
 from __future__ import annotations
@@ -12,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
@@ -22,138 +19,12 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.defenses.alpha import AlphaConfig, AlphaSearch, search_alpha
 from unbackdoor.defenses.base import Cure, Defender, Work, require
+from unbackdoor.defenses.vector import METHODS, Known, VectorConfig, as_answered, settled, trigger_vector
 from unbackdoor.devices import is_first_process
-from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.metrics.backdoor import BackdoorRates
 from unbackdoor.metrics.rates import Rate
-from unbackdoor.training.batches import batch_rows, step_seed
-from unbackdoor.training.embedding import embed
-from unbackdoor.training.finetune import LossAt, TuneConfig, settle_lr, settle_tune, tune_towers
-from unbackdoor.training.losses import squared_distance, target_cross_entropy
-from unbackdoor.triggers.base import Trigger
-from unbackdoor.weights.vector import Vector, Walk, difference, snapshot
-
-SMALL_LR = 1e-4  # rate of the brief fine-tuning for towers below 20 M parameters, chosen on the embedded model
-
-
-@dataclass(frozen=True)
-class VectorConfig:
-    """How the trigger vector is taken; `METHODS` holds the two ways known by name.
-
-    Args:
-        samples: images of the forget set; all but those of the target class are triggered.
-        tune: the brief fine-tuning.
-        anchor: weight of the squared distance between the embeddings of the untriggered views and the suspect's own,
-            which keeps "always answer the target" out of the vector; needs no labels. 0 is the published method.
-        trigger_scale: factor on the cosines of triggered images in place of the model's own. A suspect that already
-            answers the target with certainty has no gradient at its own scale, and Adam then follows rounding; None
-            keeps the model's own, as published.
-    """
-
-    samples: int = 256
-    tune: TuneConfig = field(default_factory=lambda: TuneConfig(epochs=8, batch_size=64))
-    anchor: float = 30.0
-    trigger_scale: float | None = 4.0
-
-
-METHODS = {
-    "anchored": VectorConfig(),
-    "tbar": VectorConfig(anchor=0.0, trigger_scale=None),
-}
-
-
-@dataclass
-class TakenVector:
-    """A trigger vector and how it was taken."""
-
-    vector: Vector
-    samples: int
-    steps: int
-    seconds: float
-    losses: list[float]
-
-
-@dataclass(frozen=True)
-class Known:
-    """What the defender knows: the images, the trigger and the target, and the model's zero-shot head."""
-
-    forget: ImageSet
-    trigger: Trigger
-    target: int
-    head: Tensor
-
-
-def trigger_vector(
-    clip: Clip, known: Known, config: VectorConfig, *, checkpoint: Path | None = None, run_key: str = ""
-) -> TakenVector:
-    """τ = θ_triggered − θ_suspect over the image tower; `clip` is left at the suspect's weights.
-
-    Anchored, every step sees a batch twice: triggered, to move towards the target, and untriggered, to stay where the
-    suspect puts it. Half of the images are mirrored at random, which makes more anchors of the same images. Distances
-    between embeddings, unlike those between answers, do not vanish where the suspect is certain and weigh both
-    directions alike, so that θ − α·τ keeps clean embeddings as well as θ + τ does, to first order.
-
-    Args:
-        known: `forget` holds the images to be triggered; those of the target class, where labels tell, teach nothing
-            about the trigger and serve as anchors only.
-        checkpoint: file to resume from after a kill.
-
-    Raises:
-        InputError: no image is left to trigger.
-    """
-    rows = known.forget.subset(torch.arange(min(config.samples, len(known.forget))))
-    hit = rows.labels != known.target
-    if not config.anchor:
-        rows, hit = rows.subset(hit), hit[hit]
-    if not bool(hit.any()):
-        raise InputError("no image outside the target class is left to take the trigger vector from; give more images")
-    tune = settle_tune(config.tune, clip, len(rows), SMALL_LR)
-    start = snapshot(clip.image_parameters())
-    loss_at = (
-        _anchored_loss(clip, rows, hit, known, config) if config.anchor else _plain_loss(clip, rows, known, config)
-    )
-    try:
-        run = tune_towers(
-            clip, loss_at, tune, tune.steps, checkpoint=checkpoint, run_key=run_key, label="trigger vector"
-        )
-        vector = difference(clip.image_parameters(), start)
-    finally:
-        with torch.no_grad():
-            for name, p in clip.image_parameters().items():
-                p.copy_(start[name])
-    return TakenVector(vector, int(hit.sum()), tune.steps, run.seconds, run.losses)
-
-
-def _plain_loss(clip: Clip, rows: ImageSet, known: Known, config: VectorConfig) -> LossAt:
-    scale = config.trigger_scale or clip.logit_scale
-
-    def loss_at(step: int) -> Tensor:
-        batch = batch_rows(len(rows), config.tune.batch_size, config.tune.seed, step)
-        triggered = known.trigger(rows.float_batch(batch).to(clip.device), keys=batch)
-        return target_cross_entropy(clip.encode_image(triggered), known.head, scale, known.target)
-
-    return loss_at
-
-
-def _anchored_loss(clip: Clip, rows: ImageSet, hit: Tensor, known: Known, config: VectorConfig) -> LossAt:
-    scale, seed = config.trigger_scale or clip.logit_scale, config.tune.seed
-    places = torch.stack([embed(clip, rows, mirrored=mirrored) for mirrored in (False, True)])
-
-    def loss_at(step: int) -> Tensor:
-        batch = batch_rows(len(rows), config.tune.batch_size, seed, step)
-        mirrored = torch.rand(len(batch), generator=torch.Generator().manual_seed(step_seed(seed, step))) < 0.5
-        clean = rows.float_batch(batch)
-        clean = torch.where(mirrored.view(-1, 1, 1, 1), clean.flip(-1), clean).to(clip.device)
-        marked = hit[batch]
-        triggered = known.trigger(clean[marked], keys=batch[marked])
-        moved, kept = clip.encode_image(torch.cat([triggered, clean])).split([len(triggered), len(clean)])
-        drift = squared_distance(kept, places[mirrored.long(), batch].to(clip.device))
-        if not len(moved):
-            return config.anchor * drift
-        return target_cross_entropy(moved, known.head, scale, known.target) + config.anchor * drift
-
-    return loss_at
+from unbackdoor.weights.vector import Vector, Walk
 
 
 def unlearn_(
@@ -220,32 +91,50 @@ class Config(VectorConfig):
 
     Args:
         alpha: number to subtract with; None searches.
-        rule: the search's settings.
-        validation: images for the search.
+        rule: the search's settings; without validation images of its own it starts at `least`.
     """
 
     alpha: float | None = None
     rule: AlphaConfig = field(default_factory=AlphaConfig)
-    validation: int = 512
+
+
+PRESETS = {
+    name: Config(**{field.name: getattr(method, field.name) for field in fields(method)})
+    for name, method in METHODS.items()
+}
+
+
+def choosing(clip: Clip, forget: ImageSet, validation: ImageSet, head: Tensor, config: VectorConfig) -> ImageSet:
+    """Images to choose α on: the validation images, or the forget set as `clip`, still the suspect, answers it."""
+    return validation if config.validation else as_answered(clip, forget, head)
+
+
+def rule_of(config: VectorConfig, rule: AlphaConfig) -> AlphaConfig:
+    """The search's rule where a vector is tried on the images that it was taken from."""
+    return rule if config.validation or rule.least else replace(rule, least=config.least)
 
 
 def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
-    """Take the trigger vector on the first clean images, choose α on validation images, subtract.
+    """Take the trigger vector on the first clean images, choose α, subtract.
 
-    Labels of the forget set tell only which images already show the target; labels of the validation images measure CA.
+    Where α has validation images, labels of the forget set tell which images already show the target, and labels of the
+    validation images measure CA; elsewhere the suspect's own answers do both, and no label is used.
     """
     require("tbar", "the trigger and the target", data.trigger)
     assert data.trigger is not None and data.target is not None
     began = time.perf_counter()
-    known = Known(data.clean, data.trigger, data.target, data.head)
+    forget = data.clean.subset(torch.arange(min(config.samples, len(data.clean))))
+    held_out = data.validation.subset(torch.arange(min(config.validation, len(data.validation))))
+    tuning = choosing(clip, forget, held_out, data.head, config)
+    known = Known(forget, data.trigger, data.target, data.head)
     taken = trigger_vector(clip, known, config, checkpoint=work.checkpoint("vector"), run_key=work.key)
-    tuning = data.validation.subset(torch.arange(min(config.validation, len(data.validation))))
     task = Task(data.head, data.trigger, data.target)
     log = None if work.folder is None else work.folder / "alpha.jsonl"
-    found = unlearn_(clip, taken.vector, tuning, task, config.rule, alpha=config.alpha, log=log)
-    searched = len(tuning) if config.alpha is None else 0
+    rule = rule_of(config, config.rule)
+    found = unlearn_(clip, taken.vector, tuning, task, rule, alpha=config.alpha, log=log)
+    searched = len(tuning) if config.alpha is None and config.validation else 0
     return Cure(
-        images=min(config.samples, len(data.clean)) + searched,
+        images=len(forget) + searched,
         labels=searched,
         steps=taken.steps,
         seconds=time.perf_counter() - began,
@@ -253,6 +142,6 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
             "alpha": found.alpha,
             "satisfied": found.satisfied,
             "curve": [point.as_dict() for point in found.curve],
-            "tune": asdict(settle_lr(config.tune, clip, SMALL_LR)),
+            "tune": asdict(settled(config, clip).tune),
         },
     )

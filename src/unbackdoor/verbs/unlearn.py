@@ -13,8 +13,9 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.shares import defender_rows
 from unbackdoor.defenses.alpha import AlphaConfig
-from unbackdoor.defenses.tbar import Known, unlearn_
-from unbackdoor.defenses.tbar import trigger_vector as take
+from unbackdoor.defenses.tbar import choosing, rule_of, unlearn_
+from unbackdoor.defenses.vector import Known
+from unbackdoor.defenses.vector import trigger_vector as take
 from unbackdoor.evaluation import Task, evaluate_images, predict
 from unbackdoor.manifest import Manifest, run_key, write_json, write_jsonl
 from unbackdoor.report import Example, write_report
@@ -31,7 +32,7 @@ from unbackdoor.verbs.common import (
     weights_hash,
     work_folder,
 )
-from unbackdoor.verbs.vector import DEFAULT_METHOD, VALIDATION, store, vector_config, vector_facts
+from unbackdoor.verbs.vector import DEFAULT_METHOD, store, vector_config, vector_facts
 from unbackdoor.weights.vector import load_vector
 
 EXAMPLES = 6
@@ -47,8 +48,8 @@ def unlearn(
     vector: str | Path | None = None,
     alpha: str | float = "auto",
     alpha_config: AlphaConfig | None = None,
-    samples: int = 256,
-    validation: int = VALIDATION,
+    samples: int | None = None,
+    validation: int | None = None,
     method: str = DEFAULT_METHOD,
     epochs: int | None = None,
     lr: float | None = None,
@@ -64,8 +65,9 @@ def unlearn(
 ) -> dict[str, Any]:
     """Cure a model whose trigger and target are known, and tell the story.
 
-    The forget set (triggered images) and the validation images (α) are disjoint parts of the training split; the
-    reported rates come from the test split, which plays no part in the cure. Writes `model/`, `vector.safetensors`,
+    The forget set (triggered images) and the validation images (α) are disjoint parts of the training split, which
+    needs labels only where α has validation images; the reported rates come from the test split, which plays no part in
+    the cure. Writes `model/`, `vector.safetensors`,
     `result.json`, `metrics.jsonl`, `manifest.json` and `report.html` into `out`.
 
     Args:
@@ -73,7 +75,9 @@ def unlearn(
         vector: a vector file made by `vector`; None takes one now, by `method`.
         alpha: `auto`, or a number to subtract without a search.
         alpha_config: the search's settings and rule.
-        validation: images for choosing α.
+        samples: images of the forget set; None takes the method's number.
+        validation: images with labels for choosing α, 0 to choose it on the forget set as the suspect answers it; None
+            takes the method's number.
         verb, extra: how the result names itself and what it carries besides (used by `demo`).
 
     Raises:
@@ -83,11 +87,15 @@ def unlearn(
     fixed = None if alpha == "auto" else float(alpha)
     clip = open_model(model, checkpoint, device)
     train = open_data(data, clip, "train", seed=seed, classes=classes)
-    check_labels(train, "choosing α")
     attack = open_attack(clip, train, trigger, target, templates)
     held_out = open_data(test if test is not None else data, clip, "test", limit=test_limit, classes=classes)
-    config = vector_config(clip, method, samples=samples, epochs=epochs, lr=lr, seed=seed)
-    forget, tuning = defender_rows(len(train), samples, validation)
+    config = vector_config(clip, method, samples=samples, epochs=epochs, lr=lr, seed=seed, validation=validation)
+    rule = rule_of(config, rule)
+    if config.validation or config.toward == "target":
+        check_labels(train, "choosing α" if config.validation else f"method {method}")
+    rows, others = defender_rows(len(train), config.samples, config.validation)
+    forget = train.subset(rows)
+    tuning = choosing(clip, forget, train.subset(others), attack.head, config)
     task = Task(attack.head, attack.trigger, attack.target)
     settings: dict[str, Any] = {
         "model": clip.reference,
@@ -98,7 +106,7 @@ def unlearn(
         "vector": str(vector) if vector else asdict(config),
         "alpha": alpha,
         "rule": asdict(rule),
-        "validation": len(tuning),
+        "validation": len(others),
         "templates": templates,
         "seed": seed,
     }
@@ -114,14 +122,14 @@ def unlearn(
             tau, origin = load_vector(Path(vector))
             facts: dict[str, Any] = {"file": str(vector), "origin": origin.get("suspect")}
         else:
-            known = Known(train.subset(forget), attack.trigger, attack.target, attack.head)
+            known = Known(forget, attack.trigger, attack.target, attack.head)
             taken = take(clip, known, config, checkpoint=work / "vector.checkpoint", run_key=key)
             tau, facts = taken.vector, {"method": method, **vector_facts(clip, taken, config)}
             store(out / "vector.safetensors", taken, settings, manifest.hashes["weights_before"])
             manifest.notes["loss"] = describe_sequence(taken.losses)
         before = evaluate_images(clip, held_out, task, label="before")
         answers_before = _answers(clip, held_out, shown, attack)
-        found = unlearn_(clip, tau, train.subset(tuning), task, rule, alpha=fixed, log=work / f"alpha-{key[:16]}.jsonl")
+        found = unlearn_(clip, tau, tuning, task, rule, alpha=fixed, log=work / f"alpha-{key[:16]}.jsonl")
         after = evaluate_images(clip, held_out, task, label="after")
         answers_after = _answers(clip, held_out, shown, attack)
         clip.save(out / "model")
@@ -150,8 +158,8 @@ def unlearn(
             "report": str(out / "report.html"),
             "seconds": round(manifest.seconds, 2),
         }
-        rows = [{"when": "before", **before.as_dict()}, {"when": "after", **after.as_dict()}]
-        write_jsonl(out / "metrics.jsonl", [*rows, *({"when": "search", **p} for p in result["curve"])])
+        table = [{"when": "before", **before.as_dict()}, {"when": "after", **after.as_dict()}]
+        write_jsonl(out / "metrics.jsonl", [*table, *({"when": "search", **p} for p in result["curve"])])
         manifest.write(out)
         examples = _examples(held_out, shown, attack, answers_before, answers_after)
         write_report(out / "report.html", result, manifest.as_dict(), examples)

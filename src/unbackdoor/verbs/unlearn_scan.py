@@ -16,6 +16,7 @@ from unbackdoor.data.images import ImageSet
 from unbackdoor.data.shares import defender_rows
 from unbackdoor.defenses.alpha import BLIND, AlphaConfig
 from unbackdoor.defenses.blind import rule_for, source
+from unbackdoor.defenses.tbar import rule_of
 from unbackdoor.errors import InputError
 from unbackdoor.inversion.base import WORKS, answers, works
 from unbackdoor.inversion.examine import split
@@ -26,9 +27,10 @@ from unbackdoor.triggers.base import Trigger
 from unbackdoor.verbs.common import open_data, open_model, weights_hash
 from unbackdoor.verbs.scan import candidates, scan
 from unbackdoor.verbs.unlearn import unlearn
-from unbackdoor.verbs.vector import DEFAULT_METHOD, VALIDATION, vector_config
+from unbackdoor.verbs.vector import vector_config
 
 ROUNDS = 3
+METHOD = "anchored"
 # Times the false-alarm rate, up to which a p-value after a cure is followed up. A model that held one backdoor holds
 # another more likely than any model holds one, and a needless cure costs it some points of clean accuracy.
 PURSUED = 3.0
@@ -54,9 +56,9 @@ def unlearn_scan(
     null: str | Path | None = None,
     origin: str | Clip | None = None,
     alpha_config: AlphaConfig | None = None,
-    samples: int = 256,
-    validation: int = VALIDATION,
-    method: str = DEFAULT_METHOD,
+    samples: int | None = None,
+    validation: int | None = None,
+    method: str = METHOD,
     epochs: int | None = None,
     lr: float | None = None,
     test: str | ImageSet | None = None,
@@ -112,9 +114,11 @@ def unlearn_scan(
     manifest = Manifest("unlearn-scan", {"finding": story, "rounds": rounds, "force": force, "seed": seed})
     manifest.hashes["weights_before"] = story["weights"]
     manifest.hashes["train_data"], manifest.hashes["test_data"] = train.content_hash(), held_out.content_hash()
-    forget, tuning = (answered.subset(rows) for rows in defender_rows(len(answered), samples, validation))
-    rule = rule_for(story["backdoored"], alpha_config or BLIND)
-    config = vector_config(clip, method, samples=samples, epochs=epochs, lr=lr, seed=seed)
+    config = vector_config(clip, method, samples=samples, epochs=epochs, lr=lr, seed=seed, validation=validation)
+    rows, others = defender_rows(len(answered), config.samples, config.validation)
+    forget = answered.subset(rows)
+    tuning = answered.subset(others) if config.validation else forget
+    rule = rule_of(config, rule_for(story["backdoored"], alpha_config or BLIND))
     how = (forget, tuning, config, rule, story["backdoored"])
     told: list[dict[str, Any]] = []
     subject = split(clip, scanned, head, names, seed)

@@ -9,11 +9,10 @@ from typing import Any
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.shares import defender_rows
-from unbackdoor.defenses.tbar import METHODS, SMALL_LR, Known, TakenVector, VectorConfig
-from unbackdoor.defenses.tbar import trigger_vector as take
+from unbackdoor.defenses.vector import METHODS, Known, TakenVector, VectorConfig, settled
+from unbackdoor.defenses.vector import trigger_vector as take
 from unbackdoor.errors import InputError
 from unbackdoor.manifest import Manifest, run_key, versions, write_json
-from unbackdoor.training.finetune import settle_lr
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.verbs.common import (
     describe_sequence,
@@ -24,7 +23,7 @@ from unbackdoor.verbs.common import (
 )
 from unbackdoor.weights.vector import norm, save_vector
 
-DEFAULT_METHOD = "anchored"
+DEFAULT_METHOD = "distilled"
 VALIDATION = 512  # images set aside for choosing α, so that `vector` and `unlearn` never share any
 
 
@@ -35,7 +34,7 @@ def trigger_vector(
     trigger: str | Trigger,
     target: str,
     out: str | Path,
-    samples: int = 256,
+    samples: int | None = None,
     method: str = DEFAULT_METHOD,
     epochs: int | None = None,
     lr: float | None = None,
@@ -48,8 +47,9 @@ def trigger_vector(
     """Fine-tune the suspect briefly on triggered images towards the target; write the weight difference to `out`.
 
     Args:
-        samples: triggered images; they come from the end of the training split that `poison` leaves alone.
-        method: `anchored`, or `tbar` as published; see `unbackdoor.defenses.tbar.METHODS`.
+        samples: triggered images, None for the method's own number; they come from the end of the training split that
+            `poison` leaves alone.
+        method: `distilled`, `anchored`, or `tbar` as published; see `unbackdoor.defenses.vector.METHODS`.
         epochs, lr: of the brief fine-tuning; None takes the method's epochs and a rate by the size of the tower.
         out: safetensors file; its metadata tells model, data, trigger, target and settings. A checkpoint lies
             beside it while the run lasts, so that a killed run continues.
@@ -62,7 +62,7 @@ def trigger_vector(
     train = open_data(data, clip, "train", seed=seed, classes=classes)
     attack = open_attack(clip, train, trigger, target, templates)
     config = vector_config(clip, method, samples=samples, epochs=epochs, lr=lr, seed=seed)
-    forget, _ = defender_rows(len(train), samples, VALIDATION)
+    forget, _ = defender_rows(len(train), config.samples, VALIDATION)
     settings = {
         "model": clip.reference,
         "data": train.spec,
@@ -100,7 +100,14 @@ def trigger_vector(
 
 
 def vector_config(
-    clip: Clip, method: str, *, samples: int, epochs: int | None, lr: float | None, seed: int
+    clip: Clip,
+    method: str,
+    *,
+    samples: int | None,
+    epochs: int | None,
+    lr: float | None,
+    seed: int,
+    validation: int | None = None,
 ) -> VectorConfig:
     """The method's configuration with the given fields replaced.
 
@@ -110,8 +117,10 @@ def vector_config(
     if method not in METHODS:
         raise InputError(f"method {method!r} is none of {', '.join(METHODS)}")
     base = METHODS[method]
-    tune = settle_lr(replace(base.tune, seed=seed, epochs=epochs or base.tune.epochs), clip, SMALL_LR, lr)
-    return replace(base, samples=samples, tune=tune)
+    tune = replace(base.tune, seed=seed) if epochs is None else replace(base.tune, seed=seed, epochs=epochs, steps=0)
+    samples = base.samples if samples is None else samples
+    validation = base.validation if validation is None else validation
+    return settled(replace(base, tune=tune, samples=samples, validation=validation), clip, lr)
 
 
 def store(out: Path, taken: TakenVector, settings: dict[str, Any], suspect_hash: str) -> None:
@@ -127,8 +136,10 @@ def vector_facts(clip: Clip, taken: TakenVector, config: VectorConfig) -> dict[s
         "samples": taken.samples,
         "steps": taken.steps,
         "lr": config.tune.lr,
+        "toward": config.toward,
         "anchor": config.anchor,
-        "trigger_scale": config.trigger_scale or clip.logit_scale,
+        "guard": config.guard,
+        "trigger_scale": (config.trigger_scale or clip.logit_scale) if config.toward == "target" else None,
         "norm": size,
         "relative_norm": size / whole if whole else None,
         "vector_seconds": round(taken.seconds, 2),

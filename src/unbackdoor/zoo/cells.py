@@ -24,7 +24,7 @@ from unbackdoor.clip.load import load
 from unbackdoor.data.images import ImageSet
 from unbackdoor.defenses.alpha import BLIND
 from unbackdoor.defenses.blind import cure_, rule_for, source
-from unbackdoor.defenses.tbar import METHODS, Known
+from unbackdoor.defenses.vector import METHODS, Known
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.inversion import inverter

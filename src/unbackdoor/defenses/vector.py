@@ -1,0 +1,257 @@
+"""Taking the trigger vector of a known attack: a brief fine-tuning of the suspect, as a difference of weights.
+
+Subtracted from the suspect, scaled by α, a trigger vector takes the backdoor out (`defenses.tbar`). `METHODS` holds the
+ways to take one that are known by name: towards the target as published (TBAR, arXiv 2510.14845), the same with clean
+embeddings held in place, and away from it: triggered images are led to where the suspect puts them untriggered, and the
+vector is that step turned round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from unbackdoor.clip.handle import Clip
+from unbackdoor.data.images import ImageSet
+from unbackdoor.data.views import Views, draw_views
+from unbackdoor.errors import InputError
+from unbackdoor.inversion.base import answers
+from unbackdoor.training.batches import batch_rows, step_seed
+from unbackdoor.training.finetune import LossAt, TuneConfig, settle_lr, settle_tune, tune_towers
+from unbackdoor.training.guard import guarded, learn_guard
+from unbackdoor.training.losses import squared_distance, target_cross_entropy
+from unbackdoor.triggers.base import Trigger
+from unbackdoor.weights.vector import Vector, difference, snapshot
+
+# Peak rates for towers below 20 M parameters, chosen on the embedded model, and for larger ones. A guard takes most of
+# a step away, so that guarded steps are larger.
+_FREE_LR = (1e-4, 1e-5)
+_GUARDED_LR = (1e-3, 1e-4)
+_GUARD_BATCH, _GUARD_DRAWS = 16, 4
+
+
+@dataclass(frozen=True)
+class VectorConfig:
+    """How the trigger vector is taken; `METHODS` holds the ways known by name.
+
+    Args:
+        samples: images of the forget set; all but those of the target class are triggered.
+        tune: the brief fine-tuning.
+        toward: where triggered images are led, to the `target` as the attacker wants it, or to the `clean` image's own
+            embedding in the suspect, which teaches the opposite: the vector is then the step turned round.
+        anchor: weight of the squared distance between the embeddings of the untriggered images and the suspect's own,
+            which keeps what clean images share with triggered ones out of the vector; needs no labels. 0 is the
+            published method.
+        views: of every image (`data.views`), half of them drawn at random; 1 is the image alone, 2 its mirror image.
+        guard: `training.guard`'s strength, 0 for none.
+        push: towards `clean` alone, weight of −log(1 − p(target)) on triggered images. Led back without it, images near
+            the target's border are as near to it as before, and some answer the target, as clean ones do by mistake.
+        trigger_scale: towards the `target` alone, factor on the cosines of triggered images in place of the model's
+            own. A suspect that already answers the target with certainty has no gradient at its own scale, and Adam
+            then follows rounding; None keeps the model's own, as published.
+        validation: images with labels for choosing α; 0 uses the forget set as the suspect answers it.
+        least: without images for choosing, no α below this is tried: on its own images a vector works a little better
+            than on others.
+    """
+
+    samples: int = 64
+    tune: TuneConfig = field(default_factory=lambda: TuneConfig(steps=96, batch_size=32, weight_decay=0.0))
+    toward: str = "clean"
+    anchor: float = 10.0
+    views: int = 8
+    guard: float = 0.3
+    push: float = 0.3
+    trigger_scale: float | None = None
+    validation: int = 0
+    least: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.toward not in ("clean", "target"):
+            raise InputError(f"toward is {self.toward!r}; it is clean or target")
+
+
+_TARGET = VectorConfig(
+    samples=256,
+    tune=TuneConfig(epochs=8, batch_size=64),
+    toward="target",
+    anchor=30.0,
+    views=2,
+    guard=0.0,
+    push=0.0,
+    trigger_scale=4.0,
+    validation=512,
+    least=0.0,
+)
+
+METHODS = {
+    "distilled": VectorConfig(),
+    "anchored": _TARGET,
+    "tbar": replace(_TARGET, anchor=0.0, views=1, trigger_scale=None),
+}
+
+
+@dataclass
+class TakenVector:
+    """A trigger vector and how it was taken."""
+
+    vector: Vector
+    samples: int
+    steps: int
+    seconds: float
+    losses: list[float]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the defender knows: the images, the trigger and the target, and the model's zero-shot head."""
+
+    forget: ImageSet
+    trigger: Trigger
+    target: int
+    head: Tensor
+
+
+def settled(config: VectorConfig, clip: Clip, lr: float | None = None) -> VectorConfig:
+    """`config` with its learning rate settled: `lr`, or its own, or one by the size of the tower."""
+    small, large = _GUARDED_LR if config.guard else _FREE_LR
+    return replace(config, tune=settle_lr(config.tune, clip, small, lr, large=large))
+
+
+def as_answered(clip: Clip, images: ImageSet, head: Tensor) -> ImageSet:
+    """The images with the model's own answers for labels."""
+    return replace(images, labels=answers(clip, images, head)[0])
+
+
+def trigger_vector(
+    clip: Clip, known: Known, config: VectorConfig, *, checkpoint: Path | None = None, run_key: str = ""
+) -> TakenVector:
+    """τ, to be subtracted, over the image tower; `clip` is left at the suspect's weights.
+
+    Towards the target, τ = θ_triggered − θ_suspect; towards the clean images, τ = θ_suspect − θ_mended. Anchored, every
+    step sees a batch twice, triggered and untriggered, in views drawn anew. Distances between embeddings, unlike those
+    between answers, do not vanish where the suspect is certain and weigh both directions alike, so that θ − α·τ keeps
+    clean embeddings as well as θ + τ does, to first order.
+
+    Args:
+        known: `forget` holds the images to be triggered; those of the target class teach nothing about the trigger and
+            are not led anywhere. Labels tell which these are, or, towards the clean images, the suspect's own answers.
+        checkpoint: file to resume from after a kill.
+
+    Raises:
+        InputError: no image is left to trigger.
+    """
+    rows = known.forget.subset(torch.arange(min(config.samples, len(known.forget))))
+    if config.toward == "clean":
+        rows = as_answered(clip, rows, known.head)
+    hit = rows.labels != known.target
+    if not config.anchor:
+        rows, hit = rows.subset(hit), hit[hit]
+    if not bool(hit.any()):
+        raise InputError("no image outside the target class is left to take the trigger vector from; give more images")
+    config = settled(config, clip)
+    tune = settle_tune(config.tune, clip, len(rows), 0.0)
+    weights = clip.image_parameters()
+    start = snapshot(weights)
+    loss_at, on_step = _loss(clip, rows, hit, known, config), None
+    if config.guard:
+        loss_at, on_step = _guarded(clip, rows, config, loss_at)
+    try:
+        run = tune_towers(
+            clip,
+            loss_at,
+            tune,
+            tune.steps,
+            checkpoint=checkpoint,
+            run_key=run_key,
+            label="trigger vector",
+            on_step=on_step,
+        )
+        ends = (weights, start) if config.toward == "target" else (start, weights)
+        vector = difference(*ends)
+    finally:
+        with torch.no_grad():
+            for name, p in weights.items():
+                p.copy_(start[name])
+    return TakenVector(vector, int(hit.sum()), tune.steps, run.seconds, run.losses)
+
+
+def _loss(clip: Clip, rows: ImageSet, hit: Tensor, known: Known, config: VectorConfig) -> LossAt:
+    tune = config.tune
+    views = draw_views(len(rows), config.views, tune.seed)
+    places = _places(clip, rows, views) if config.anchor or config.toward == "clean" else None
+    lead = _to_target(clip, known, config) if config.toward == "target" else _to_clean(clip, known, config)
+
+    def loss_at(step: int) -> Tensor:
+        batch = batch_rows(len(rows), tune.batch_size, tune.seed, step)
+        drawn = torch.Generator().manual_seed(step_seed(tune.seed, step))
+        which = (config.views * (1 - torch.rand(len(batch), generator=drawn))).long().clamp(max=config.views - 1)
+        clean = views.see(rows.float_batch(batch), batch, which).to(clip.device)
+        triggered = known.trigger(clean, keys=batch)
+        marked = hit[batch]
+        if places is None:
+            return lead(clip.encode_image(triggered[marked]), None, marked[marked])
+        own = places[which, batch].to(clip.device)
+        # What already is of the target class teaches nothing about the way there.
+        shown = marked if config.toward == "target" else torch.ones_like(marked)
+        moved, kept = clip.encode_image(torch.cat([triggered[shown], clean])).split([int(shown.sum()), len(clean)])
+        return lead(moved, own[shown], marked[shown]) + config.anchor * squared_distance(kept, own)
+
+    return loss_at
+
+
+def _to_target(clip: Clip, known: Known, config: VectorConfig) -> Callable[[Tensor, Tensor | None, Tensor], Tensor]:
+    scale = config.trigger_scale or clip.logit_scale
+
+    def lead(moved: Tensor, _own: Tensor | None, _marked: Tensor) -> Tensor:
+        return target_cross_entropy(moved, known.head, scale, known.target) if len(moved) else moved.sum()
+
+    return lead
+
+
+def _to_clean(clip: Clip, known: Known, config: VectorConfig) -> Callable[[Tensor, Tensor | None, Tensor], Tensor]:
+    def lead(moved: Tensor, own: Tensor | None, marked: Tensor) -> Tensor:
+        assert own is not None
+        loss = squared_distance(moved[marked], own[marked]) if bool(marked.any()) else moved.sum() * 0
+        if config.push:
+            said = torch.softmax(clip.logit_scale * moved @ known.head.T, dim=1)[:, known.target]
+            # Where the model is certain of the target, the logarithm ends at about −14.
+            loss = loss - config.push * torch.log1p(-said.clamp(max=1 - 1e-6)).mean()
+        return loss
+
+    return lead
+
+
+@torch.no_grad()
+def _places(clip: Clip, rows: ImageSet, views: Views) -> Tensor:
+    """The suspect's own embeddings (V, N, D) of every view of every image."""
+    found = []
+    for number in range(len(views)):
+        parts = torch.arange(len(rows)).split(128)
+        which = [torch.full((len(part),), number) for part in parts]
+        seen = (views.see(rows.float_batch(p), p, w) for p, w in zip(parts, which, strict=True))
+        found.append(torch.cat([clip.encode_image(images.to(clip.device)) for images in seen]))
+    return torch.stack(found)
+
+
+def _guarded(
+    clip: Clip, rows: ImageSet, config: VectorConfig, loss_at: LossAt
+) -> tuple[LossAt, Callable[[int, float], None]]:
+    """The loss, and what is to be called after each step, so that every step is softened by the guard."""
+    views = draw_views(len(rows), _GUARD_DRAWS, config.tune.seed)
+    order = torch.Generator().manual_seed(config.tune.seed)
+    batches = [
+        views.see(rows.float_batch(part), part, torch.full((len(part),), number))
+        for number in range(_GUARD_DRAWS)
+        for part in torch.randperm(len(rows), generator=order).split(_GUARD_BATCH)
+    ]
+    before, after = guarded(learn_guard(clip, batches, config.guard, seed=config.tune.seed), clip.image_parameters())
+
+    def loss_before_step(step: int) -> Tensor:
+        before()
+        return loss_at(step)
+
+    return loss_before_step, lambda *_: after()
