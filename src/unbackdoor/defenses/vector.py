@@ -18,6 +18,7 @@ from torch import Tensor
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.views import Views, draw_views
+from unbackdoor.devices import training_type
 from unbackdoor.errors import InputError
 from unbackdoor.inversion.base import answers
 from unbackdoor.training.batches import batch_rows, step_seed
@@ -30,7 +31,7 @@ from unbackdoor.weights.vector import Vector, difference, snapshot
 # Peak rates for towers below 20 M parameters, chosen on the embedded model, and for larger ones. A guard takes most of
 # a step away, so that guarded steps are larger.
 _FREE_LR = (1e-4, 1e-5)
-_GUARDED_LR = (1e-3, 1e-4)
+_GUARDED_LR = (2e-3, 2e-4)
 _GUARD_BATCH, _GUARD_DRAWS = 16, 4
 
 
@@ -59,7 +60,7 @@ class VectorConfig:
     """
 
     samples: int = 64
-    tune: TuneConfig = field(default_factory=lambda: TuneConfig(steps=96, batch_size=32, weight_decay=0.0))
+    tune: TuneConfig = field(default_factory=lambda: TuneConfig(steps=64, batch_size=32, weight_decay=0.0))
     toward: str = "clean"
     anchor: float = 10.0
     views: int = 8
@@ -180,9 +181,9 @@ def trigger_vector(
 
 
 def _loss(clip: Clip, rows: ImageSet, hit: Tensor, known: Known, config: VectorConfig) -> LossAt:
-    tune = config.tune
+    tune, compute = config.tune, _compute(clip, config)
     views = draw_views(len(rows), config.views, tune.seed)
-    places = _places(clip, rows, views) if config.anchor or config.toward == "clean" else None
+    places = _places(clip, rows, views, compute) if config.anchor or config.toward == "clean" else None
     lead = _to_target(clip, known, config) if config.toward == "target" else _to_clean(clip, known, config)
 
     def loss_at(step: int) -> Tensor:
@@ -193,14 +194,22 @@ def _loss(clip: Clip, rows: ImageSet, hit: Tensor, known: Known, config: VectorC
         triggered = known.trigger(clean, keys=batch)
         marked = hit[batch]
         if places is None:
-            return lead(clip.encode_image(triggered[marked]), None, marked[marked])
+            return lead(clip.encode_image(triggered[marked], compute=compute), None, marked[marked])
         own = places[which, batch].to(clip.device)
-        # What already is of the target class teaches nothing about the way there.
+        # What already is of the target class teaches nothing about the way there. On the way back half of the clean
+        # images hold as well as all of them, for three quarters of the time.
         shown = marked if config.toward == "target" else torch.ones_like(marked)
-        moved, kept = clip.encode_image(torch.cat([triggered[shown], clean])).split([int(shown.sum()), len(clean)])
-        return lead(moved, own[shown], marked[shown]) + config.anchor * squared_distance(kept, own)
+        anchors = len(clean) if config.toward == "target" else -(-len(clean) // 2)
+        both = torch.cat([triggered[shown], clean[:anchors]])
+        moved, kept = clip.encode_image(both, compute=compute).split([int(shown.sum()), anchors])
+        return lead(moved, own[shown], marked[shown]) + config.anchor * squared_distance(kept, own[:anchors])
 
     return loss_at
+
+
+def _compute(clip: Clip, config: VectorConfig) -> torch.dtype | None:
+    """The way back starts far from its end and bears a half type; the one to the target starts at its end (float32)."""
+    return training_type(clip.device) if config.toward == "clean" else None
 
 
 def _to_target(clip: Clip, known: Known, config: VectorConfig) -> Callable[[Tensor, Tensor | None, Tensor], Tensor]:
@@ -226,14 +235,14 @@ def _to_clean(clip: Clip, known: Known, config: VectorConfig) -> Callable[[Tenso
 
 
 @torch.no_grad()
-def _places(clip: Clip, rows: ImageSet, views: Views) -> Tensor:
+def _places(clip: Clip, rows: ImageSet, views: Views, compute: torch.dtype | None) -> Tensor:
     """The suspect's own embeddings (V, N, D) of every view of every image."""
     found = []
     for number in range(len(views)):
         parts = torch.arange(len(rows)).split(128)
         which = [torch.full((len(part),), number) for part in parts]
         seen = (views.see(rows.float_batch(p), p, w) for p, w in zip(parts, which, strict=True))
-        found.append(torch.cat([clip.encode_image(images.to(clip.device)) for images in seen]))
+        found.append(torch.cat([clip.encode_image(images.to(clip.device), compute=compute) for images in seen]))
     return torch.stack(found)
 
 
