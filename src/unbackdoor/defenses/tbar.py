@@ -17,6 +17,7 @@ from torch import Tensor
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
+from unbackdoor.data.views import draw_views
 from unbackdoor.defenses.alpha import AlphaConfig, AlphaSearch, search_alpha
 from unbackdoor.defenses.base import Cure, Defender, Work, require
 from unbackdoor.defenses.vector import METHODS, Known, VectorConfig, as_answered, settled, trigger_vector
@@ -91,13 +92,17 @@ class Config(VectorConfig):
 
     Args:
         alpha: number to subtract with; None searches.
-        rule: the search's settings; without validation images of its own it starts at `least`.
+        rule: the search's settings (`rule_of`).
     """
 
     alpha: float | None = None
     rule: AlphaConfig = field(default_factory=AlphaConfig)
 
 
+OWN_VIEWS = 4
+# Agreement on cropped and darkened images falls sooner than CA does.
+OWN_FLOOR = 0.8
+OWN_RESERVE = 1.2
 PRESETS = {
     name: Config(**{field.name: getattr(method, field.name) for field in fields(method)})
     for name, method in METHODS.items()
@@ -105,13 +110,26 @@ PRESETS = {
 
 
 def choosing(clip: Clip, forget: ImageSet, validation: ImageSet, head: Tensor, config: VectorConfig) -> ImageSet:
-    """Images to choose α on: the validation images, or the forget set as `clip`, still the suspect, answers it."""
-    return validation if config.validation else as_answered(clip, forget, head)
+    """Images to choose α on: the validation images, or, where the method has none, views of the forget set.
+
+    These are as `clip`, which still is the suspect, answers them, and but for two not those that the vector was taken
+    from: what a trigger does to them tells well what it does to other images (docs/disentanglement.md).
+    """
+    if config.validation:
+        return validation
+    rows = torch.arange(len(forget))
+    views = draw_views(len(forget), OWN_VIEWS, config.tune.seed + 1)
+    seen = [views.see(forget.float_batch(rows), rows, torch.full_like(rows, number)) for number in range(OWN_VIEWS)]
+    images = (torch.cat(seen) * 255).round().to(torch.uint8)
+    return as_answered(clip, replace(forget, images=images, captions=None), head)
 
 
 def rule_of(config: VectorConfig, rule: AlphaConfig) -> AlphaConfig:
-    """The search's rule where a vector is tried on the images that it was taken from."""
-    return rule if config.validation or rule.least else replace(rule, least=config.least)
+    """The search's rule where α is chosen on views of the forget set."""
+    if config.validation:
+        return rule
+    least, reserve = rule.least or config.least, max(rule.reserve, OWN_RESERVE)
+    return replace(rule, least=least, reserve=reserve, floor=min(rule.floor, OWN_FLOOR))
 
 
 def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:

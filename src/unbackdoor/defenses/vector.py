@@ -54,9 +54,8 @@ class VectorConfig:
         trigger_scale: towards the `target` alone, factor on the cosines of triggered images in place of the model's
             own. A suspect that already answers the target with certainty has no gradient at its own scale, and Adam
             then follows rounding; None keeps the model's own, as published.
-        validation: images with labels for choosing α; 0 uses the forget set as the suspect answers it.
-        least: without images for choosing, no α below this is tried: on its own images a vector works a little better
-            than on others.
+        validation: images with labels for choosing α; 0 uses views of the forget set, as the suspect answers them.
+        least: without images for choosing, no α below this is tried.
     """
 
     samples: int = 64
@@ -68,7 +67,7 @@ class VectorConfig:
     push: float = 0.3
     trigger_scale: float | None = None
     validation: int = 0
-    least: float = 1.0
+    least: float = 0.5
 
     def __post_init__(self) -> None:
         if self.toward not in ("clean", "target"):

@@ -76,7 +76,7 @@ def unlearn(
         alpha: `auto`, or a number to subtract without a search.
         alpha_config: the search's settings and rule.
         samples: images of the forget set; None takes the method's number.
-        validation: images with labels for choosing α, 0 to choose it on the forget set as the suspect answers it; None
+        validation: images with labels for choosing α, 0 to choose it on views of the forget set; None
             takes the method's number.
         verb, extra: how the result names itself and what it carries besides (used by `demo`).
 

@@ -16,7 +16,7 @@ from unbackdoor.data.images import ImageSet
 from unbackdoor.data.shares import defender_rows
 from unbackdoor.defenses.alpha import BLIND, AlphaConfig
 from unbackdoor.defenses.blind import rule_for, source
-from unbackdoor.defenses.tbar import rule_of
+from unbackdoor.defenses.tbar import choosing, rule_of
 from unbackdoor.errors import InputError
 from unbackdoor.inversion.base import WORKS, answers, works
 from unbackdoor.inversion.examine import split
@@ -117,7 +117,7 @@ def unlearn_scan(
     config = vector_config(clip, method, samples=samples, epochs=epochs, lr=lr, seed=seed, validation=validation)
     rows, others = defender_rows(len(answered), config.samples, config.validation)
     forget = answered.subset(rows)
-    tuning = answered.subset(others) if config.validation else forget
+    tuning = choosing(clip, forget, answered.subset(others), head, config)
     rule = rule_of(config, rule_for(story["backdoored"], alpha_config or BLIND))
     how = (forget, tuning, config, rule, story["backdoored"])
     told: list[dict[str, Any]] = []
