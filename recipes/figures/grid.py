@@ -9,6 +9,7 @@ added to docs/cells/*.csv, from which the page is made: cells measured elsewhere
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from unbackdoor.weights.files import state_hash, write_text
 Row = dict[str, Any]
 ROOT = Path(__file__).parent.parent.parent
 RECIPES = ROOT / "recipes" / "bench"
+DEFAULT = "distilled"  # what `unlearn` does unless it is told otherwise
 NAMES = {"cifar10": "CIFAR-10", "gtsrb": "GTSRB", "tiny-imagenet": "Tiny ImageNet"}
 
 HEAD = """\
@@ -145,18 +147,40 @@ def over_seeds(rows: list[Row]) -> list[str]:
 
 
 def head_to_head(rows: list[Row]) -> list[str]:
-    """On how many suspects the anchored cure does better than each other defence."""
+    """On how many suspects the default cure does better than each other defence."""
     names, full = finished(rows)
     body = []
     for name in names:
-        if name in ("anchored", "nothing"):
+        if name in (DEFAULT, "nothing"):
             continue
-        pairs = [(c["anchored"], c[name]) for c in full.values()]
+        pairs = [(c[DEFAULT], c[name]) for c in full.values()]
         lower, more = ("asr", "rebound"), ("ca", "triggered_accuracy")
         found = {k: sum(value(a, k) < value(b, k) for a, b in pairs) for k in lower}
         found |= {k: sum(value(a, k) > value(b, k) for a, b in pairs) for k in more}
         body.append((name, *(f"{found[k]} of {len(pairs)}" for k in ("asr", "ca", "triggered_accuracy", "rebound"))))
-    return table(("anchored against", "lower ASR", "higher CA", "higher triggered accuracy", "lower rebound"), body)
+    return table((f"{DEFAULT} against", "lower ASR", "higher CA", "higher triggered accuracy", "lower rebound"), body)
+
+
+def against_published(rows: list[Row]) -> str:
+    """How much of the published vector's loss of CA the default cure avoids, with exact sign tests over suspects."""
+    _, full = finished(rows)
+    pairs = [
+        tuple(100 * (c[n]["before"]["ca"]["value"] - c[n]["after"]["ca"]["value"]) for n in (DEFAULT, "tbar"))
+        for c in full.values()
+    ]
+    ours, published = (statistics.fmean(p[i] for p in pairs) for i in (0, 1))
+    half = sum(a < b / 2 for a, b in pairs)
+    asr = [statistics.fmean(100 * c[n]["after"]["asr"]["value"] for c in full.values()) for n in (DEFAULT, "tbar")]
+    return (
+        f"Mean loss of CA over {len(pairs)} suspects: {DEFAULT} {ours:.2f} points, the published vector "
+        f"{published:.2f}, at a mean ASR of {asr[0]:.2f} and {asr[1]:.2f}%. {DEFAULT} loses less than half of what the "
+        f"published vector loses on {half} of {len(pairs)} (sign test: p = {sign_test(half, len(pairs)):.2g})."
+    )
+
+
+def sign_test(wins: int, n: int) -> float:
+    """Chance of at least so many wins of n by tossing a coin."""
+    return sum(math.comb(n, k) for k in range(wins, n + 1)) / 2**n
 
 
 def value(row: Row, key: str) -> float:
@@ -271,6 +295,8 @@ def main() -> None:
         "### Suspect by suspect",
         "",
         *head_to_head(core.rows),
+        against_published(core.rows),
+        "",
         "### Every cure",
         "",
         *every_cure(core.rows),

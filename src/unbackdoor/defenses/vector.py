@@ -61,7 +61,7 @@ class VectorConfig:
     samples: int = 64
     tune: TuneConfig = field(default_factory=lambda: TuneConfig(steps=64, batch_size=32, weight_decay=0.0))
     toward: str = "clean"
-    anchor: float = 10.0
+    anchor: float = 30.0
     views: int = 8
     guard: float = 0.3
     push: float = 0.3
