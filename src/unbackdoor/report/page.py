@@ -50,7 +50,7 @@ def render(result: dict[str, Any], manifest: dict[str, Any], examples: list[Exam
         manifest,
         level=level,
         sentence=sentence,
-        result={**result, "trigger": shorten(result["trigger"])},
+        result={"labels_used": True, **result, "trigger": shorten(result["trigger"])},
         columns=[name for name, _ in columns],
         rows=rows,
         # Built by us from numbers alone.

@@ -28,7 +28,7 @@ def alpha_curve(result: dict[str, Any]) -> str:
 
     out = [
         f'<svg viewBox="0 0 {_W} {_H}" role="img" aria-label="Clean accuracy and attack success rate over α, '
-        f'measured on validation images" xmlns="http://www.w3.org/2000/svg">'
+        f'measured on the images for choosing" xmlns="http://www.w3.org/2000/svg">'
     ]
     for tick in (0, 0.25, 0.5, 0.75, 1):
         out.append(f'<line class="grid" x1="{_LEFT}" x2="{_W - _RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')

@@ -144,6 +144,7 @@ def unlearn(
             "target": attack.target_name,
             "alpha": found.alpha,
             "chosen": found.satisfied,
+            "labels_used": bool(config.validation),  # for choosing α; without them "CA" there is agreement
             "rule": rule.rule if fixed is None else "α given by the user",
             "message": found.message,
             "retention": retention(before, after),
