@@ -42,6 +42,14 @@ def test_a_reserve_is_taken_as_far_as_the_floor_permits(cost: float, factor: flo
     assert search_alpha(Model(0.9, cost), AlphaConfig(grid=(1.0,), reserve=1.5)).alpha == 1.0
 
 
+@pytest.mark.parametrize(("cure", "least"), [(0.1, 0.5), (0.5, 0.5), (0.9, 0.5), (3.3, 0.5), (3.3, 4.0)])
+def test_nothing_between_zero_and_the_least_alpha_is_tried(cure: float, least: float) -> None:
+    model = Model(cure, cost=0.001)
+    found = search_alpha(model, AlphaConfig(least=least))
+    assert found.satisfied and min(a for a in model.asked if a) == least
+    assert found.alpha == (least if cure <= least else pytest.approx(0.99 * cure, rel=0.13))
+
+
 def test_a_clean_model_is_left_alone() -> None:
     clean = lambda _a, _e: BackdoorRates(Rate(90, 100), Rate(0, 100), Rate(90, 100))  # noqa: E731
     found = search_alpha(clean, AlphaConfig())
@@ -85,7 +93,9 @@ def test_bad_grids(text: str) -> None:
         parse_grid(text)
 
 
-@pytest.mark.parametrize("bad", [{"grid": ()}, {"grid": (-1.0,)}, {"tolerance": 1.0}, {"floor": 0.0}, {"reserve": 0.5}])
+@pytest.mark.parametrize(
+    "bad", [{"grid": ()}, {"grid": (-1.0,)}, {"tolerance": 1.0}, {"floor": 0.0}, {"reserve": 0.5}, {"least": -1.0}]
+)
 def test_bad_settings(bad: dict) -> None:  # type: ignore[type-arg]
     with pytest.raises(InputError):
         AlphaConfig(**bad)

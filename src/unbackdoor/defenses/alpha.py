@@ -56,6 +56,8 @@ class AlphaConfig:
             raise InputError(f"the ASR tolerance is {self.tolerance}; it must lie in [0, 1)")
         if self.reserve < 1:
             raise InputError(f"the α reserve is {self.reserve}; it is a factor of 1 or more")
+        if not 0 <= self.least <= self.largest:
+            raise InputError(f"the least α is {self.least}; it must lie between 0 and the largest, {self.largest}")
         if self.weight <= 0:
             raise InputError(f"the weight of ASR is {self.weight}; it must be above 0")
         if not 0 < self.floor <= 1:
