@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import unbackdoor
 from unbackdoor.bench.cells import attack_of, folder_of, head_of, images_of, read_result
@@ -179,9 +180,12 @@ def tangent(subject: Subject, steps: int = 32) -> Vector:
         batch = torch.randperm(len(rows), generator=torch.Generator().manual_seed(step))[:64]
         clean, marked = rows.float_batch(batch), hit[batch]
         images = torch.cat([known.trigger(clean[marked], keys=batch[marked]), clean])
-        at, along = torch.func.jvp(
-            lambda weights, images=images: torch.func.functional_call(tower, weights, (images,)), (start,), (step_of,)
-        )
+        with sdpa_kernel(SDPBackend.MATH):  # the fused attention knows no forward derivative
+            at, along = torch.func.jvp(
+                lambda weights, images=images: torch.func.functional_call(tower, weights, (images,)),
+                (start,),
+                (step_of,),
+            )
         moved, kept = (at + along).split([int(marked.sum()), len(clean)])
         drift = squared_distance(kept, at[len(moved) :].detach())
         loss = target_cross_entropy(moved, known.head, 4.0, known.target) + 30 * drift
@@ -254,13 +258,13 @@ def run(args: argparse.Namespace, log: Path) -> None:
     lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
     done = {(r["data"], r["attack"], r["seed"], r["candidate"]) for r in map(json.loads, lines)}
     wanted = args.candidate or list(CANDIDATES)
-    for suspect, _ in narrow(plan(grid, hashes), args.only):
+    for suspect, cures in narrow(plan(grid, hashes), args.only):
         config, names = suspect["config"], suspect["names"]
         story = read_result(args.runs, config)
         todo = [c for c in wanted if (names["data"], names["attack"], names["seed"], c) not in done]
-        if story is None or story["trigger"] is None or not todo:
+        if story is None or not cures or not todo:
             continue
-        subject, tuning, test, task = opened(args.runs, config, story)
+        subject, tuning, test, task = opened(args.runs, config, DataEntry(**cures[0]["config"]["data"]), story)
         for name in todo:
             row = {k: names[k] for k in ("data", "attack", "seed")} | {"candidate": name}
             row |= measured(subject, CANDIDATES[name], tuning, test, task, story)
@@ -269,8 +273,9 @@ def run(args: argparse.Namespace, log: Path) -> None:
             print(json.dumps(row), flush=True)
 
 
-def opened(runs: Path, config: dict[str, Any], story: dict[str, Any]) -> tuple[Subject, Any, Any, Task]:
-    entry = DataEntry(**config["data"])
+def opened(
+    runs: Path, config: dict[str, Any], entry: DataEntry, story: dict[str, Any]
+) -> tuple[Subject, Any, Any, Task]:
     clip = unbackdoor.load(str(folder_of(runs, config) / "model"), device="cpu")
     train, test = images_of(entry, clip.image_size)
     _, clean, choice = (

@@ -91,11 +91,21 @@ def test_it_leaves_the_model_as_it_was(clip: Clip, batches: list[Tensor]) -> Non
 def test_a_step_is_softened_after_it_was_made() -> None:
     weight = torch.tensor([[1.0, 2.0]])
     guard = Guard({"w": torch.diag(torch.tensor([1.0, 0.25]))})
-    before, after = guarded(guard, {"w": weight})
-    for expected in ([[2.0, 2.25]], [[3.0, 2.5]]):
-        before()
+    before, after = guarded(guard, {"w": weight}, steps=2)
+    for step, expected in enumerate(([[2.0, 2.25]], [[3.0, 2.5]])):
+        before(step)
         weight += 1
-        after()
+        after(step)
+        torch.testing.assert_close(weight, torch.tensor(expected))
+
+
+def test_two_steps_are_softened_as_one_and_the_last_in_any_case() -> None:
+    weight = torch.tensor([[1.0, 2.0]])
+    before, after = guarded(Guard({"w": torch.diag(torch.tensor([1.0, 0.25]))}), {"w": weight}, steps=3, every=2)
+    for step, expected in enumerate(([[2.0, 3.0]], [[3.0, 2.5]], [[4.0, 2.75]])):
+        before(step)
+        weight += 1
+        after(step)
         torch.testing.assert_close(weight, torch.tensor(expected))
 
 

@@ -29,18 +29,22 @@ class Guard:
         factor = self.factors[name]
         if step.ndim < 2:
             return step * factor
+        change = step.to(factor.dtype)
         if step.ndim == 2:
-            return step @ factor
-        return torch.einsum("oik,ij->ojk", step.flatten(2), factor).reshape(step.shape)
+            return (change @ factor).to(step.dtype)
+        return torch.einsum("oik,ij->ojk", change.flatten(2), factor).reshape(step.shape).to(step.dtype)
 
 
-def learn_guard(clip: Clip, batches: Iterable[Tensor], strength: float, *, seed: int = 0) -> Guard:
+def learn_guard(
+    clip: Clip, batches: Iterable[Tensor], strength: float, *, seed: int = 0, compute: torch.dtype | None = None
+) -> Guard:
     """The guard of `clip`'s image tower.
 
     Args:
-        batches: clean images (B, 3, H, W) in [0, 1]; each batch is one draw. Some twenty batches of 16 do.
+        batches: clean images (B, 3, H, W) in [0, 1]; each batch is one draw. Eight batches of 32 do.
         strength: λ as a share of R's mean eigenvalue, above 0; the smaller, the stricter.
         seed: of the random projections.
+        compute: type of the tower's products and of the factors of matrices, None for the weights' own.
     """
     weights = clip.image_parameters()
     trained = {name: p.requires_grad for name, p in weights.items()}
@@ -52,7 +56,7 @@ def learn_guard(clip: Clip, batches: Iterable[Tensor], strength: float, *, seed:
             p.requires_grad_(True)
         for images in batches:
             with torch.enable_grad():
-                embeddings = clip.encode_image(images.to(clip.device))
+                embeddings = clip.encode_image(images.to(clip.device), compute=compute)
                 # Signs of different images do not add up, so that one pass stands for a whole batch.
                 sides = torch.randn(embeddings.shape, generator=generator).to(embeddings.device)
                 gradients = torch.autograd.grad((embeddings * sides).sum(), list(weights.values()), allow_unused=True)
@@ -63,23 +67,32 @@ def learn_guard(clip: Clip, batches: Iterable[Tensor], strength: float, *, seed:
     finally:
         for name, p in weights.items():
             p.requires_grad_(trained[name])
-    return Guard({name: _factor(felt[name], strength) if name in felt else _whole(p) for name, p in weights.items()})
+    found = {name: _factor(felt[name], strength) if name in felt else _whole(p) for name, p in weights.items()}
+    return Guard({n: f.to(compute) if compute is not None and weights[n].ndim > 1 else f for n, f in found.items()})
 
 
-def guarded(guard: Guard, weights: Mapping[str, Tensor]) -> tuple[Callable[[], None], Callable[[], None]]:
-    """Two calls for a training loop: `before` a step and `after` it, which takes from the step what the guard forbids.
+def guarded(
+    guard: Guard, weights: Mapping[str, Tensor], steps: int, every: int = 1
+) -> tuple[Callable[[int], None], Callable[[int], None]]:
+    """Two calls for a training loop, `before(step)` and `after(step)`, which takes from steps what the guard forbids.
 
     Softening gradients instead would not do: Adam scales every element, and the directions are lost.
+
+    Args:
+        steps: of the whole run; the last is softened in any case.
+        every: soften so many steps at a time, which costs less where matrices are large.
     """
     kept: dict[str, Tensor] = {}
 
-    def before() -> None:
-        kept.update({name: w.detach().clone() for name, w in weights.items()})
+    def before(step: int) -> None:
+        if step % every == 0 or not kept:
+            kept.update({name: w.detach().clone() for name, w in weights.items()})
 
     @torch.no_grad()
-    def after() -> None:
-        for name, w in weights.items():
-            w.copy_(kept[name] + guard.soften(name, w - kept[name]))
+    def after(step: int) -> None:
+        if (step + 1) % every == 0 or step + 1 == steps:
+            for name, w in weights.items():
+                w.copy_(kept[name] + guard.soften(name, w - kept[name]))
 
     return before, after
 
