@@ -57,7 +57,7 @@ def _flat(row: Row) -> Row:
         line["ca_before"] = _short(row["before"]["ca"]["value"])
         line |= {name: _short(row[name]) for name in ("images", "labels", "seconds")}
         alpha = row["facts"].get("alpha")
-        line["alpha"] = "" if alpha is None else _short(alpha)
+        line["alpha"] = _short(alpha)
         if row.get("rebound"):
             again = row["rebound"][-1]["asr"]
             line["rebound_asr"], line["rebound_n"] = _short(again["value"]), again["n"]
@@ -90,5 +90,5 @@ def _grown(line: dict[str, str]) -> Row:
     return row
 
 
-def _short(value: float) -> str:
-    return f"{value:.6g}"
+def _short(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
