@@ -63,13 +63,12 @@ class AlphaConfig:
         if not 0 < self.floor <= 1:
             raise InputError(f"the CA floor is {self.floor}; it is a share of the suspect's CA, in (0, 1]")
 
-    @property
-    def rule(self) -> str:
-        """The choice rule in a sentence."""
+    def sentence(self, kept: str = "clean accuracy") -> str:
+        """The choice rule in a sentence; `kept` is what the floor is about."""
         return (
             f"smallest α{f' from {self.least:g} on' if self.least else ''} with ASR ≤ {self.tolerance:.1%} "
             "on the images for choosing, "
-            f"keeping at least {self.floor:.0%} of the suspect's clean accuracy there"
+            f"keeping at least {self.floor:.0%} of the suspect's {kept} there"
             + (f"; up to {self.reserve:g} times that while as much is kept" if self.reserve > 1 else "")
         )
 

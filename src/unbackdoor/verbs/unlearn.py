@@ -91,6 +91,7 @@ def unlearn(
     held_out = open_data(test if test is not None else data, clip, "test", limit=test_limit, classes=classes)
     config = vector_config(clip, method, samples=samples, epochs=epochs, lr=lr, seed=seed, validation=validation)
     rule = rule_of(config, rule)
+    kept = "clean accuracy" if config.validation else "answers"
     if config.validation or config.toward == "target":
         check_labels(train, "choosing α" if config.validation else f"method {method}")
     rows, others = defender_rows(len(train), config.samples, config.validation)
@@ -145,7 +146,7 @@ def unlearn(
             "alpha": found.alpha,
             "chosen": found.satisfied,
             "labels_used": bool(config.validation),  # for choosing α; without them "CA" there is agreement
-            "rule": rule.rule if fixed is None else "α given by the user",
+            "rule": rule.sentence(kept) if fixed is None else "α given by the user",
             "message": found.message,
             "retention": retention(before, after),
             "before": rates_dict(before),
