@@ -39,9 +39,9 @@ Made by `python recipes/figures/grid.py --data-root PATH --runs FOLDER` from wha
 Wilson intervals; retention is CA after the cure divided by CA before it; rebound is ASR after 50 steps of clean
 fine-tuning, on at most 400 images. The cells of seed 0, but for the image–text regime, were read back from an earlier
 print of this page and may be off by 0.1 points. Seconds of different seeds come from different machines, those of seed
-1 beside other work; means of seconds are those of a table's first seed alone. `distilled` was run later: its suspects of
-seed 0 are the recorded ones planted again, those of seed 1 come from another type of machine than the rivals' (CA up to
-2.3 points apart); the suspects' table shows the new ones.
+1 beside other work; means of seconds are those of a table's first seed alone. `distilled` was run later: its suspects
+of seed 0 are the recorded ones planted again, those of seed 1 come from another type of machine than the rivals' (CA up
+to 2.3 points apart); the suspects' table shows the new ones.
 """
 
 
