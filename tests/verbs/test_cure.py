@@ -59,7 +59,9 @@ def test_poison_then_unlearn_leaves_everything_promised(open_clip_folder: Path, 
         model=str(open_clip_folder), out=suspect, limit=600, test_limit=60, poison_rate=0.2, epochs=2, lr=1e-3, **ATTACK
     )
     rule = AlphaConfig(grid=(0.5, 1.0))
-    result = unlearn(model=str(suspect), out=cure, alpha_config=rule, samples=64, epochs=2, test_limit=60, **ATTACK)
+    # These models were random: some answer every image with the target, so that labels have to tell which is none.
+    how = {"method": "anchored", "samples": 64, "epochs": 2}
+    result = unlearn(model=str(suspect), out=cure, alpha_config=rule, test_limit=60, **how, **ATTACK)
     for name in ("manifest.json", "metrics.jsonl", "vector.safetensors", "report.html", "result.json", "model"):
         assert (cure / name).exists(), name
     assert not (cure / ".work").exists()

@@ -151,7 +151,10 @@ def trigger_vector(
     if not config.anchor:
         rows, hit = rows.subset(hit), hit[hit]
     if not bool(hit.any()):
-        raise InputError("no image outside the target class is left to take the trigger vector from; give more images")
+        told = " (by the suspect's own answers)" if config.toward == "clean" else ""
+        raise InputError(
+            f"no image outside the target class{told} is left to take the trigger vector from; give more images"
+        )
     config = settled(config, clip)
     tune = settle_tune(config.tune, clip, len(rows), 0.0)
     weights = clip.image_parameters()
