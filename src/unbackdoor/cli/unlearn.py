@@ -28,7 +28,8 @@ from unbackdoor.cli.options import rate_line, shared, show, story_lines
 @click.option(
     "--floor",
     type=float,
-    help="Share of the suspect's CA to keep, of its answers with --scan.  [default: 0.95, 0.9 with --scan]",
+    help="Share of the suspect's CA to keep, of its answers with --scan; without labelled images for choosing α at "
+    "most 0.8 of its answers.  [default: 0.95, 0.9 with --scan]",
 )
 @shared("samples")
 @click.option(

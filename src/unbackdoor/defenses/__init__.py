@@ -13,24 +13,24 @@ if TYPE_CHECKING:
     from unbackdoor.clip.handle import Clip
     from unbackdoor.defenses.base import Cure, Defender, Work
 
-# name → module in this folder, and what the name changes in its Config; a module of several names has PRESETS instead
-_TABLE: dict[str, tuple[str, dict[str, Any]]] = {
-    "distilled": ("tbar", {}),
-    "anchored": ("tbar", {}),
-    "tbar": ("tbar", {}),
-    "nothing": ("nothing", {}),
-    "contrastive": ("contrastive", {}),
-    "supervised": ("supervised", {}),
-    "linear-probe": ("linear_probe", {}),
-    "interpolate": ("interpolate", {}),
-    "ascent": ("ascent", {}),
-    "fine-pruning": ("fine_pruning", {}),
-    "anp": ("anp", {}),
-    "ibau": ("ibau", {}),
-    "abl": ("abl", {}),
-    "cleanclip": ("cleanclip", {}),
-    "roclip": ("roclip", {}),
-    "par": ("par", {}),
+# name → module in this folder; a module of several names has a Config for each in its PRESETS
+_TABLE: dict[str, str] = {
+    "distilled": "tbar",
+    "anchored": "tbar",
+    "tbar": "tbar",
+    "nothing": "nothing",
+    "contrastive": "contrastive",
+    "supervised": "supervised",
+    "linear-probe": "linear_probe",
+    "interpolate": "interpolate",
+    "ascent": "ascent",
+    "fine-pruning": "fine_pruning",
+    "anp": "anp",
+    "ibau": "ibau",
+    "abl": "abl",
+    "cleanclip": "cleanclip",
+    "roclip": "roclip",
+    "par": "par",
 }
 
 
@@ -52,10 +52,9 @@ def defence_config(name: str, settings: Mapping[str, Any] | None = None) -> Any:
 
     if name not in _TABLE:
         raise InputError(f"unknown defence {name!r}: choose one of {', '.join(_TABLE)}")
-    file, preset = _TABLE[name]
-    module = import_module(f"unbackdoor.defenses.{file}")
+    module = import_module(f"unbackdoor.defenses.{_TABLE[name]}")
     base = module.PRESETS[name] if hasattr(module, "PRESETS") else module.Config()
-    return configured(f"defence {name}", base, {**preset, **(settings or {})})
+    return configured(f"defence {name}", base, settings or {})
 
 
 def defence(name: str) -> Callable[[Clip, Defender, Any, Work], Cure]:
@@ -70,7 +69,5 @@ def defence(name: str) -> Callable[[Clip, Defender, Any, Work], Cure]:
 
     if name not in _TABLE:
         raise InputError(f"unknown defence {name!r}: choose one of {', '.join(_TABLE)}")
-    function: Callable[[Clip, Defender, Any, Work], Cure] = import_module(
-        f"unbackdoor.defenses.{_TABLE[name][0]}"
-    ).defend
+    function: Callable[[Clip, Defender, Any, Work], Cure] = import_module(f"unbackdoor.defenses.{_TABLE[name]}").defend
     return function
