@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -21,27 +22,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from suspects import suspects
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-import unbackdoor
-from unbackdoor.bench.cells import attack_of, folder_of, head_of, images_of, read_result
-from unbackdoor.bench.grid import narrow, plan
-from unbackdoor.bench.recipe import DataEntry, read_recipe
 from unbackdoor.clip.handle import Clip
-from unbackdoor.data.shares import shares
+from unbackdoor.data.images import ImageSet
 from unbackdoor.defenses.alpha import AlphaConfig
 from unbackdoor.defenses.tbar import unlearn_
 from unbackdoor.defenses.vector import METHODS, Known, VectorConfig, as_answered, trigger_vector
-from unbackdoor.evaluation import Task, evaluate_images
+from unbackdoor.evaluation import Task, class_logits, evaluate_images
 from unbackdoor.training.embedding import embed
 from unbackdoor.training.guard import learn_guard
 from unbackdoor.training.losses import squared_distance, target_cross_entropy
 from unbackdoor.weights.blocks import block_of
-from unbackdoor.weights.files import state_hash
-from unbackdoor.weights.vector import Vector, snapshot
+from unbackdoor.weights.vector import Vector, Walk, snapshot
 
-ROOT = Path(__file__).parent.parent.parent
 RULE = AlphaConfig(tolerance=0.01)
 
 
@@ -236,6 +232,52 @@ CANDIDATES: dict[str, Callable[[Subject], Vector]] = {
 }
 
 
+def line_search(
+    clip: Clip, vector: Vector, tuning: ImageSet, task: Task, bound: float = 0.02, images: int = 256
+) -> tuple[float, int]:
+    """α where the mean p(target) on triggered images is at most `bound`, with 95% confidence, and how many were shown.
+
+    p(target) falls smoothly where ASR steps, so that few images tell; the one-sided upper bound of its mean is brought
+    to `bound` by regula falsi (Illinois: Dowell & Jarratt 1971) on its logarithm. The weights are left at θ.
+    """
+    rows = torch.arange(len(tuning))[tuning.labels != task.target][:images]
+    triggered, walk, shown = task.trigger(tuning.float_batch(rows), keys=rows), Walk(clip.state(), vector), 0
+
+    def excess(alpha: float) -> float:
+        nonlocal shown
+        walk.to(alpha)
+        shown += len(rows)
+        with torch.inference_mode():
+            said = torch.cat([class_logits(clip, some, task.head).softmax(1) for some in triggered.split(128)])
+        p = said[:, task.target].double()
+        return math.log(float(p.mean() + 1.645 * p.std() / math.sqrt(len(p))) / bound)
+
+    low, high = 0.0, 1.0
+    at_low, at_high = excess(low), excess(high)
+    while at_high > 0 and high < 16:
+        low, at_low, high = high, at_high, 2 * high
+        at_high = excess(high)
+    while high - low > 0.1 * high:
+        middle = high - at_high * (high - low) / (at_high - at_low)
+        value = excess(middle)
+        if value > 0:
+            low, at_low, at_high = middle, value, at_high / 2
+        else:
+            high, at_high, at_low = middle, value, at_low / 2
+    walk.settle(0.0)
+    return high, shown
+
+
+def searched(clip: Clip, vector: Vector, tuning: ImageSet, task: Task) -> tuple[float, bool, int]:
+    """α by `RULE`, whether it satisfies it, and how many images were shown; the weights are left at θ."""
+    found = unlearn_(clip, vector, tuning, task, RULE)
+    Walk(clip.state(), vector).settle(-found.alpha)
+    return found.alpha, found.satisfied, sum(point.ca.n + point.asr.n for point in found.curve)
+
+
+LINE = ", α by line search"  # of a candidate's name: its vector with that α
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data-root", type=Path, required=True)
@@ -253,57 +295,48 @@ def main() -> None:
 
 
 def run(args: argparse.Namespace, log: Path) -> None:
-    grid = read_recipe(ROOT / "recipes" / "bench" / "core.yaml", args.data_root)
-    hashes = {"embedded": state_hash(unbackdoor.load("embedded", device="cpu").state())}
     lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
     done = {(r["data"], r["attack"], r["seed"], r["candidate"]) for r in map(json.loads, lines)}
-    wanted = args.candidate or list(CANDIDATES)
-    for suspect, cures in narrow(plan(grid, hashes), args.only):
-        config, names = suspect["config"], suspect["names"]
-        story = read_result(args.runs, config)
+    wanted = args.candidate or [*CANDIDATES, "distilled" + LINE]
+    for names, open_suspect in suspects("core", args.data_root, args.runs, args.only):
         todo = [c for c in wanted if (names["data"], names["attack"], names["seed"], c) not in done]
-        if story is None or not cures or not todo:
+        if not todo:
             continue
-        subject, tuning, test, task = opened(args.runs, config, DataEntry(**cures[0]["config"]["data"]), story)
+        suspect = open_suspect()
+        subject = Subject(suspect.clip, suspect.known)
         for name in todo:
             row = {k: names[k] for k in ("data", "attack", "seed")} | {"candidate": name}
-            row |= measured(subject, CANDIDATES[name], tuning, test, task, story)
+            row |= measured(subject, name, suspect.tuning, suspect.test, suspect.task, suspect.story)
             with log.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
             print(json.dumps(row), flush=True)
 
 
-def opened(
-    runs: Path, config: dict[str, Any], entry: DataEntry, story: dict[str, Any]
-) -> tuple[Subject, Any, Any, Task]:
-    clip = unbackdoor.load(str(folder_of(runs, config) / "model"), device="cpu")
-    train, test = images_of(entry, clip.image_size)
-    _, clean, choice = (
-        train.subset(rows) for rows in shares(len(train), entry.attacker, entry.defender, entry.validation)
-    )
-    attack = attack_of({**config, "trigger": story["trigger"]}, train)
-    assert attack is not None
-    head = head_of(clip, entry, train)
-    known = Known(clean.subset(torch.arange(256)), attack.trigger, attack.target, head)
-    return Subject(clip, known), choice, test, Task(head, attack.trigger, attack.target)
-
-
 def measured(
-    subject: Subject, make: Callable[[Subject], Vector], tuning: Any, test: Any, task: Task, story: dict[str, Any]
+    subject: Subject, name: str, tuning: ImageSet, test: ImageSet, task: Task, story: dict[str, Any]
 ) -> dict[str, Any]:
-    began = time.perf_counter()
+    make, began = CANDIDATES[name.removesuffix(LINE)], time.perf_counter()
     vector = make(subject)
     seconds = time.perf_counter() - began
     weights = subject.clip.state()
     start = {name: weights[name].detach().clone() for name in vector}
-    found = unlearn_(subject.clip, vector, tuning, task, RULE)
+    walk, began = Walk(weights, vector), time.perf_counter()
+    if name.endswith(LINE):
+        alpha, shown = line_search(subject.clip, vector, tuning, task)
+        within = True
+    else:
+        alpha, within, shown = searched(subject.clip, vector, tuning, task)
+    choosing = time.perf_counter() - began
+    walk.settle(alpha)
     after = evaluate_images(subject.clip, test, task).as_dict()
     with torch.no_grad():
-        for name, t in start.items():
-            weights[name].copy_(t)
+        for tensor, t in start.items():
+            weights[tensor].copy_(t)
     return {
-        "alpha": found.alpha,
-        "within": found.satisfied,
+        "alpha": alpha,
+        "within": within,
+        "shown": shown,
+        "choosing": round(choosing, 1),
         "before": story["after"]["ca"]["value"],
         **{k: [v["value"], v["n"]] for k, v in after.items()},
         "seconds": round(seconds, 1),
