@@ -23,7 +23,8 @@ from unbackdoor.bench.cells import read_result
 from unbackdoor.bench.grid import plan
 from unbackdoor.bench.recipe import Grid, read_recipe
 from unbackdoor.clip.load import load
-from unbackdoor.weights.files import state_hash, write_text
+from unbackdoor.disk import write_text
+from unbackdoor.weights.files import state_hash
 
 Row = dict[str, Any]
 ROOT = Path(__file__).parent.parent.parent

@@ -9,7 +9,7 @@ import statistics
 
 from grid import NAMES, ROOT, Row, every_cure, reader, spread, table
 
-from unbackdoor.weights.files import write_text
+from unbackdoor.disk import write_text
 
 HEAD = """\
 # The rivals' learning rates

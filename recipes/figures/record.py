@@ -11,8 +11,8 @@ import io
 from pathlib import Path
 from typing import Any
 
+from unbackdoor.disk import write_text
 from unbackdoor.metrics.rates import Rate
-from unbackdoor.weights.files import write_text
 
 Row = dict[str, Any]
 

@@ -35,7 +35,7 @@ from unbackdoor.evaluation import Task, class_logits, evaluate_images
 from unbackdoor.training.embedding import embed
 from unbackdoor.training.guard import learn_guard
 from unbackdoor.training.losses import squared_distance, target_cross_entropy
-from unbackdoor.weights.blocks import block_of
+from unbackdoor.weights.names import block_of
 from unbackdoor.weights.vector import Vector, Walk, snapshot
 
 RULE = AlphaConfig(tolerance=0.01)
@@ -233,32 +233,40 @@ CANDIDATES: dict[str, Callable[[Subject], Vector]] = {
 
 
 def line_search(
-    clip: Clip, vector: Vector, tuning: ImageSet, task: Task, bound: float = 0.02, images: int = 256
+    clip: Clip, vector: Vector, tuning: ImageSet, task: Task, bound: float = 0.01, images: int = 256
 ) -> tuple[float, int]:
-    """α where the mean p(target) on triggered images is at most `bound`, with 95% confidence, and how many were shown.
+    """α where triggers raise the mean p(target) by at most `bound`, with 95% confidence, and how many images it took.
 
-    p(target) falls smoothly where ASR steps, so that few images tell; the one-sided upper bound of its mean is brought
-    to `bound` by regula falsi (Illinois: Dowell & Jarratt 1971) on its logarithm. The weights are left at θ.
+    p(target) falls smoothly where ASR steps, so that few images tell. It is compared with the suspect's own on the same
+    images untriggered; the one-sided upper bound of the mean difference is brought to `bound` by regula falsi
+    (Illinois: Dowell & Jarratt 1971). The weights are left at θ.
     """
     rows = torch.arange(len(tuning))[tuning.labels != task.target][:images]
-    triggered, walk, shown = task.trigger(tuning.float_batch(rows), keys=rows), Walk(clip.state(), vector), 0
+    clean = tuning.float_batch(rows)
+    triggered, walk, shown = task.trigger(clean, keys=rows), Walk(clip.state(), vector), 0
+
+    def said(pictures: Tensor) -> Tensor:
+        nonlocal shown
+        shown += len(pictures)
+        with torch.inference_mode():
+            found = torch.cat([class_logits(clip, some, task.head).softmax(1) for some in pictures.split(128)])
+        return found[:, task.target].double()
+
+    natural = said(clean)
 
     def excess(alpha: float) -> float:
-        nonlocal shown
         walk.to(alpha)
-        shown += len(rows)
-        with torch.inference_mode():
-            said = torch.cat([class_logits(clip, some, task.head).softmax(1) for some in triggered.split(128)])
-        p = said[:, task.target].double()
-        return math.log(float(p.mean() + 1.645 * p.std() / math.sqrt(len(p))) / bound)
+        raised = said(triggered) - natural
+        return float(raised.mean() + 1.645 * raised.std() / math.sqrt(len(raised))) - bound
 
     low, high = 0.0, 1.0
     at_low, at_high = excess(low), excess(high)
     while at_high > 0 and high < 16:
         low, at_low, high = high, at_high, 2 * high
         at_high = excess(high)
-    while high - low > 0.1 * high:
+    while high - low > 0.1 * high and at_high < 0:
         middle = high - at_high * (high - low) / (at_high - at_low)
+        middle = min(max(middle, low + 0.1 * (high - low)), high - 0.1 * (high - low))
         value = excess(middle)
         if value > 0:
             low, at_low, at_high = middle, value, at_high / 2

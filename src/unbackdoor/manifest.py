@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unbackdoor.weights.files import write_text
+from unbackdoor.disk import write_text
 
 _PACKAGES = ("torch", "open_clip_torch", "timm", "transformers", "safetensors", "numpy")
 

@@ -129,7 +129,7 @@ def test_one_process_needs_no_accelerate(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_first_process_alone_writes(
     world: str, rank: str, first: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from unbackdoor.weights.files import write_text
+    from unbackdoor.disk import write_text
 
     monkeypatch.setenv("WORLD_SIZE", world)
     monkeypatch.setenv("RANK", rank)

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unbackdoor.weights.blocks import block_of, blocks, cosine, effective_rank, shares
+from unbackdoor.weights.blocks import blocks, cosine, effective_rank, shares
+from unbackdoor.weights.names import block_of
 
 
 @pytest.mark.parametrize(

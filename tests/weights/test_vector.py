@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from unbackdoor.disk import atomic
 from unbackdoor.errors import InputError
-from unbackdoor.weights.files import atomic, read_checkpoint, read_tensors, state_hash, write_tensors
+from unbackdoor.weights.files import read_checkpoint, read_tensors, state_hash, write_tensors
 from unbackdoor.weights.vector import Walk, add_, difference, load_vector, norm, save_vector, snapshot
 
 

@@ -22,6 +22,7 @@ _COMMANDS = {
     "scan": "Say whether a model is backdoored, and by which trigger.",
     "unlearn": "Remove a known backdoor and save the clean model.",
     "vector": "Take the trigger vector of a suspect model.",
+    "weights": "Add, subtract and compare state dicts on disk, at any size.",
     "zoo": "Make a population of models; measure detection and cure on it.",
 }
 

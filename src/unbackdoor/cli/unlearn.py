@@ -29,13 +29,14 @@ from unbackdoor.cli.options import rate_line, shared, show, story_lines
     "--floor",
     type=float,
     help="Share of the suspect's CA to keep, of its answers with --scan; without labelled images for choosing α at "
-    "most 0.8 of its answers.  [default: 0.95, 0.9 with --scan]",
+    "most 0.8 of its answers.  [default: 0.95, 0.88 with --scan]",
 )
 @shared("samples")
 @click.option(
     "--validation",
     type=click.IntRange(0),
-    help="Labelled images for choosing α; 0: the triggered ones, unlabelled.  [default: 0 distilled, 512 otherwise]",
+    help="Labelled images for choosing α, unlabelled with --scan; 0: the triggered ones, unlabelled.  [default: 0 "
+    "distilled, 512 otherwise and with --scan]",
 )
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the triggered images.")
 @shared("method", "lr", "test_limit", "classes", "templates", "device", "seed")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from unbackdoor.weights.files import atomic
+from unbackdoor.disk import atomic
 
 _COPIED = (".json", ".txt", ".model")
 

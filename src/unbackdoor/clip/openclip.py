@@ -15,8 +15,9 @@ from unbackdoor.clip.fitting import fit_state
 from unbackdoor.clip.handle import Clip, Format
 from unbackdoor.clip.library import copy_companions, first_line, guarded
 from unbackdoor.clip.preprocess import CLIP_MEAN, CLIP_STD, checked
+from unbackdoor.disk import write_text
 from unbackdoor.errors import InputError
-from unbackdoor.weights.files import read_checkpoint, write_tensors, write_text
+from unbackdoor.weights.files import read_checkpoint, write_tensors
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 # The library's own order of preference; `.pt` is ours.

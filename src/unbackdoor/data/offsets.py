@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from unbackdoor.disk import atomic
 from unbackdoor.errors import InputError
-from unbackdoor.weights.files import atomic
 
 Add = Callable[..., None]
 _PIECE = 8192  # numbers written at a time

@@ -15,14 +15,19 @@ from unbackdoor.clip.streamline import streamlined
 from unbackdoor.data.images import ImageSet
 from unbackdoor.defenses.alpha import AlphaConfig, AlphaSearch
 from unbackdoor.defenses.tbar import unlearn_
-from unbackdoor.defenses.vector import Known, VectorConfig, trigger_vector
+from unbackdoor.defenses.vector import METHODS, Known, VectorConfig, trigger_vector
 from unbackdoor.evaluation import Task
 from unbackdoor.inversion.base import Subject, works
 from unbackdoor.inversion.variants import again, variants
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.triggers.mixed import Mixed
 
-VERSION = 5  # of the way cures are made here; a zoo's cures of another version are made anew
+VERSION = 6  # of the way cures are made here; a zoo's cures of another version are made anew
+METHOD = "distilled"
+# More images than for a known attack, as variants of a trigger are to be seen with many, and others for choosing α: how
+# far the cure may go beyond what the recovered trigger asks for is told by what clean images say.
+FORGET, TUNING = 256, 512
+CONFIG = replace(METHODS[METHOD], samples=FORGET, validation=TUNING)
 
 
 def source(

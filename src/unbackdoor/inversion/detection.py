@@ -22,11 +22,11 @@ from typing import Any, Generic
 import torch
 from torch import Tensor
 
+from unbackdoor.disk import write_text
 from unbackdoor.errors import InputError
 from unbackdoor.inversion.base import WORKS
 from unbackdoor.inversion.targets import Label
 from unbackdoor.manifest import run_key
-from unbackdoor.weights.files import write_text
 
 LEAST = 0.15  # a statistic is a logarithm of a ratio: a difference of less than 16% is no evidence, however rare
 Scores = tuple[tuple[str, float], ...]  # one inverter's statistics of a model's classes, the largest first

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
+from unbackdoor.disk import write_text
 from unbackdoor.report.plots import alpha_curve, png
 from unbackdoor.report.verdict import percent, verdict
 from unbackdoor.triggers.base import shorten
-from unbackdoor.weights.files import write_text
 
 _RATES = (
     ("ca", "Clean accuracy (CA)", "share of clean test images named correctly"),

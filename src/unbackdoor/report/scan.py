@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
+from unbackdoor.disk import write_text
 from unbackdoor.report.page import fill_page
 from unbackdoor.report.plots import png
 from unbackdoor.report.verdict import percent
 from unbackdoor.triggers.base import shorten
-from unbackdoor.weights.files import write_text
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from unbackdoor.bench.recipe import read_recipe
 from unbackdoor.bench.scatter import scatters
 from unbackdoor.bench.tables import as_csv, as_latex, as_markdown
 from unbackdoor.clip.load import load
+from unbackdoor.disk import write_text
 from unbackdoor.errors import InputError
 from unbackdoor.manifest import Manifest, write_jsonl
-from unbackdoor.weights.files import state_hash, write_text
+from unbackdoor.weights.files import state_hash
 
 
 def bench(

@@ -13,6 +13,7 @@ from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.poisoning import target_index
 from unbackdoor.data.shares import attacker_rows
+from unbackdoor.disk import atomic, write_text
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.manifest import Manifest, run_key, write_json
@@ -30,7 +31,6 @@ from unbackdoor.verbs.common import (
     weights_hash,
     work_folder,
 )
-from unbackdoor.weights.files import atomic, write_text
 
 
 def craft(

@@ -10,13 +10,14 @@ import torch
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
+from unbackdoor.disk import write_text
 from unbackdoor.geometry.surface import Point, Seen, Surface, Views, look
 from unbackdoor.manifest import Manifest, run_key, write_json
 from unbackdoor.report.contours import contour_map
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.verbs.common import open_attack, open_data, open_model, open_vector, weights_hash, work_folder
 from unbackdoor.weights.blocks import cosine
-from unbackdoor.weights.files import state_hash, write_text
+from unbackdoor.weights.files import state_hash
 from unbackdoor.weights.plane import Plane
 from unbackdoor.weights.vector import Vector, difference, norm
 
@@ -128,7 +129,7 @@ def _vector(clip: Clip, given: str | Path | Clip | Vector, device: str) -> Vecto
         path = Path(given)
         if path.suffix == ".safetensors" and path.is_file():
             vector, told = open_vector(path, clip)
-            if told.get("kind") == "trigger vector":
+            if told.get("kind") in ("trigger vector", "task vector"):
                 return vector
         given = open_model(str(given), None, device)
     own, other = clip.image_parameters(), given.image_parameters()

@@ -12,6 +12,7 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.data.classnames import class_names
 from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
+from unbackdoor.disk import write_text
 from unbackdoor.errors import InputError
 from unbackdoor.inversion import inverter_names
 from unbackdoor.inversion.base import Subject
@@ -27,7 +28,6 @@ from unbackdoor.triggers import parse_trigger
 from unbackdoor.verbs.common import open_data, open_model, weights_hash
 from unbackdoor.verbs.craft import write_picture
 from unbackdoor.verbs.origins import origin_of
-from unbackdoor.weights.files import write_text
 
 FALSE_ALARM_RATE = 0.05
 VOCABULARY = "imagenet-1k"

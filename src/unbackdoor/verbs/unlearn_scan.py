@@ -15,7 +15,7 @@ from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.shares import defender_rows
 from unbackdoor.defenses.alpha import BLIND, AlphaConfig
-from unbackdoor.defenses.blind import rule_for, source
+from unbackdoor.defenses.blind import FORGET, METHOD, TUNING, rule_for, source
 from unbackdoor.defenses.tbar import choosing, rule_of
 from unbackdoor.errors import InputError
 from unbackdoor.inversion.base import WORKS, answers, works
@@ -30,7 +30,6 @@ from unbackdoor.verbs.unlearn import unlearn
 from unbackdoor.verbs.vector import vector_config
 
 ROUNDS = 3
-METHOD = "anchored"
 # Times the false-alarm rate, up to which a p-value after a cure is followed up. A model that held one backdoor holds
 # another more likely than any model holds one, and a needless cure costs it some points of clean accuracy.
 PURSUED = 3.0
@@ -86,6 +85,7 @@ def unlearn_scan(
         model: the model that was scanned; None takes the finding's reference.
         rounds: at most so many cures; a round follows while something is left.
         force: cure although the finding is not a clear one.
+        samples, validation: None takes `FORGET` and `TUNING`.
         alpha_config: None is `BLIND`; without its reserve where the finding says that the model is clean.
         null, origin: as for `scan`, for the scans after each round; the finding's own origin by default.
 
@@ -114,6 +114,8 @@ def unlearn_scan(
     manifest = Manifest("unlearn-scan", {"finding": story, "rounds": rounds, "force": force, "seed": seed})
     manifest.hashes["weights_before"] = story["weights"]
     manifest.hashes["train_data"], manifest.hashes["test_data"] = train.content_hash(), held_out.content_hash()
+    samples = FORGET if samples is None else samples
+    validation = TUNING if validation is None else validation
     config = vector_config(clip, method, samples=samples, epochs=epochs, lr=lr, seed=seed, validation=validation)
     rows, others = defender_rows(len(answered), config.samples, config.validation)
     forget = answered.subset(rows)

@@ -10,6 +10,7 @@ from unbackdoor.bench.cells import address, folder_of, read_result
 from unbackdoor.bench.engine import ENGINES
 from unbackdoor.bench.grid import narrow, run_grid
 from unbackdoor.clip.load import load
+from unbackdoor.disk import write_text
 from unbackdoor.errors import InputError
 from unbackdoor.inversion import inverter_names
 from unbackdoor.inversion.detection import Origin, architecture
@@ -17,7 +18,7 @@ from unbackdoor.inversion.examine import settings
 from unbackdoor.manifest import Manifest, write_json
 from unbackdoor.verbs.bench import grid_folder, tell
 from unbackdoor.verbs.scan import FALSE_ALARM_RATE, find_null
-from unbackdoor.weights.files import state_hash, write_text
+from unbackdoor.weights.files import state_hash
 from unbackdoor.zoo.cells import FILE, collect
 from unbackdoor.zoo.recipe import CLEAN, classes_of, examination, members, read_zoo, recovery
 from unbackdoor.zoo.tables import as_markdown, cures, detection, false_alarms

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from unbackdoor.weights.names import block_of
 from unbackdoor.weights.vector import Vector, norm
-
-# OpenCLIP's and CLIP's resblocks, timm's blocks, Hugging Face's layers, torchvision-like layer1 … layer4.
-_BLOCK = re.compile(r"^(.*?\.(?:resblocks|blocks|layers|layer\d+)\.\d+)\.")
-_STAGE = re.compile(r"^(.*?\.stages\.\d+)\.")
-
-
-def block_of(name: str) -> str:
-    """Name of the block that a tensor belongs to; of one outside all blocks the name of its module."""
-    found = _BLOCK.match(name) or _STAGE.match(name)
-    return found.group(1) if found else name.rpartition(".")[0] or name
 
 
 def blocks(vector: Mapping[str, Tensor]) -> dict[str, Vector]:

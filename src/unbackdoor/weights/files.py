@@ -1,51 +1,16 @@
-"""Reading and writing tensors: safetensors first, never a pickle without the user's explicit word, writes atomic."""
+"""Reading and writing tensors: safetensors first, never a pickle without the user's explicit word."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from unbackdoor.devices import is_first_process
+from unbackdoor.disk import atomic
 from unbackdoor.errors import InputError
-
-
-def atomic(path: Path, write: Callable[[Path], None], *, every_process: bool = False) -> None:
-    """Run `write` on a temporary name beside `path`, flush it to disk, then rename it into place.
-
-    A kill at any moment leaves the old file or the new one, never half of one. Of several processes of one run, which
-    all hold the same results, the first alone writes, unless `every_process`.
-    """
-    if not (every_process or is_first_process()):
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)  # mkstemp makes private files; results are ordinary ones
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Atomically write `text` as UTF-8."""
-
-    def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
-
-    atomic(path, write)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:

@@ -23,8 +23,8 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.load import load
 from unbackdoor.data.images import ImageSet
 from unbackdoor.defenses.alpha import BLIND
-from unbackdoor.defenses.blind import cure_, rule_for, source
-from unbackdoor.defenses.vector import METHODS, Known
+from unbackdoor.defenses.blind import CONFIG, FORGET, TUNING, cure_, rule_for, source
+from unbackdoor.defenses.vector import Known
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.inversion import inverter
@@ -35,7 +35,6 @@ from unbackdoor.triggers import parse_trigger
 from unbackdoor.zoo.recipe import Zoo, examination, inversion
 
 FILE = "member.safetensors"
-FORGET, TUNING = 256, 512
 
 
 def member_cell(out: Path, config: Json, folder: Path, device: str, manifest: Manifest) -> Json:
@@ -132,9 +131,9 @@ def recovery_cell(out: Path, config: Json, folder: Path, device: str, manifest: 
         subject = split(clip, images, head, train.classes, config["seed"])
         if told and not works(subject, trigger, target):
             continue
-        how = (forget, tuning, METHODS["anchored"], rule, config["backdoored"])
+        how = (forget, tuning, CONFIG, rule, config["backdoored"])
         mixed = source(clip, subject, shown, trigger, target, *how)
-        found = cure_(clip, Known(forget, mixed, target, head), tuning, METHODS["anchored"], rule)
+        found = cure_(clip, Known(forget, mixed, target, head), tuning, CONFIG, rule)
         told.append({"shown": shown, "target": name, "alpha": found.alpha, "satisfied": found.satisfied})
     attack = attack_of({**member, "trigger": card["trigger"]}, train)
     task = Task(head) if attack is None else Task(head, attack.trigger, attack.target)

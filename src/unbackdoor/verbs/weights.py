@@ -1,0 +1,195 @@
+"""`weights`: vector arithmetic on safetensors files, whatever their size; nothing is loaded whole."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from unbackdoor.errors import InputError
+from unbackdoor.manifest import Manifest, write_json
+from unbackdoor.weights.arithmetic import Matching, combined, differences, matched, moved_by, write
+from unbackdoor.weights.names import block_of
+from unbackdoor.weights.stored import FLOATS, Stored, open_stored
+from unbackdoor.weights.stream import OutputFile, Sums, sums
+
+DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+
+
+def diff(
+    a: str | Path,
+    b: str | Path,
+    *,
+    out: str | Path,
+    dtype: str | None = None,
+    ignore_prefix: bool = False,
+    partial: bool = False,
+    statistics: bool = False,
+) -> dict[str, Any]:
+    """Write A − B.
+
+    Integers and BatchNorm's running statistics are no weights and are left out (`statistics` takes the latter in).
+
+    Args:
+        a, b: safetensors files, indices of sharded models, or folders with either.
+        out: a .safetensors file, or, where A is sharded or no file is named, a folder that is not there yet.
+        dtype: `float32`, `float16` or `bfloat16`; None keeps each tensor's own in A. The difference of two half
+            precision models is exact in float32 only.
+        ignore_prefix, partial: see `unbackdoor.weights.arithmetic.Matching`.
+
+    Returns:
+        `out`, `tensors` (moved, copied), `bytes`, `seconds`.
+
+    Raises:
+        InputError: damaged files, names or shapes that do not fit, numbers that are not finite.
+    """
+    how, first, second = Matching(ignore_prefix, partial, statistics), open_stored(Path(a)), open_stored(Path(b))
+    manifest = Manifest("weights diff", {"a": str(a), "b": str(b), "dtype": dtype, **vars(how)})
+    files = differences(first, second, _dtype(dtype), how)
+    told = {"kind": "task vector", "of": Path(a).name, "less": Path(b).name, "format": "pt"}
+    return _written(Path(out), files, first, manifest, told)
+
+
+def apply(
+    model: str | Path,
+    vector: str | Path,
+    *,
+    alpha: float,
+    out: str | Path,
+    ignore_prefix: bool = False,
+    partial: bool = False,
+    statistics: bool = False,
+) -> dict[str, Any]:
+    """Write model − α · vector, in the model's own layout, types and metadata; what the vector lacks is copied.
+
+    Folders keep their configuration files. Bit for bit `a − α·t` in float32, rounded to the stored type.
+
+    Args:
+        model, vector: as for `diff`; the vector may be `vector.safetensors` of `vector` or `unlearn`.
+        alpha: scaling coefficient α; subtracted, so that a positive one takes a backdoor's trigger vector out.
+        out: as for `diff`.
+
+    Raises:
+        InputError: as for `diff`; an α that is not finite.
+    """
+    if not math.isfinite(alpha):
+        raise InputError(f"α is {alpha}; give a number")
+    how, first, second = (
+        Matching(ignore_prefix, partial, statistics),
+        open_stored(Path(model)),
+        open_stored(Path(vector)),
+    )
+    manifest = Manifest("weights apply", {"model": str(model), "vector": str(vector), "alpha": alpha, **vars(how)})
+    return _written(Path(out), moved_by(first, second, -alpha, how), first, manifest, None)
+
+
+def combine(
+    vectors: Sequence[str | Path],
+    *,
+    out: str | Path,
+    scales: Sequence[float] | None = None,
+    dtype: str | None = None,
+    ignore_prefix: bool = False,
+    partial: bool = False,
+    statistics: bool = False,
+) -> dict[str, Any]:
+    """Write Σ scale · vector.
+
+    Args:
+        vectors: as for `diff`, one or more.
+        scales: one for each; None for 1 each.
+
+    Raises:
+        InputError: as for `diff`; another number of scales than of vectors.
+    """
+    scales = [1.0] * len(vectors) if scales is None else list(scales)
+    if len(scales) != len(vectors) or not vectors:
+        raise InputError(f"{len(scales)} scales for {len(vectors)} vectors; give one for each")
+    if not all(math.isfinite(scale) for scale in scales):
+        raise InputError(f"scales {', '.join(map(str, scales))}: give numbers")
+    how, opened = Matching(ignore_prefix, partial, statistics), [open_stored(Path(vector)) for vector in vectors]
+    given = {"vectors": [str(vector) for vector in vectors], "scales": scales, "dtype": dtype}
+    manifest = Manifest("weights combine", {**given, **vars(how)})
+    told = {"kind": "task vector", "of": " ".join(Path(vector).name for vector in vectors), "format": "pt"}
+    return _written(Path(out), combined(opened, scales, _dtype(dtype), how), opened[0], manifest, told)
+
+
+def inspect(a: str | Path, b: str | Path | None = None, *, ignore_prefix: bool = False) -> dict[str, Any]:
+    """Norms of a state dict by block, and its cosine with and distance from another.
+
+    Returns:
+        `groups` (a block each: tensors, elements, dtypes, norm, broken; with B also `other_norm`, `cosine` and `apart`,
+        ‖A − B‖/‖B‖), `whole` (the same), `left_out` (integers), `only_a`, `only_b`, `tied`, `bytes`, `metadata`.
+
+    Raises:
+        InputError: as for `diff`.
+    """
+    first, second = open_stored(Path(a)), None if b is None else open_stored(Path(b))
+    found, extra = ({}, []) if second is None else matched(first, second, Matching(ignore_prefix, True, True))
+    groups: dict[str, list[Any]] = {}
+    for entry in first.entries.values():
+        other = found.get(entry.name)
+        if entry.dtype in FLOATS and (second is None or (other is not None and other.dtype in FLOATS)):
+            groups.setdefault(block_of(entry.name), []).append((entry, sums(entry, other)))
+    every = [row for rows in groups.values() for row in rows]
+    return {
+        "verb": "weights inspect",
+        "a": str(a),
+        "b": None if b is None else str(b),
+        "bytes": first.size,
+        "files": len(first.shards),
+        "metadata": first.shards[0].metadata,
+        "tied": first.tied,
+        "groups": [{"group": name, **_told(rows, second)} for name, rows in groups.items()],
+        "whole": _told(every, second),
+        "left_out": [e.name for e in first.entries.values() if e.dtype not in FLOATS],
+        "only_a": [] if second is None else [name for name in first.entries if name not in found],
+        "only_b": extra,
+    }
+
+
+def _told(rows: Sequence[Any], second: Stored | None) -> dict[str, Any]:
+    total = sum((part for _, part in rows), Sums())
+    out: dict[str, Any] = {
+        "tensors": len(rows),
+        "elements": total.elements,
+        "dtypes": sorted({entry.dtype for entry, _ in rows}),
+        "norm": math.sqrt(total.own),
+        "broken": total.broken,
+    }
+    if second is not None:
+        size = math.sqrt(total.own * total.other)
+        # What is not finite in B alone is told by inspecting B.
+        sound = math.isfinite(total.other)
+        out["other_norm"] = math.sqrt(total.other) if sound else None
+        out["cosine"] = total.product / size if sound and size else None
+        out["apart"] = math.sqrt(total.apart / total.other) if sound and total.other else None
+    return out
+
+
+def _dtype(name: str | None) -> str | None:
+    if name is not None and name not in DTYPES:
+        raise InputError(f"dtype {name!r} is none of {', '.join(DTYPES)}")
+    return None if name is None else DTYPES[name]
+
+
+def _written(
+    out: Path, files: Sequence[OutputFile], like: Stored, manifest: Manifest, metadata: dict[str, str] | None
+) -> dict[str, Any]:
+    write(out, files, like, metadata)
+    outputs = [output for file in files for output in file.outputs]
+    result = {
+        "verb": manifest.verb,
+        "out": str(out),
+        "tensors": {
+            "moved": sum(not output.copied for output in outputs),
+            "copied": sum(output.copied for output in outputs),
+        },
+        "bytes": sum(output.size for output in outputs),
+        "seconds": round(manifest.seconds, 3),
+    }
+    manifest.notes |= {key: result[key] for key in ("tensors", "bytes")}
+    where = out if out.is_dir() else out.parent
+    write_json(where / ("manifest.json" if out.is_dir() else f"{out.name}.manifest.json"), manifest.as_dict())
+    return result

@@ -1,0 +1,215 @@
+"""Safetensors on disk, one file or many: what lies where, read from the headers alone.
+
+A header comes from a stranger, so nothing in it is believed before it is checked: that it is as long as it says, that
+every tensor's bytes are as many as its shape asks for, and that together they cover the file once
+(https://github.com/huggingface/safetensors#format). Nothing is mapped into memory.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from unbackdoor.errors import InputError
+
+# Bytes of an element.
+WIDTHS = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
+    "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
+}  # fmt: skip
+FLOATS = ("F64", "F32", "F16", "BF16")  # those that arithmetic is done on
+INDEX = ".safetensors.index.json"
+_LARGEST_HEADER = 100_000_000  # the format's own limit, in bytes
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor.
+
+    Args:
+        dtype: safetensors' name of it, a key of `WIDTHS`.
+        file: where it lies.
+        start: its first byte, counted from the file's.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    start: int
+
+    @property
+    def elements(self) -> int:
+        """How many numbers."""
+        return math.prod(self.shape)
+
+    @property
+    def size(self) -> int:
+        """How many bytes."""
+        return self.elements * WIDTHS[self.dtype]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file: its tensors in the order of their bytes, and its metadata."""
+
+    path: Path
+    entries: tuple[Entry, ...]
+    metadata: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A state dict on disk.
+
+    Args:
+        path: what the user named, a file or a folder.
+        index: the index's own content where there is one, and its file's name.
+    """
+
+    path: Path
+    shards: tuple[Shard, ...]
+    index: dict[str, Any] | None = None
+    index_name: str = ""
+    # alias → the stored tensor that it is tied to, as `safetensors.torch.save_model` notes it down
+    tied: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def entries(self) -> dict[str, Entry]:
+        """Every tensor by name."""
+        return {entry.name: entry for shard in self.shards for entry in shard.entries}
+
+    @property
+    def size(self) -> int:
+        """Bytes of all tensors."""
+        return sum(entry.size for entry in self.entries.values())
+
+
+def open_stored(path: Path) -> Stored:
+    """A safetensors file, a sharded model's index, or a folder with either.
+
+    Raises:
+        InputError: there is none, more than one, or it is damaged.
+    """
+    found = _find(path)
+    if found.name.endswith(".json"):
+        return _open_index(path, found)
+    shard = read_header(found)
+    return Stored(path, (shard,), tied=_tied([shard]))
+
+
+def _find(path: Path) -> Path:
+    if path.is_dir():
+        indices = sorted(p for p in path.iterdir() if p.name.endswith(INDEX))
+        files = indices or sorted(path.glob("*.safetensors"))
+        if not files:
+            raise InputError(f"{path}: holds no safetensors file; convert its weights to safetensors first")
+        if len(files) > 1:
+            raise InputError(f"{path}: holds {len(files)} models ({', '.join(f.name for f in files[:4])}); name one")
+        return files[0]
+    if not path.is_file():
+        raise InputError(f"{path}: no such file or folder")
+    if not path.name.endswith((".safetensors", INDEX)):
+        raise InputError(f"{path}: is no safetensors file (nor a sharded model's {INDEX[1:]}); convert it first")
+    return path
+
+
+def _open_index(path: Path, index: Path) -> Stored:
+    try:
+        content = json.loads(index.read_text(encoding="utf-8"))
+        places = content["weight_map"]
+        names = {str(name): str(file) for name, file in places.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise InputError(f"{index}: is no index of a sharded model (no weight_map)") from None
+    shards = []
+    for file in dict.fromkeys(names.values()):
+        if file in (".", "..") or file != os.path.basename(file) or "\\" in file or "\0" in file:
+            raise InputError(f"{index}: places tensors in {file!r}, which is not a file beside it; do not trust it")
+        shards.append(read_header(index.parent / file))
+    lies = {entry.name: shard.path.name for shard in shards for entry in shard.entries}
+    if sum(len(shard.entries) for shard in shards) != len(lies):
+        raise InputError(f"{index}: a tensor lies in more than one of its files; save the model again")
+    if lies != names:
+        wrong = sorted(set(lies.items()) ^ set(names.items()))[0][0]
+        raise InputError(f"{index}: its files do not hold what it says (first: {wrong}); fetch the model again")
+    return Stored(path, tuple(shards), content, index.name, _tied(shards))
+
+
+def _tied(shards: list[Shard]) -> dict[str, str]:
+    names = {entry.name for shard in shards for entry in shard.entries}
+    notes = {key: value for shard in shards for key, value in shard.metadata.items()}
+    return {alias: name for alias, name in notes.items() if name in names and alias not in names}
+
+
+def read_header(path: Path) -> Shard:
+    """What a safetensors file says that it holds, checked against the file.
+
+    Raises:
+        InputError: no such file, or a header that does not fit the file.
+    """
+    try:
+        with path.open("rb") as file:
+            whole = os.fstat(file.fileno()).st_size
+            length = int.from_bytes(file.read(8), "little")
+            if whole < 8 or length > min(whole - 8, _LARGEST_HEADER):
+                raise _damaged(path, f"a header of {length} bytes in a file of {whole}")
+            text = file.read(length)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    try:
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, f"a header that cannot be read ({_short(error)})") from None
+    if not isinstance(header, dict):
+        raise _damaged(path, "a header that is no table of tensors")
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise _damaged(path, "metadata other than text")
+    entries = sorted(_entries(path, header, 8 + length), key=lambda e: (e.start, e.size))
+    at = 8 + length
+    for entry in entries:
+        if entry.start != at:
+            raise _damaged(path, f"tensor {_short(entry.name)} does not begin where the one before it ends")
+        at += entry.size
+    if at != whole:
+        raise _damaged(path, f"tensors of {at - 8 - length} bytes in {whole - 8 - length}; it may be cut short")
+    return Shard(path, tuple(entries), metadata)
+
+
+def _entries(path: Path, header: Mapping[str, Any], base: int) -> Iterator[Entry]:
+    for name, told in header.items():
+        try:
+            dtype, shape, (start, stop) = told["dtype"], told["shape"], told["data_offsets"]
+        except (TypeError, KeyError, ValueError):
+            raise _damaged(path, f"tensor {_short(name)} without dtype, shape and place") from None
+        if dtype not in WIDTHS if isinstance(dtype, str) else True:
+            raise _damaged(path, f"tensor {_short(name)} of the unknown type {_short(dtype)}")
+        numbers = [*shape, start, stop] if isinstance(shape, list) else [None]
+        if not all(type(n) is int and 0 <= n < 2**63 for n in numbers):
+            raise _damaged(path, f"tensor {_short(name)} of an impossible shape or place")
+        entry = Entry(name, dtype, tuple(shape), path, base + start)
+        if entry.size != stop - start:
+            raise _damaged(path, f"tensor {_short(name)} of shape {_short(shape)} in {stop - start} bytes")
+        yield entry
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name occurs twice")
+    return found
+
+
+def _short(value: object) -> str:
+    text = str(value).replace("\n", " ")
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _damaged(path: Path, what: str) -> InputError:
+    return InputError(f"{path}: not a sound safetensors file: {what}; fetch it again")
