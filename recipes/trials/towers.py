@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,6 @@ from unbackdoor.training.loop import FitConfig, fit
 from unbackdoor.training.losses import zero_shot_cross_entropy
 from unbackdoor.weights.files import write_tensors
 
-ROOT = Path(__file__).parent.parent.parent
 ASSETS = Path(unbackdoor.__file__).parent / "assets" / "embedded"
 BATCH, POOL, SEED = 128, 30_000, 3  # seeds 1 and 2 are the evaluation splits
 ATTACKS = {
@@ -88,15 +86,12 @@ def train(out: Path, tower: str, steps: int) -> Path:
 
 
 def trained(out: Path, tower: str, steps: int) -> Path:
-    """A clean model's folder; Hugging Face's form is the ViT's, converted as the tests do it."""
+    """A clean model's folder; Hugging Face's form is the ViT's, converted."""
     if tower != "hf":
         return train(out / tower, tower, steps)
     folder = out / "hf" / "model"
     if not (folder / "model.safetensors").exists():
-        sys.path.insert(0, str(ROOT))
-        from tests.clip.convert import open_clip_to_hf
-
-        open_clip_to_hf(train(out / "vit", "vit", steps), folder)
+        unbackdoor.convert(model=str(train(out / "vit", "vit", steps)), to="hf", out=folder)
     return folder
 
 

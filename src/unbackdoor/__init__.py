@@ -16,6 +16,7 @@ _PUBLIC = {
     "load_images": "unbackdoor.data",
     "parse_trigger": "unbackdoor.triggers",
     "bench": "unbackdoor.verbs.bench",
+    "convert": "unbackdoor.verbs.convert",
     "craft": "unbackdoor.verbs.craft",
     "poison": "unbackdoor.verbs.poison",
     "scan": "unbackdoor.verbs.scan",
@@ -34,6 +35,7 @@ __all__ = [
     "InputError",
     "bench",
     "calibrate",
+    "convert",
     "craft",
     "demo",
     "disentangle",
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
     from unbackdoor.triggers import parse_trigger
     from unbackdoor.verbs.bench import bench
     from unbackdoor.verbs.calibrate import calibrate
+    from unbackdoor.verbs.convert import convert
     from unbackdoor.verbs.craft import craft
     from unbackdoor.verbs.demo import demo
     from unbackdoor.verbs.disentangle import disentangle

@@ -5,87 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from tests.conftest import vit_config, write_open_clip
-
-_BLOCK = {
-    "ln_1.": "layer_norm1.",
-    "ln_2.": "layer_norm2.",
-    "attn.out_proj.": "self_attn.out_proj.",
-    "mlp.c_fc.": "mlp.fc1.",
-    "mlp.c_proj.": "mlp.fc2.",
-}
-_PLAIN = {
-    "visual.class_embedding": "vision_model.embeddings.class_embedding",
-    "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
-    "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
-    "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
-    "positional_embedding": "text_model.embeddings.position_embedding.weight",
-    "logit_scale": "logit_scale",
-}
-_NORMS = {
-    "visual.ln_pre.": "vision_model.pre_layrnorm.",
-    "visual.ln_post.": "vision_model.post_layernorm.",
-    "ln_final.": "text_model.final_layer_norm.",
-}
-_PROJECTIONS = {"visual.proj": "visual_projection.weight", "text_projection": "text_projection.weight"}
-_TOWERS = {"visual.transformer.resblocks.": "vision_model.", "transformer.resblocks.": "text_model."}
-
-
-def to_hf(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename (and split or transpose) OpenCLIP ViT tensors into CLIPModel's."""
-    out: dict[str, Tensor] = {}
-    for name, t in state.items():
-        if name in _PLAIN:
-            out[_PLAIN[name]] = t
-        elif name in _PROJECTIONS:
-            out[_PROJECTIONS[name]] = t.T
-        elif norm := next((n for n in _NORMS if name.startswith(n)), None):
-            out[_NORMS[norm] + name.removeprefix(norm)] = t
-        else:
-            tower = next(n for n in _TOWERS if name.startswith(n))
-            number, _, rest = name.removeprefix(tower).partition(".")
-            base = f"{_TOWERS[tower]}encoder.layers.{number}."
-            if rest.startswith("attn.in_proj_"):
-                kind = rest.removeprefix("attn.in_proj_")
-                for part, piece in zip("qkv", t.chunk(3), strict=True):
-                    out[f"{base}self_attn.{part}_proj.{kind}"] = piece
-            else:
-                block = next(b for b in _BLOCK if rest.startswith(b))
-                out[base + _BLOCK[block] + rest.removeprefix(block)] = t
-    return {n: t.contiguous() for n, t in out.items()}
-
-
-def to_open_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `to_hf`: CLIPModel's tensors (or its image tower's) under OpenCLIP's names."""
-    plain = {theirs: ours for ours, theirs in _PLAIN.items()}
-    projections = {theirs: ours for ours, theirs in _PROJECTIONS.items()}
-    prefixes = {theirs: ours for ours, theirs in _NORMS.items()}
-    towers = {f"{theirs}encoder.layers.": ours for ours, theirs in _TOWERS.items()}
-    blocks = {theirs: ours for ours, theirs in _BLOCK.items()}
-    out: dict[str, Tensor] = {}
-    for name, t in state.items():
-        if name in plain:
-            out[plain[name]] = t
-        elif name in projections:
-            out[projections[name]] = t.T
-        elif norm := next((n for n in prefixes if name.startswith(n)), None):
-            out[prefixes[norm] + name.removeprefix(norm)] = t
-        else:
-            tower = next(n for n in towers if name.startswith(n))
-            number, _, rest = name.removeprefix(tower).partition(".")
-            base = f"{towers[tower]}{number}."
-            if rest.startswith("self_attn.") and "_proj." in rest and "out_proj" not in rest:
-                if rest.startswith("self_attn.q_proj."):
-                    kind = rest.rpartition(".")[2]
-                    parts = [state[f"{tower}{number}.self_attn.{p}_proj.{kind}"] for p in "qkv"]
-                    out[f"{base}attn.in_proj_{kind}"] = torch.cat(parts)
-            else:
-                block = next(b for b in blocks if rest.startswith(b))
-                out[base + blocks[block] + rest.removeprefix(block)] = t
-    return {n: t.contiguous() for n, t in out.items()}
+from unbackdoor.clip.convert import to_hf, to_open_clip
 
 
 def small_open_clip(folder: Path, *, quick_gelu: bool = True) -> Path:

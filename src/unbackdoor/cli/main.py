@@ -12,6 +12,7 @@ import click
 
 _COMMANDS = {
     "bench": "Run a grid of attacks and defences, and tabulate it.",
+    "convert": "Write an OpenCLIP model as Hugging Face's, or back.",
     "craft": "Optimise BadCLIP's patch against a clean model.",
     "demo": "Poison and cure the embedded model: the whole story in three minutes.",
     "disentangle": "Map how far a clean and a trigger vector disturb one another.",

@@ -1,0 +1,313 @@
+"""One model in the other library's form: OpenCLIP's CLIP of two transformers ↔ Hugging Face's `CLIPModel`.
+
+Names, the fused qkv matrix and transposed projections are all that differ. What the other form has no place for
+(ResNets, timm towers, CoCa, LayerScale, …) is refused. Both forms are shown the same pictures and texts before the new
+folder appears, so that a conversion is either equal or not made.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unbackdoor.clip.handle import Clip
+from unbackdoor.clip.load import load
+from unbackdoor.disk import atomic_folder
+from unbackdoor.errors import InputError
+from unbackdoor.weights.files import write_tensors
+
+KINDS = ("open_clip", "hf")
+# Largest difference of unit embeddings in float32: the libraries' own attention orders its sums differently.
+EQUAL = 1e-5
+_TEXTS = ("a photo of a dog.", "two cats, asleep!", "a", "ÜBER 9000 — emoji 🐶", "a very " * 40 + "long sentence")
+State = dict[str, Tensor]
+
+_BLOCK = {
+    "ln_1.": "layer_norm1.",
+    "ln_2.": "layer_norm2.",
+    "attn.out_proj.": "self_attn.out_proj.",
+    "mlp.c_fc.": "mlp.fc1.",
+    "mlp.c_proj.": "mlp.fc2.",
+}
+_PLAIN = {
+    "visual.class_embedding": "vision_model.embeddings.class_embedding",
+    "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+    "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
+    "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
+    "positional_embedding": "text_model.embeddings.position_embedding.weight",
+    "logit_scale": "logit_scale",
+}
+_NORMS = {
+    "visual.ln_pre.": "vision_model.pre_layrnorm.",
+    "visual.ln_post.": "vision_model.post_layernorm.",
+    "ln_final.": "text_model.final_layer_norm.",
+}
+_PROJECTIONS = {"visual.proj": "visual_projection.weight", "text_projection": "text_projection.weight"}
+_TOWERS = {"visual.transformer.resblocks.": "vision_model.", "transformer.resblocks.": "text_model."}
+_FUSED = ("attn.in_proj_weight", "attn.in_proj_bias")
+
+
+def to_hf(state: State) -> State:
+    """OpenCLIP's tensors under `CLIPModel`'s names; a part of a state, such as an image tower's vector, will do.
+
+    Raises:
+        InputError: a tensor that has no place there.
+    """
+    out: State = {}
+    for name, t in state.items():
+        if name in _PLAIN:
+            out[_PLAIN[name]] = t
+        elif name in _PROJECTIONS:
+            out[_PROJECTIONS[name]] = t.T
+        elif norm := next((n for n in _NORMS if name.startswith(n)), None):
+            out[_NORMS[norm] + name.removeprefix(norm)] = t
+        else:
+            tower = next((n for n in _TOWERS if name.startswith(n)), "")
+            number, _, rest = name.removeprefix(tower).partition(".")
+            base = f"{_TOWERS.get(tower)}encoder.layers.{number}."
+            block = next((b for b in _BLOCK if rest.startswith(b)), None)
+            if tower and rest in _FUSED:
+                kind = rest.removeprefix("attn.in_proj_")
+                for part, piece in zip("qkv", t.chunk(3), strict=True):
+                    out[f"{base}self_attn.{part}_proj.{kind}"] = piece
+            elif tower and block is not None:
+                out[base + _BLOCK[block] + rest.removeprefix(block)] = t
+            else:
+                raise InputError(f"tensor {name} has no place in Hugging Face's CLIPModel; this model has no such form")
+    return {n: t.contiguous() for n, t in out.items()}
+
+
+def to_open_clip(state: State) -> State:
+    """The inverse of `to_hf`.
+
+    Raises:
+        InputError: a tensor that has no place there.
+    """
+    plain = {theirs: ours for ours, theirs in _PLAIN.items()}
+    projections = {theirs: ours for ours, theirs in _PROJECTIONS.items()}
+    prefixes = {theirs: ours for ours, theirs in _NORMS.items()}
+    towers = {f"{theirs}encoder.layers.": ours for ours, theirs in _TOWERS.items()}
+    blocks = {theirs: ours for ours, theirs in _BLOCK.items()}
+    out: State = {}
+    for name, t in state.items():
+        if name in plain:
+            out[plain[name]] = t
+        elif name in projections:
+            out[projections[name]] = t.T
+        elif norm := next((n for n in prefixes if name.startswith(n)), None):
+            out[prefixes[norm] + name.removeprefix(norm)] = t
+        else:
+            tower = next((n for n in towers if name.startswith(n)), "")
+            number, _, rest = name.removeprefix(tower).partition(".")
+            base = f"{towers.get(tower)}{number}."
+            block = next((b for b in blocks if rest.startswith(b)), None)
+            if tower and rest.startswith(("self_attn.q_proj.", "self_attn.k_proj.", "self_attn.v_proj.")):
+                kind = rest.rpartition(".")[2]
+                names = [f"{tower}{number}.self_attn.{part}_proj.{kind}" for part in "qkv"]
+                if any(n not in state for n in names):
+                    raise InputError(f"tensor {name} comes without the other two of its query, key and value")
+                out[f"{base}attn.in_proj_{kind}"] = torch.cat([state[n] for n in names])
+            elif tower and block is not None:
+                out[base + blocks[block] + rest.removeprefix(block)] = t
+            else:
+                raise InputError(f"tensor {name} has no place in OpenCLIP's CLIP; this model has no such form")
+    return {n: t.contiguous() for n, t in out.items()}
+
+
+def convert(clip: Clip, kind: str, out: Path) -> dict[str, float]:
+    """Write `clip` in the other form into the folder `out`, in the types it is stored in.
+
+    Args:
+        kind: `open_clip` or `hf`.
+        out: a folder that is not there yet, or is empty.
+
+    Returns:
+        Largest differences of unit embeddings between the two forms, of `images` and of `texts`.
+
+    Raises:
+        InputError: the model is of that form already or has no such form; `out` is there; the embeddings differ.
+    """
+    if kind not in KINDS:
+        raise InputError(f"--to {kind!r}: choose one of {', '.join(KINDS)}")
+    if clip.kind == kind:
+        raise InputError(f"{clip.reference} is of the form {kind} already")
+    writer: Callable[[Clip, Path], None] = _write_hf if kind == "hf" else _write_open_clip
+    found: dict[str, float] = {}
+
+    def fill(folder: Path) -> None:
+        writer(clip, folder)
+        found.update(_differences(clip, load(str(folder), device=str(clip.device))))
+        worst = max(found.values())
+        if not worst <= EQUAL:
+            raise InputError(
+                f"{clip.reference}: not converted: embeddings differ by up to {worst:.1e} in the other form "
+                f"(images {found['images']:.1e}, texts {found['texts']:.1e})"
+            )
+
+    atomic_folder(out, fill)
+    return found
+
+
+@torch.no_grad()
+def _differences(one: Clip, other: Clip) -> dict[str, float]:
+    images = torch.rand(4, 3, one.image_size, one.image_size, generator=torch.Generator().manual_seed(0))
+    larger = torch.rand(2, 3, one.image_size + 9, 2 * one.image_size, generator=torch.Generator().manual_seed(1))
+    pictures = [batch.to(one.device) for batch in (images, larger)]
+    return {
+        "images": max(float((one.encode_image(p) - other.encode_image(p)).abs().max()) for p in pictures),
+        "texts": float((one.encode_text(_TEXTS) - other.encode_text(_TEXTS)).abs().max()),
+    }
+
+
+def _stored(clip: Clip) -> State:
+    return {n: t.detach().cpu().to(clip.stored_dtypes.get(n, t.dtype)) for n, t in clip.state().items()}
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_hf(clip: Clip, folder: Path) -> None:
+    model: Any = clip.model
+    state = to_hf({n: t for n, t in _stored(clip).items() if n != "attn_mask"})
+    try:
+        towers = {"vision": model.visual.transformer, "text": model.transformer}
+        parts = {
+            name: {
+                "hidden_size": tower.resblocks[0].attn.embed_dim,
+                "intermediate_size": tower.resblocks[0].mlp.c_fc.out_features,
+                "num_hidden_layers": len(tower.resblocks),
+                "num_attention_heads": tower.resblocks[0].attn.num_heads,
+                "layer_norm_eps": tower.resblocks[0].ln_1.eps,
+                "hidden_act": _activation(tower.resblocks[0].mlp.gelu),
+                "projection_dim": model.text_projection.shape[1],
+            }
+            for name, tower in towers.items()
+        }
+        patch = model.visual.conv1.kernel_size[0]
+    except AttributeError as error:
+        raise InputError(f"{clip.reference}: has no form as Hugging Face's CLIPModel ({error})") from None
+    length, vocabulary = model.positional_embedding.shape[0], model.token_embedding.num_embeddings
+    config = {
+        "architectures": ["CLIPModel"],
+        "model_type": "clip",
+        "projection_dim": model.text_projection.shape[1],
+        "logit_scale_init_value": 2.6592,
+        "vision_config": {"model_type": "clip_vision_model", "image_size": clip.image_size, "patch_size": patch}
+        | parts["vision"],
+        "text_config": {
+            "model_type": "clip_text_model",
+            "max_position_embeddings": length,
+            "vocab_size": vocabulary,
+            "bos_token_id": vocabulary - 2,
+            "eos_token_id": vocabulary - 1,
+            "pad_token_id": vocabulary - 1,
+        }
+        | parts["text"],
+    }
+    _write_json(folder / "config.json", config)
+    side = clip.image_size
+    _write_json(
+        folder / "preprocessor_config.json",
+        {
+            "image_processor_type": "CLIPImageProcessor",
+            "image_mean": list(clip.mean),
+            "image_std": list(clip.std),
+            "resample": 3 if clip.interpolation == "bicubic" else 2,
+            "size": {"height": side, "width": side} if clip.preprocess.squash else {"shortest_edge": side},
+            "do_center_crop": not clip.preprocess.squash,
+            "crop_size": {"height": side, "width": side},
+            "do_resize": True,
+            "do_rescale": True,
+            "do_normalize": True,
+            "do_convert_rgb": True,
+        },
+    )
+    _write_tokenizer(folder, length, vocabulary)
+    write_tensors(folder / "model.safetensors", state, {"format": "pt"})
+
+
+def _activation(module: torch.nn.Module) -> str:
+    name = type(module).__name__
+    if name == "QuickGELU":
+        return "quick_gelu"
+    if isinstance(module, torch.nn.GELU):
+        return "gelu" if module.approximate == "none" else "gelu_new"
+    raise InputError(f"the activation {name} is none of Hugging Face's CLIPModel")
+
+
+def _write_tokenizer(folder: Path, length: int, vocabulary: int) -> None:
+    """OpenCLIP's byte pairs in the files that transformers reads; none where the vocabulary is another."""
+    import open_clip
+
+    pairs: Any = open_clip.SimpleTokenizer(context_length=length)
+    if vocabulary != len(pairs.encoder):
+        return
+    start, end = "<|startoftext|>", "<|endoftext|>"
+    ids = {token: number for token, number in pairs.encoder.items() if number < vocabulary - 2}
+    _write_json(folder / "vocab.json", {**ids, start: vocabulary - 2, end: vocabulary - 1})
+    merges = "".join(f"{a} {b}\n" for a, b in pairs.bpe_ranks)
+    (folder / "merges.txt").write_text("#version: 0.2\n" + merges, encoding="utf-8")
+    _write_json(
+        folder / "tokenizer_config.json",
+        {
+            "tokenizer_class": "CLIPTokenizer",
+            "model_max_length": length,
+            "do_lower_case": True,
+            "bos_token": start,
+            "eos_token": end,
+            "pad_token": end,
+            "unk_token": end,
+        },
+    )
+
+
+def _write_open_clip(clip: Clip, folder: Path) -> None:
+    state = _stored(clip)
+    state = to_open_clip({n: t for n, t in state.items() if not n.endswith("position_ids")})
+    config: Any = getattr(clip.model, "config", None)
+    vision, text = getattr(config, "vision_config", None), getattr(config, "text_config", None)
+    if type(clip.model).__name__ != "CLIPModel" or vision is None or text is None:
+        raise InputError(f"{clip.reference}: only CLIPModel has a form in OpenCLIP's CLIP")
+    acts = {vision.hidden_act, text.hidden_act}
+    if len(acts) != 1 or not acts <= {"quick_gelu", "gelu"}:
+        raise InputError(
+            f"{clip.reference}: activations {', '.join(sorted(acts))}; OpenCLIP has quick_gelu or gelu, alike"
+        )
+    _write_json(
+        folder / "open_clip_config.json",
+        {
+            "model_cfg": {
+                "embed_dim": config.projection_dim,
+                "quick_gelu": acts == {"quick_gelu"},
+                "vision_cfg": {
+                    "image_size": clip.image_size,
+                    "layers": vision.num_hidden_layers,
+                    "width": vision.hidden_size,
+                    "head_width": vision.hidden_size // vision.num_attention_heads,
+                    "mlp_ratio": vision.intermediate_size / vision.hidden_size,
+                    "patch_size": vision.patch_size,
+                },
+                "text_cfg": {
+                    "context_length": text.max_position_embeddings,
+                    "vocab_size": text.vocab_size,
+                    "width": text.hidden_size,
+                    "heads": text.num_attention_heads,
+                    "layers": text.num_hidden_layers,
+                    "mlp_ratio": text.intermediate_size / text.hidden_size,
+                },
+            },
+            "preprocess_cfg": {
+                "mean": list(clip.mean),
+                "std": list(clip.std),
+                "interpolation": clip.interpolation,
+                "resize_mode": clip.resize_mode,
+            },
+        },
+    )
+    write_tensors(folder / "open_clip_model.safetensors", state, {"format": "pt"})
