@@ -27,7 +27,7 @@ from unbackdoor.disk import atomic, atomic_folder
 from unbackdoor.errors import InputError
 from unbackdoor.weights.stored import FLOATS, WIDTHS, Entry, Stored
 
-PIECE = 1 << 20  # elements
+PIECE = 1 << 19  # elements: a piece of each addend fits a core's cache
 _CACHED = 1 << 14  # elements that stay in a core's cache in float64
 _AHEAD = 3  # pieces in memory: one being read, one computed, one written
 _STATISTICS = ("running_mean", "running_var")
