@@ -27,6 +27,26 @@ def is_first_process() -> bool:
     return process_rank() == 0
 
 
+def keep_freed_memory() -> None:
+    """Ask glibc to keep blocks of up to 32 MB, and 512 MB in all, instead of giving them back to the system.
+
+    A batch of pixels or activations is freed and asked for again at every step, and the system hands out zeroed pages:
+    a whole cure on a CPU takes an eighth longer. For the command line, whose process is its own, and, through the
+    environment, its workers; what the user has set stays. Elsewhere than under glibc nothing happens.
+    """
+    import ctypes
+
+    if os.environ.keys() & {"MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"}:
+        return
+    try:
+        set_option = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return
+    for name, option, value in (("MMAP", -3, 32 << 20), ("TRIM", -1, 512 << 20)):
+        set_option(option, value)
+        os.environ[f"MALLOC_{name}_THRESHOLD_"] = str(value)
+
+
 def pick_device(name: str = "auto") -> torch.device:
     """`auto` takes cuda, then mps, then cpu; of several processes on a machine each takes its own GPU.
 

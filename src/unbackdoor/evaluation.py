@@ -16,7 +16,16 @@ from unbackdoor.metrics.retrieval import RetrievalMeter
 from unbackdoor.progress import Progress
 from unbackdoor.triggers.base import Trigger
 
-BATCH = 128
+_BATCH, _BYTES = 128, 10_000_000
+
+
+def batch_size(side: int, device: torch.device) -> int:
+    """Images of `side` px to look at together.
+
+    On a CPU no more than 10 MB of float32 pixels: what is larger is given back to the system after every use, and
+    fetching it again costs ten times what a trigger does with it (docs/performance.md).
+    """
+    return _BATCH if device.type != "cpu" else max(8, min(_BATCH, _BYTES // (12 * side * side)))
 
 
 @dataclass(frozen=True)
@@ -69,7 +78,7 @@ def evaluate_images(
     device, head = clip.device, task.head
     with Progress(label or "", len(index), quiet=label is None) as bar:
         done = 0
-        for rows in index.split(BATCH):
+        for rows in index.split(batch_size(clip.image_size, device)):
             images = data.float_batch(rows).to(device)
             if task.trigger is None:
                 meter.update(data.labels[rows], predict(clip, images, head).cpu())
@@ -95,7 +104,7 @@ def evaluate_retrieval(clip: Clip, data: ImageSet, *, label: str | None = None) 
     assert data.captions is not None
     meter = RetrievalMeter()
     with Progress(label or "", len(data), quiet=label is None) as bar:
-        for rows in torch.arange(len(data)).split(BATCH):
+        for rows in torch.arange(len(data)).split(batch_size(clip.image_size, clip.device)):
             captions = [data.captions[i] for i in rows.tolist()]
             owner = torch.tensor([i for i, caption in enumerate(captions) if caption], dtype=torch.int64)
             images = clip.encode_image(data.float_batch(rows).to(clip.device))

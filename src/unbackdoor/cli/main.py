@@ -63,9 +63,11 @@ def main(argv: list[str] | None = None) -> None:
 
 def run(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    from unbackdoor.devices import keep_freed_memory
     from unbackdoor.errors import InputError
 
     try:
+        keep_freed_memory()
         result: Any = cli.main(args=argv, prog_name="unbackdoor", standalone_mode=False)
     except click.exceptions.Exit as stop:
         return stop.exit_code

@@ -138,13 +138,16 @@ class Clip:
             raise TypeError("encode_text takes a sequence of texts; one string would be read letter by letter")
         if not texts:
             raise InputError("no texts to encode")
-        parts = [texts[i : i + _TEXT_BATCH] for i in range(0, len(texts), _TEXT_BATCH)]
+        # Batches are padded to their longest text, so that texts of like length go together.
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        parts = [[texts[i] for i in order[k : k + _TEXT_BATCH]] for k in range(0, len(texts), _TEXT_BATCH)]
         with (
             torch.set_grad_enabled(grad and torch.is_grad_enabled()),
             torch.autocast(self.device.type, dtype=compute, enabled=compute is not None),
         ):
             found = [self.format.text(self.model, part) for part in parts]
-            return torch.cat([F.normalize(rows.float(), dim=-1) for rows in found])
+            rows = torch.cat([F.normalize(part.float(), dim=-1) for part in found])
+            return rows[torch.tensor(order, device=rows.device).argsort()]
 
     def zero_shot_head(self, classes: Sequence[str], templates: Sequence[str] = ("a photo of a {}.",)) -> Tensor:
         """Unit rows (C, D): per class, the mean of its templates' embeddings. Cached while the text tower stands.

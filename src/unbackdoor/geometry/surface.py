@@ -16,7 +16,7 @@ from torch import Tensor
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.errors import InputError
-from unbackdoor.evaluation import BATCH, predict
+from unbackdoor.evaluation import batch_size, predict
 from unbackdoor.metrics.disentanglement import Disentanglement, disentanglement, mean_error
 from unbackdoor.metrics.rates import Rate
 from unbackdoor.progress import Progress
@@ -58,7 +58,8 @@ class Views:
         rows = every[images.labels != target]
         if not len(rows):
             raise InputError(f"{images.spec}: no image outside the target class is left; give more images")
-        triggered = torch.cat([trigger(clean[some], keys=some) for some in rows.split(BATCH)])
+        some = rows.split(batch_size(clean.shape[-1], device))
+        triggered = torch.cat([trigger(clean[part], keys=part) for part in some])
         return Views(clean, triggered, images.labels, target, rows)
 
 
@@ -203,7 +204,8 @@ def look(
 
 
 def _answers(clip: Clip, pictures: Tensor, head: Tensor) -> Tensor:
-    return torch.cat([predict(clip, batch, head) for batch in pictures.split(BATCH)]).cpu()
+    size = batch_size(clip.image_size, clip.device)
+    return torch.cat([predict(clip, batch, head) for batch in pictures.split(size)]).cpu()
 
 
 def _snake(points: Iterable[Point]) -> Iterable[tuple[Point, bool]]:

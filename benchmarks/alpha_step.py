@@ -1,0 +1,105 @@
+"""One step to another α: `Walk` in place against reload-and-add, the form of the task-vector literature's code.
+
+    python benchmarks/alpha_step.py [--model ViT-B-32] [--rounds 9]
+
+Reload-and-add reads the suspect's state dict from its file, makes a new dict of sums and loads it into the model, for
+every α. Each side is a process of its own, so that peak memory is its own; the weights it ends with are compared first,
+by their hash up to rounding. Beside them a plain copy of the same bytes, `b.copy_(a)`. Random weights, two threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import tempfile
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+ALPHAS = (0.5, 1.0, 0.75, 2.0, 1.25)
+
+
+def prepare(model: str, folder: Path, told: Connection) -> None:
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    state = {name: t.contiguous() for name, t in open_clip.create_model(model).state_dict().items()}
+    tau = {name: 1e-3 * torch.randn_like(t) for name, t in state.items() if t.is_floating_point()}
+    torch.save(state, folder / "theta.pt")
+    save_file(tau, folder / "tau.safetensors")
+    told.send(sum(t.numel() * t.element_size() for t in tau.values()))
+
+
+def side(name: str, model: str, folder: Path, rounds: int, told: Connection) -> None:
+    import open_clip
+    import torch
+    from safetensors.torch import load_file
+
+    from unbackdoor.manifest import peak_memory
+    from unbackdoor.weights.vector import Walk
+
+    torch.set_num_threads(2)
+    clip = open_clip.create_model(model)
+    clip.load_state_dict(torch.load(folder / "theta.pt", weights_only=True))
+    tau = load_file(folder / "tau.safetensors")
+    flat = torch.cat([t.flatten() for t in tau.values()]) if name == "copy" else torch.empty(0)
+    other = torch.empty_like(flat)
+    walk = Walk(clip.state_dict(), tau) if name == "in place" else None
+    seconds = []
+    for turn in range(rounds + 1):
+        alpha = ALPHAS[turn % len(ALPHAS)]
+        began = time.perf_counter()
+        if walk is not None:
+            walk.to(alpha)
+        elif name == "reload and add":
+            state = torch.load(folder / "theta.pt", weights_only=True)
+            clip.load_state_dict({k: t - alpha * tau[k] if k in tau else t for k, t in state.items()})
+        else:
+            other.copy_(flat)
+        seconds.append(time.perf_counter() - began)
+    if name != "copy":
+        wanted = torch.load(folder / "theta.pt", weights_only=True)
+        alpha = ALPHAS[rounds % len(ALPHAS)]
+        now = clip.state_dict()
+        gap = max(float((now[k] - (wanted[k] - alpha * t)).abs().max()) for k, t in tau.items())
+        assert gap < 1e-5, gap
+    told.send((seconds[1:], peak_memory()))
+
+
+def called(function: object, *given: object) -> object:
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    child = context.Process(target=function, args=(*given, there))  # type: ignore[arg-type]
+    child.start()
+    there.close()
+    found = here.recv()
+    child.join()
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", default="ViT-B-32")
+    parser.add_argument("--rounds", type=int, default=9)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        size = called(prepare, args.model, Path(folder))
+        rows = {}
+        for name in ("in place", "reload and add", "copy"):
+            seconds, memory = called(side, name, args.model, Path(folder), args.rounds)  # type: ignore[misc]
+            rows[name] = statistics.median(seconds)
+            span = {"least": min(seconds), "median": rows[name], "most": max(seconds)}
+            told = {k: round(1000 * v, 1) for k, v in span.items()}
+            print(json.dumps({"side": name, "milliseconds": told, "peak_mib": round(memory)}), flush=True)
+    print(
+        f"{args.model}, {size / 1e6:.0f} MB: reload and add takes {rows['reload and add'] / rows['in place']:.1f} "
+        f"times as long as a step in place, which takes {rows['in place'] / rows['copy']:.2f} times as long as a copy"
+    )
+
+
+if __name__ == "__main__":
+    main()
