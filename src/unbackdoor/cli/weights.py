@@ -77,6 +77,18 @@ def _combine(as_json: bool, scales: tuple[float, ...], **options: Any) -> None:
     show(combine(scales=scales or None, **options), as_json, _lines)
 
 
+@command.command("convert")
+@click.argument("path", type=_FILE)
+@click.option("--unpickle", is_flag=True, help="Run the code that the file asks for. Only if you trust its maker.")
+@click.option("--out", type=_FILE, required=True, help="A .safetensors file.")
+@shared("json", "debug")
+def _convert(as_json: bool, **options: Any) -> None:
+    """Write a torch checkpoint's tensors as safetensors."""
+    from unbackdoor.verbs.weights import convert
+
+    show(convert(**options), as_json, _lines)
+
+
 @command.command("inspect")
 @click.argument("a", type=_FILE)
 @click.argument("b", type=_FILE, required=False)

@@ -115,6 +115,35 @@ def combine(
     return _written(Path(out), combined(opened, scales, _dtype(dtype), how), opened[0], manifest, told)
 
 
+def convert(path: str | Path, *, out: str | Path, unpickle: bool = False) -> dict[str, Any]:
+    """Write a torch checkpoint's state dict as safetensors; wrappers and a `module.` prefix are taken off.
+
+    Args:
+        path: a `.pt`, `.pth` or `.bin` file of plain tensors.
+        unpickle: where it is more than that, run the code it asks for. Only if you trust its maker.
+
+    Raises:
+        InputError: as `unbackdoor.weights.files.read_checkpoint`; `out` is no safetensors file's name.
+    """
+    from unbackdoor.weights.files import read_checkpoint, write_tensors
+
+    out = Path(out)
+    if out.suffix != ".safetensors":
+        raise InputError(f"{out}: give a name that ends in .safetensors")
+    manifest = Manifest("weights convert", {"path": str(path), "unpickle": unpickle})
+    state = read_checkpoint(Path(path), unpickle=unpickle)
+    write_tensors(out, state, {"format": "pt"})
+    result = {
+        "verb": manifest.verb,
+        "out": str(out),
+        "tensors": {"moved": 0, "copied": len(state)},
+        "bytes": sum(t.numel() * t.element_size() for t in state.values()),
+        "seconds": round(manifest.seconds, 3),
+    }
+    write_json(out.parent / f"{out.name}.manifest.json", manifest.as_dict())
+    return result
+
+
 def inspect(a: str | Path, b: str | Path | None = None, *, ignore_prefix: bool = False) -> dict[str, Any]:
     """Norms of a state dict by block, and its cosine with and distance from another.
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,35 +45,97 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise InputError(f"{path}: not a readable safetensors file ({error}); fetch it again") from None
 
 
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
+def read_checkpoint(path: Path, *, unpickle: bool = False) -> dict[str, Tensor]:
     """A state dict from safetensors, or from a torch file with `weights_only=True`; nothing is unpickled.
 
     Wrappers (`state_dict`, `model`) and a common `module.` prefix are taken off.
 
+    Args:
+        unpickle: run whatever code the file asks for. Only for a file whose maker the user trusts.
+
     Raises:
-        InputError: missing or corrupt file, a file that needs unpickling, or no tensors inside.
+        InputError: missing or corrupt file, a file that needs unpickling (and what it would import), or no tensors.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint file")
     if path.suffix == ".safetensors":
         return read_tensors(path)[0]
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        loaded = _load(path, weights_only=True)
     except Exception as error:
-        reason = str(error).splitlines()[0][:120]
-        raise InputError(
-            f"{path}: cannot be loaded as plain tensors ({reason}); "
-            "convert it to safetensors in an environment you trust"
-        ) from None
+        if not unpickle:
+            raise InputError(
+                f"{path}: cannot be loaded as plain tensors ({_line(error)}); {asked_for(path)}; where you "
+                f"trust its maker, run "
+                f"`unbackdoor weights convert --unpickle {path.name} --out NAME.safetensors`"
+            ) from None
+        loaded = _unpickled(path)
     for wrapper in ("state_dict", "model"):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping | torch.nn.Module):
             loaded = loaded[wrapper]
+    if isinstance(loaded, torch.nn.Module):
+        loaded = loaded.state_dict()
     if not isinstance(loaded, Mapping) or not any(isinstance(v, Tensor) for v in loaded.values()):
         raise InputError(f"{path}: holds no state dict of tensors")
     state = {str(k): v for k, v in loaded.items() if isinstance(v, Tensor)}
     if all(k.startswith("module.") for k in state):
         state = {k[len("module.") :]: v for k, v in state.items()}
     return state
+
+
+def _load(path: Path, *, weights_only: bool) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a stranger's file is no news to tell of
+        return torch.load(path, map_location="cpu", weights_only=weights_only)
+
+
+def _unpickled(path: Path) -> Any:
+    try:
+        return _load(path, weights_only=False)
+    except Exception as error:  # the file's own code can fail in any way
+        raise InputError(f"{path}: cannot be unpickled ({_line(error)})") from None
+
+
+def _line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:120] if text else type(error).__name__
+
+
+def asked_for(path: Path) -> str:
+    """What a pickle would import if it were run, by a scan of its opcodes; nothing of it is run. Part of a sentence."""
+    import logging
+
+    from picklescan.scanner import SafetyLevel, scan_file_path
+
+    logging.disable(logging.CRITICAL)  # the scanner's own account of every finding
+    try:
+        found = scan_file_path(str(path))
+    except Exception:
+        return "it is no pickle that could be scanned"
+    finally:
+        logging.disable(logging.NOTSET)
+    if not found.globals:
+        return (
+            "no pickle that could be read is in it"
+            if found.scan_err or not found.scanned_files
+            else "it imports nothing"
+        )
+    level = {True: "dangerous", False: "unknown"}
+    risky = {
+        f"{g.module}.{g.name}": level[g.safety == SafetyLevel.Dangerous]
+        for g in found.globals
+        if g.safety != SafetyLevel.Innocuous
+    }
+    if not risky:
+        return f"it imports {len(found.globals)} things, all of them known to be harmless"
+    worst = sorted(risky, key=lambda name: (risky[name] != "dangerous", name))
+    named = ", ".join(f"{_printable(name)} ({risky[name]})" for name in worst[:3])
+    more = f" and {len(worst) - 3} more" if len(worst) > 3 else ""
+    return f"it is a pickle that would import {named}{more}"
+
+
+def _printable(name: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in name)[:80]
 
 
 def state_hash(state: Mapping[str, Tensor]) -> str:
