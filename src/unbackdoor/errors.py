@@ -4,4 +4,10 @@ from __future__ import annotations
 
 
 class InputError(ValueError):
-    """Bad input from the user. The command line prints it as one line and exits with code 2."""
+    """Bad input from the user. The command line prints it as one line and exits with code 2.
+
+    What strangers' files are quoted with may hold line breaks and terminal codes; it is made printable here.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() else " " for c in message))

@@ -22,8 +22,7 @@ from unbackdoor.inversion.base import WORKS, answers, works
 from unbackdoor.inversion.examine import split
 from unbackdoor.manifest import Manifest, write_json
 from unbackdoor.metrics.rates import Rate
-from unbackdoor.triggers import parse_trigger
-from unbackdoor.triggers.base import Trigger
+from unbackdoor.triggers.base import Trigger, from_spec
 from unbackdoor.verbs.common import open_data, open_model, weights_hash
 from unbackdoor.verbs.scan import candidates, scan
 from unbackdoor.verbs.unlearn import unlearn
@@ -225,12 +224,12 @@ def _read(finding: str | Path | dict[str, Any]) -> dict[str, Any]:
 def _named(story: dict[str, Any]) -> Lead:
     """The finding's likely target."""
     trigger = story["trigger"]
-    return Lead(story["target"]["name"], parse_trigger(trigger["spec"]), trigger["inverter"])
+    return Lead(story["target"]["name"], from_spec(trigger["spec"]), trigger["inverter"])
 
 
 def _also(story: dict[str, Any]) -> list[Lead]:
     """The further classes that stand out by themselves; findings of older versions name none."""
-    return [Lead(row["target"], parse_trigger(row["spec"]), row["inverter"]) for row in story.get("others", [])]
+    return [Lead(row["target"], from_spec(row["spec"]), row["inverter"]) for row in story.get("others", [])]
 
 
 def _suspected(after: dict[str, Any]) -> bool:
