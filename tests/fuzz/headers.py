@@ -18,7 +18,8 @@ from unbackdoor.errors import InputError
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.weights.stored import open_stored, read_header
 
-FOLDER = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+_ROOM = tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)  # gone at exit
+FOLDER = Path(_ROOM.name)
 
 
 def header(data: bytes) -> None:
