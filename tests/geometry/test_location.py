@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -87,6 +88,8 @@ def test_locate_writes_what_it_tells(tmp_path: Path) -> None:
     assert other["whole"] == 0.0 and same["whole"] == pytest.approx(1.0)
     assert other["blocks"] == {"visual.strength": 0.0, "visual.weight": None}
     assert len(found["path"]) == 9 and found["path"][-1]["alpha"] == 2.0
+    picture = ElementTree.parse(found["picture"]).getroot()
+    assert len([e for e in picture.iter() if e.get("class", "").startswith("dot")]) == 18  # CA and ASR at nine points
     save_vector(tmp_path / "odd.safetensors", {"visual.none": torch.zeros(2)}, {})
     with pytest.raises(InputError, match="another architecture"):
         locate(vector=tmp_path / "odd.safetensors", out=out, **common)

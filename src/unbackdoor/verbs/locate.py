@@ -8,9 +8,11 @@ from typing import Any
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
+from unbackdoor.disk import write_text
 from unbackdoor.evaluation import Task
 from unbackdoor.geometry.location import block_effects, path
 from unbackdoor.manifest import Manifest, write_json
+from unbackdoor.report.plots import alpha_picture
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.verbs.common import open_attack, open_data, open_model, open_vector, weights_hash
 from unbackdoor.weights.blocks import blocks, cosine, effective_rank
@@ -47,7 +49,7 @@ def locate(
         data: pictures of its test split; CA is of those with labels.
         alpha: how far blocks are subtracted; the path goes twice as far.
         others: further vectors' files, such as other triggers' or a clean task's; by block, too.
-        out: folder for `location.json` and `manifest.json`.
+        out: folder for `location.json`, `path.svg` (CA and ASR along the path) and `manifest.json`.
 
     Returns:
         `blocks` (block, share, elements, alone, without, ranks), `path`, `cosines` (by file: whole, blocks), …
@@ -101,8 +103,10 @@ def locate(
         "blocks": told,
         "path": [point.as_dict() for point in walked],
         "cosines": {name: _cosines(tau, v) for name, v in further.items()},
+        "picture": str(out / "path.svg"),
         "seconds": round(manifest.seconds, 2),
     }
+    write_text(out / "path.svg", alpha_picture({"curve": result["path"], "alpha": alpha}))
     manifest.write(out)
     write_json(out / "location.json", result)
     return {**result, "location": str(out / "location.json")}
