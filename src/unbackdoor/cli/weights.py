@@ -89,6 +89,27 @@ def _convert(as_json: bool, **options: Any) -> None:
     show(convert(**options), as_json, _lines)
 
 
+@command.command("lora")
+@click.argument("vector", type=_FILE)
+@click.option("--rank", type=click.IntRange(1), default=8, show_default=True, help="Of every matrix.")
+@click.option("--alpha", type=float, default=1.0, show_default=True, help="Scaling coefficient α.")
+@click.option("--base", help="Name of the model that it is for, kept in the adapter.")
+@click.option("--out", type=_FILE, required=True, help="Folder to write; not there yet.")
+@shared("json", "debug")
+def _lora(as_json: bool, **options: Any) -> None:
+    """Write −α · VECTOR as a low-rank adapter for PEFT."""
+    from unbackdoor.verbs.weights import lora
+
+    show(
+        lora(**options),
+        as_json,
+        lambda r: [
+            f"{r['out']}: rank {r['rank']} in {r['modules']} modules, {r['bytes'] / 1e6:.1f} MB",
+            f"{r['kept']:.1%} of the vector's squared norm; {r['left_out']} tensors have no place in an adapter",
+        ],
+    )
+
+
 @command.command("inspect")
 @click.argument("a", type=_FILE)
 @click.argument("b", type=_FILE, required=False)

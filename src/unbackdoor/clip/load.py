@@ -2,7 +2,8 @@
 
 References: `embedded`; `ViT-B-32` and other OpenCLIP names with a checkpoint file; `random:ViT-B-32` (random weights);
 `hf-hub:org/name` and `local-dir:PATH` (OpenCLIP's own schemes); a Hugging Face folder with `config.json`; an output
-folder of `poison` or `unlearn`; a difference file of a zoo (`clip.difference`).
+folder of `poison` or `unlearn`; a difference file of a zoo (`clip.difference`); `adapter:FOLDER` or
+`adapter:FOLDER@REFERENCE`, a LoRA in PEFT's format merged into its base, or into the model that is named.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ def _open(reference: str, checkpoint: Path | None) -> Clip:
     if not reference:
         raise InputError("no model named; give --model REFERENCE, for example embedded")
     path = Path(reference)
-    whole = reference == "embedded" or reference.startswith(("local-dir:", "hf-hub:", "random:")) or path.is_dir()
+    schemes = ("local-dir:", "hf-hub:", "random:", "adapter:")
+    whole = reference == "embedded" or reference.startswith(schemes) or path.is_dir()
     if checkpoint is not None and whole:
         raise InputError(
             f"{reference} brings its own weights; leave --checkpoint {checkpoint} out, or name its architecture"
@@ -60,6 +62,8 @@ def _open(reference: str, checkpoint: Path | None) -> Clip:
         return openclip.from_hub(reference)
     if reference.startswith("random:"):
         return openclip.from_name(reference.removeprefix("random:"), reference, None)
+    if reference.startswith("adapter:"):
+        return _with_adapter(reference)
     if path.is_dir():
         for folder in (path / "model", path):
             if (folder / "open_clip_config.json").is_file():
@@ -77,3 +81,21 @@ def _open(reference: str, checkpoint: Path | None) -> Clip:
             "--model ViT-B-32 --checkpoint FILE"
         )
     return openclip.from_name(reference, reference, checkpoint, needs_weights=True)
+
+
+def _with_adapter(reference: str) -> Clip:
+    from unbackdoor.weights.lora import read_adapter, read_config
+    from unbackdoor.weights.vector import add_
+
+    place, _, named = reference.removeprefix("adapter:").partition("@")
+    folder = Path(place)
+    base = named or str(read_config(folder).get("base_model_name_or_path") or "")
+    if not named and not Path(base).is_dir():
+        raise InputError(f"{reference}: its base {base!r} is no folder here; name it as adapter:{place}@REFERENCE")
+    clip = _open(base, None)
+    try:
+        add_(clip.state(), read_adapter(folder), 1.0)
+    except InputError as error:
+        raise InputError(f"{reference} on {base}: {error}") from None
+    clip.reference = reference
+    return clip

@@ -144,6 +144,55 @@ def convert(path: str | Path, *, out: str | Path, unpickle: bool = False) -> dic
     return result
 
 
+def lora(
+    vector: str | Path, *, out: str | Path, rank: int = 8, alpha: float = 1.0, base: str | None = None
+) -> dict[str, Any]:
+    """Write −α · vector as a low-rank adapter that PEFT applies to Hugging Face's `CLIPModel`.
+
+    Linear weights alone fit into an adapter; biases, norms, positions and the patches' convolution are left out, and
+    so is what `rank` does not hold. Both are told, not made up for: measure what the cure is then worth.
+
+    Args:
+        vector: as for `diff`; OpenCLIP's names are turned into Hugging Face's.
+        out: a folder that is not there yet.
+        alpha: scaling coefficient α.
+        base: name of the model that it is for, kept in the adapter.
+
+    Returns:
+        `out`, `rank`, `kept` (share of the vector's squared norm), `modules`, `left_out` (tensors), `bytes`, `seconds`.
+
+    Raises:
+        InputError: a vector without linear weights, or of a model that has no such form; `out` is there.
+    """
+    from unbackdoor.clip.convert import to_hf
+    from unbackdoor.weights.lora import WEIGHTS, factorised, write_adapter
+    from unbackdoor.weights.vector import load_vector
+
+    if rank < 1:
+        raise InputError(f"rank {rank}: must be at least 1")
+    out = Path(out)
+    manifest = Manifest("weights lora", {"vector": str(vector), "rank": rank, "alpha": alpha, "base": base})
+    tau, _ = load_vector(Path(vector))
+    if any(name.startswith("visual.") for name in tau):
+        tau = to_hf(tau)
+    factors, kept = factorised({name: -alpha * t for name, t in tau.items()}, rank)
+    if not factors:
+        raise InputError(f"{vector}: holds no weight of a linear module")
+    write_adapter(out, factors, base)
+    result = {
+        "verb": manifest.verb,
+        "out": str(out),
+        "rank": rank,
+        "kept": kept,
+        "modules": len(factors),
+        "left_out": sum(name.removesuffix(".weight") not in factors for name in tau),
+        "bytes": (out / WEIGHTS).stat().st_size,
+        "seconds": round(manifest.seconds, 3),
+    }
+    manifest.write(out)
+    return result
+
+
 def inspect(a: str | Path, b: str | Path | None = None, *, ignore_prefix: bool = False) -> dict[str, Any]:
     """Norms of a state dict by block, and its cosine with and distance from another.
 
