@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -127,7 +128,8 @@ def _drawn(images: Any, limit: int, seed: int) -> Any:
 
 def _kept(folder: Path) -> dict[str, Any]:
     found = json.loads((folder / "surface.json").read_text(encoding="utf-8"))
-    return {key: found[key] for key in ("box", "cosine", "norms", "at", "looked_at", "seconds")}
+    kept = ("box", "cosine", "norms", "at", "looked_at", "seconds")
+    return {"name": folder.name, **{key: found[key] for key in kept}}
 
 
 PARTS = {"apart": apart, "cured": cured}
@@ -138,12 +140,13 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--runs", type=Path, help="where bench left its suspects; without it, no `cured` maps")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--pictures", type=Path, help="copy the maps there, as map-NAME.svg")
     parser.add_argument("--only", choices=tuple(PARTS), help="both by default")
     parser.add_argument("--limit", type=int, default=128)
     parser.add_argument("--points", type=int, default=21)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    settings = {k: str(v) for k, v in vars(args).items() if k not in ("data_root", "runs", "out")}
+    settings = {k: str(v) for k, v in vars(args).items() if k not in ("data_root", "runs", "out", "pictures")}
     manifest = Manifest("maps", settings)
     rows = []
     print(
@@ -153,6 +156,9 @@ def main() -> None:
     for part in [args.only] if args.only else PARTS:
         for found in PARTS[part](args):
             rows.append(found)
+            if args.pictures is not None:
+                args.pictures.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(args.out / found["name"] / "map.svg", args.pictures / f"map-{found['name']}.svg")
             corner = found["at"]["1,1"]["xi"]
             print(
                 f"| {found['kind']}, {found['split']} | {found['data']} | {found['attack']} | {_with(found['box'])} "
