@@ -277,9 +277,8 @@ def line_search(
 
 
 def searched(clip: Clip, vector: Vector, tuning: ImageSet, task: Task) -> tuple[float, bool, int]:
-    """α by `RULE`, whether it satisfies it, and how many images were shown; the weights are left at θ."""
+    """α by `RULE`, whether it satisfies it, and how many images were shown; the weights are left there."""
     found = unlearn_(clip, vector, tuning, task, RULE)
-    Walk(clip.state(), vector).settle(-found.alpha)
     return found.alpha, found.satisfied, sum(point.ca.n + point.asr.n for point in found.curve)
 
 
@@ -326,9 +325,7 @@ def measured(
     make, began = CANDIDATES[name.removesuffix(LINE)], time.perf_counter()
     vector = make(subject)
     seconds = time.perf_counter() - began
-    weights = subject.clip.state()
-    start = {name: weights[name].detach().clone() for name in vector}
-    walk, began = Walk(weights, vector), time.perf_counter()
+    walk, began = Walk(subject.clip.state(), vector), time.perf_counter()
     if name.endswith(LINE):
         alpha, shown = line_search(subject.clip, vector, tuning, task)
         within = True
@@ -337,9 +334,7 @@ def measured(
     choosing = time.perf_counter() - began
     walk.settle(alpha)
     after = evaluate_images(subject.clip, test, task).as_dict()
-    with torch.no_grad():
-        for tensor, t in start.items():
-            weights[tensor].copy_(t)
+    walk.settle(0.0)
     return {
         "alpha": alpha,
         "within": within,

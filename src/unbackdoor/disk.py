@@ -11,6 +11,8 @@ from pathlib import Path
 from unbackdoor.devices import is_first_process
 from unbackdoor.errors import InputError
 
+COMPANIONS = (".json", ".txt", ".model")
+
 
 def atomic(path: Path, write: Callable[[Path], None], *, every_process: bool = False) -> None:
     """Run `write` on a temporary name beside `path`, flush it to disk, then rename it into place.
@@ -68,3 +70,28 @@ def atomic_folder(folder: Path, fill: Callable[[Path], None]) -> None:
         temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def copy_companions(
+    source: Path, target: Path, *, but: tuple[str, ...] = (), kinds: tuple[str, ...] = COMPANIONS
+) -> None:
+    """Copy what lies beside weights, of the suffixes `kinds`, each file atomically; never an index or what `but` names.
+
+    Files already in `target` are replaced, unless `target` is `source`. A link is followed only within the folder and
+    within the hub's cache: one that points elsewhere could carry a private file into what the user publishes.
+    """
+    here = source.resolve()
+    if not source.is_dir() or here == target.resolve():
+        return
+    allowed = (here, here.parent.parent / "blobs")
+    for file in sorted(source.iterdir()):
+        real = file.resolve()
+        if file.suffix not in kinds or file.name.endswith(".index.json") or file.name in but or not real.is_file():
+            continue
+        if any(real.is_relative_to(place) for place in allowed):
+            content = real.read_bytes()
+            atomic(target / file.name, lambda temporary, content=content: _write(temporary, content))  # type: ignore[misc]
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)

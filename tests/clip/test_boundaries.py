@@ -20,8 +20,9 @@ from tests.clip.convert import open_clip_to_hf
 from tests.conftest import resnet_config, vit_config, write_open_clip
 from unbackdoor import load
 from unbackdoor.clip import openclip
-from unbackdoor.clip.library import copy_companions, guarded
+from unbackdoor.clip.library import guarded
 from unbackdoor.clip.preprocess import Preprocess
+from unbackdoor.disk import copy_companions
 from unbackdoor.errors import InputError
 from unbackdoor.weights.files import read_tensors, write_tensors
 

@@ -30,7 +30,6 @@ SITES = {
     "bench/engine.py:_prepare": "to the null device",
     "clip/convert.py:_write_json": "into the temporary folder of atomic_folder",
     "clip/convert.py:_write_tokenizer": "into the temporary folder of atomic_folder",
-    "clip/library.py:_write": "called by atomic",
     "data/offsets.py:_write": "called by atomic",
     "defenses/tbar.py:_append_log": "lines; a cut one is left out when read",
     "manifest.py:reset_peak_memory": "no file of ours",
@@ -160,10 +159,6 @@ def test_a_full_disk_at_every_write(
                 load_file(path)
         number += 1
     assert number > 2
-
-
-def run(code: str, folder: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", code], cwd=folder, stdout=subprocess.PIPE)
 
 
 SLOW = """

@@ -71,7 +71,7 @@ def test_apply_is_the_plain_reference_to_the_bit(
         moved = weight.is_floating_point() and "running" not in name
         expected = (weight.to(wide) - alpha * vector[name].to(wide)).to(model_type) if moved else weight
         assert found[name].dtype == weight.dtype and torch.equal(found[name], expected), name
-    assert stream and told["tensors"] == {"moved": 4, "copied": 2}
+    assert told["tensors"] == {"moved": 4, "copied": 2}
     from safetensors import safe_open
 
     with safe_open(out, "pt") as file:
@@ -129,6 +129,14 @@ def test_a_sharded_model_stays_sharded(tmp_path: Path) -> None:
     name = "visual.blocks.0.w"
     for key, weight in state(1).items():
         assert torch.equal(found[key], weight - 2.0 * state(2)[name] if key == name else weight)
+
+
+def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "secret.json").write_text("private")
+    model, vector = sharded(tmp_path / "m", state(1)), saved(tmp_path / "t.safetensors", state(2))
+    (model / "tokenizer.json").symlink_to(tmp_path / "secret.json")
+    apply(model, vector, alpha=1.0, out=tmp_path / "o")
+    assert (tmp_path / "o" / "config.json").exists() and not (tmp_path / "o" / "tokenizer.json").exists()
 
 
 def test_a_folder_comes_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -60,12 +60,8 @@ def to_hf(state: State) -> State:
     """
     out: State = {}
     for name, t in state.items():
-        if name in _PLAIN:
-            out[_PLAIN[name]] = t
-        elif name in _PROJECTIONS:
-            out[_PROJECTIONS[name]] = t.T
-        elif norm := next((n for n in _NORMS if name.startswith(n)), None):
-            out[_NORMS[norm] + name.removeprefix(norm)] = t
+        if (found := _outside_blocks(name, t, _PLAIN, _PROJECTIONS, _NORMS)) is not None:
+            out |= found
         else:
             tower = next((n for n in _TOWERS if name.startswith(n)), "")
             number, _, rest = name.removeprefix(tower).partition(".")
@@ -90,17 +86,13 @@ def to_open_clip(state: State) -> State:
     """
     plain = {theirs: ours for ours, theirs in _PLAIN.items()}
     projections = {theirs: ours for ours, theirs in _PROJECTIONS.items()}
-    prefixes = {theirs: ours for ours, theirs in _NORMS.items()}
+    norms = {theirs: ours for ours, theirs in _NORMS.items()}
     towers = {f"{theirs}encoder.layers.": ours for ours, theirs in _TOWERS.items()}
     blocks = {theirs: ours for ours, theirs in _BLOCK.items()}
     out: State = {}
     for name, t in state.items():
-        if name in plain:
-            out[plain[name]] = t
-        elif name in projections:
-            out[projections[name]] = t.T
-        elif norm := next((n for n in prefixes if name.startswith(n)), None):
-            out[prefixes[norm] + name.removeprefix(norm)] = t
+        if (found := _outside_blocks(name, t, plain, projections, norms)) is not None:
+            out |= found
         else:
             tower = next((n for n in towers if name.startswith(n)), "")
             number, _, rest = name.removeprefix(tower).partition(".")
@@ -117,6 +109,17 @@ def to_open_clip(state: State) -> State:
             else:
                 raise InputError(f"tensor {name} has no place in OpenCLIP's CLIP; this model has no such form")
     return {n: t.contiguous() for n, t in out.items()}
+
+
+def _outside_blocks(
+    name: str, t: Tensor, plain: dict[str, str], projections: dict[str, str], norms: dict[str, str]
+) -> State | None:
+    if name in plain:
+        return {plain[name]: t}
+    if name in projections:
+        return {projections[name]: t.T}
+    norm = next((n for n in norms if name.startswith(n)), None)
+    return None if norm is None else {norms[norm] + name.removeprefix(norm): t}
 
 
 def convert(clip: Clip, kind: str, out: Path) -> dict[str, float]:
@@ -164,17 +167,13 @@ def _differences(one: Clip, other: Clip) -> dict[str, float]:
     }
 
 
-def _stored(clip: Clip) -> State:
-    return {n: t.detach().cpu().to(clip.stored_dtypes.get(n, t.dtype)) for n, t in clip.state().items()}
-
-
 def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_hf(clip: Clip, folder: Path) -> None:
     model: Any = clip.model
-    state = to_hf({n: t for n, t in _stored(clip).items() if n != "attn_mask"})
+    state = to_hf({n: t for n, t in clip.stored().items() if n != "attn_mask"})
     try:
         towers = {"vision": model.visual.transformer, "text": model.transformer}
         parts = {
@@ -268,8 +267,7 @@ def _write_tokenizer(folder: Path, length: int, vocabulary: int) -> None:
 
 
 def _write_open_clip(clip: Clip, folder: Path) -> None:
-    state = _stored(clip)
-    state = to_open_clip({n: t for n, t in state.items() if not n.endswith("position_ids")})
+    state = to_open_clip({n: t for n, t in clip.stored().items() if not n.endswith("position_ids")})
     config: Any = getattr(clip.model, "config", None)
     vision, text = getattr(config, "vision_config", None), getattr(config, "text_config", None)
     if type(clip.model).__name__ != "CLIPModel" or vision is None or text is None:

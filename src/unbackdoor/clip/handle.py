@@ -192,6 +192,19 @@ class Clip:
         """The live state dict: parameters and persistent buffers under the format's own names, not copies."""
         return dict(self.model.state_dict())
 
+    def stored(self) -> dict[str, Tensor]:
+        """The state dict in the types it is stored in, on the CPU.
+
+        Raises:
+            InputError: a weight is not finite, or too large for its type (float16 ends at 65504).
+        """
+        found = {n: t.detach().cpu().to(self.stored_dtypes.get(n, t.dtype)) for n, t in self.state().items()}
+        for name, t in found.items():
+            if t.is_floating_point() and not bool(torch.isfinite(t).all()):
+                kind = str(t.dtype).removeprefix("torch.")
+                raise InputError(f"tensor {name} holds values that are not finite in {kind}")
+        return found
+
     def save(self, folder: Path) -> Path:
         """Write the model in the format it came in, with the stored types; the library loads it without our help.
 
@@ -201,11 +214,10 @@ class Clip:
             InputError: a weight is not finite, or too large for the type it is stored in (float16 ends at 65504).
         """
         folder = Path(folder)
-        stored = {n: t.detach().cpu().to(self.stored_dtypes.get(n, t.dtype)) for n, t in self.state().items()}
-        for name, t in stored.items():
-            if t.is_floating_point() and not bool(torch.isfinite(t).all()):
-                kind = str(t.dtype).removeprefix("torch.")
-                raise InputError(f"{folder}: not saved: tensor {name} holds values that are not finite in {kind}")
+        try:
+            stored = self.stored()
+        except InputError as error:
+            raise InputError(f"{folder}: not saved: {error}") from None
         folder.mkdir(parents=True, exist_ok=True)
         self.format.save(stored, folder)
         return folder

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from unbackdoor.clip.fitting import fit_state
 from unbackdoor.clip.handle import Clip, Format
-from unbackdoor.clip.library import copy_companions, first_line, guarded
+from unbackdoor.clip.library import first_line, guarded
 from unbackdoor.clip.preprocess import CLIP_MEAN, CLIP_STD, Preprocess, checked
-from unbackdoor.disk import write_text
+from unbackdoor.disk import copy_companions, write_text
 from unbackdoor.errors import InputError
 from unbackdoor.weights.files import read_checkpoint, write_tensors
+from unbackdoor.weights.stored import beside
 
 _TABLE = {
     "clip": ("CLIPModel", ("vision_model.", "visual_projection.")),
@@ -83,7 +84,7 @@ def _read_weights(folder: Path, reference: str) -> tuple[dict[str, Tensor], dict
         if not isinstance(found, dict) or not found:
             raise InputError(f"{folder / _INDEX}: holds no weight_map; fetch the model again")
         places = {str(k): str(v) for k, v in found.items()}
-        if any(Path(f).name != f for f in places.values()):
+        if not all(beside(f) for f in places.values()):
             raise InputError(f"{folder / _INDEX}: names a file outside its folder; the index is damaged or hostile")
         shards = {f: read_checkpoint(folder / f) for f in sorted(set(places.values()))}
         missing = [n for n, f in places.items() if n not in shards[f]]

@@ -6,11 +6,6 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-
-from unbackdoor.disk import atomic
-
-_COPIED = (".json", ".txt", ".model")
 
 
 @contextmanager
@@ -58,26 +53,3 @@ def first_line(error: BaseException) -> str:
     """A stranger's error as part of our one line."""
     text = str(error).strip()
     return text.splitlines()[0][:160] if text else type(error).__name__
-
-
-def copy_companions(source: Path, target: Path, *, but: tuple[str, ...] = ()) -> None:
-    """Copy tokeniser and processor files, each atomically; never weights, indices or the files named in `but`.
-
-    Files already in `target` are replaced, unless `target` is `source`. A link is followed only within the folder and
-    within the hub's cache: one that points elsewhere could carry a private file into what the user publishes.
-    """
-    here = source.resolve()
-    if not source.is_dir() or here == target.resolve():
-        return
-    allowed = (here, here.parent.parent / "blobs")
-    for file in sorted(source.iterdir()):
-        real = file.resolve()
-        if file.suffix not in _COPIED or file.name.endswith(".index.json") or file.name in but or not real.is_file():
-            continue
-        if any(real.is_relative_to(place) for place in allowed):
-            content = real.read_bytes()
-            atomic(target / file.name, lambda temporary, content=content: _write(temporary, content))  # type: ignore[misc]
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)

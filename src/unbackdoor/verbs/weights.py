@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unbackdoor.errors import InputError
-from unbackdoor.manifest import Manifest, write_json
+from unbackdoor.manifest import Manifest
 from unbackdoor.weights.arithmetic import Matching, combined, differences, matched, moved_by, write
 from unbackdoor.weights.names import block_of
 from unbackdoor.weights.stored import FLOATS, Stored, open_stored
@@ -133,15 +133,7 @@ def convert(path: str | Path, *, out: str | Path, unpickle: bool = False) -> dic
     manifest = Manifest("weights convert", {"path": str(path), "unpickle": unpickle})
     state = read_checkpoint(Path(path), unpickle=unpickle)
     write_tensors(out, state, {"format": "pt"})
-    result = {
-        "verb": manifest.verb,
-        "out": str(out),
-        "tensors": {"moved": 0, "copied": len(state)},
-        "bytes": sum(t.numel() * t.element_size() for t in state.values()),
-        "seconds": round(manifest.seconds, 3),
-    }
-    write_json(out.parent / f"{out.name}.manifest.json", manifest.as_dict())
-    return result
+    return _noted(out, manifest, 0, len(state), sum(t.numel() * t.element_size() for t in state.values()))
 
 
 def lora(
@@ -257,17 +249,14 @@ def _written(
 ) -> dict[str, Any]:
     write(out, files, like, metadata)
     outputs = [output for file in files for output in file.outputs]
-    result = {
-        "verb": manifest.verb,
-        "out": str(out),
-        "tensors": {
-            "moved": sum(not output.copied for output in outputs),
-            "copied": sum(output.copied for output in outputs),
-        },
-        "bytes": sum(output.size for output in outputs),
-        "seconds": round(manifest.seconds, 3),
-    }
-    manifest.notes |= {key: result[key] for key in ("tensors", "bytes")}
+    copied = sum(output.copied for output in outputs)
+    return _noted(out, manifest, len(outputs) - copied, copied, sum(output.size for output in outputs))
+
+
+def _noted(out: Path, manifest: Manifest, moved: int, copied: int, size: int) -> dict[str, Any]:
+    """Write the manifest of what lies at `out`, and tell of it."""
+    told = {"tensors": {"moved": moved, "copied": copied}, "bytes": size}
+    manifest.notes |= told
     where = out if out.is_dir() else out.parent
-    write_json(where / ("manifest.json" if out.is_dir() else f"{out.name}.manifest.json"), manifest.as_dict())
-    return result
+    manifest.write(where, "manifest.json" if out.is_dir() else f"{out.name}.manifest.json")
+    return {"verb": manifest.verb, "out": str(out), **told, "seconds": round(manifest.seconds, 3)}

@@ -129,7 +129,7 @@ def _open_index(path: Path, index: Path) -> Stored:
         raise InputError(f"{index}: is no index of a sharded model (no weight_map)") from None
     shards = []
     for file in dict.fromkeys(names.values()):
-        if file in (".", "..") or file != os.path.basename(file) or "\\" in file or "\0" in file:
+        if not beside(file):
             raise InputError(f"{index}: places tensors in {file!r}, which is not a file beside it; do not trust it")
         shards.append(read_header(index.parent / file))
     lies = {entry.name: shard.path.name for shard in shards for entry in shard.entries}
@@ -139,6 +139,11 @@ def _open_index(path: Path, index: Path) -> Stored:
         wrong = sorted(set(lies.items()) ^ set(names.items()))[0][0]
         raise InputError(f"{index}: its files do not hold what it says (first: {wrong}); fetch the model again")
     return Stored(path, tuple(shards), content, index.name, _tied(shards))
+
+
+def beside(file: str) -> bool:
+    """Whether what an index names is a plain file name, so that it lies in the index's own folder."""
+    return file not in ("", ".", "..") and file == os.path.basename(file) and not set(file) & set("\\\0")
 
 
 def _tied(shards: list[Shard]) -> dict[str, str]:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unbackdoor.disk import atomic, atomic_folder
+from unbackdoor.disk import COMPANIONS, atomic, atomic_folder, copy_companions
 from unbackdoor.errors import InputError
 from unbackdoor.weights.stored import FLOATS, WIDTHS, Entry, Stored
 
@@ -32,7 +32,6 @@ _CACHED = 1 << 14  # elements that stay in a core's cache in float64
 _AHEAD = 3  # pieces in memory: one being read, one computed, one written
 _STATISTICS = ("running_mean", "running_var")
 _NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
-_SIDE_FILES = (".json", ".txt", ".model", ".md")  # what is copied beside a folder's weights
 
 
 @dataclass(frozen=True)
@@ -96,10 +95,7 @@ def write_folder(folder: Path, files: Sequence[OutputFile], like: Stored) -> Non
     def fill(temporary: Path) -> None:
         for file in files:
             _stream(temporary / file.name, file)
-        if like.path.is_dir():
-            for side in sorted(like.path.iterdir()):
-                if side.suffix in _SIDE_FILES and side.name != like.index_name and side.is_file():
-                    (temporary / side.name).write_bytes(side.read_bytes())
+        copy_companions(like.path, temporary, kinds=(*COMPANIONS, ".md"))
         if like.index is not None:
             total = sum(output.size for file in files for output in file.outputs)
             places = {output.name: file.name for file in files for output in file.outputs}
