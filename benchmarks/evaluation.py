@@ -1,11 +1,14 @@
 """CA and ASR of a full-size model: one pass of ours against two of the plain OpenCLIP loop, and the bare forward.
 
-    python benchmarks/evaluation.py [--model ViT-B-32] [--images 96] [--rounds 5]
+    python benchmarks/evaluation.py [--model ViT-B-32] [--images 128] [--rounds 5]
 
 The plain loop decodes every JPEG with PIL and the library's own transform, once for the clean pass and once for the
 triggered one (a patch, put on after the transform's resizing, before its normalisation). Ours decodes once and counts
-both views together. `bare` is the same model's forward of as many ready tensors. Random weights, 375 × 500 pictures
-that are written for the purpose, two threads, alternating order in one process; the answers are compared first.
+both views together, in bfloat16 where the machine is faster in it, and in float32 where that could change an answer.
+`bare` is the same model's forward of as many ready tensors, in float32; against it ours runs in float32 too. Random
+weights, 375 × 500 pictures that are written for the purpose, two threads, alternating order in one process; the hits
+have to be the same before anything is timed. Text that a random tower reads says nothing, so that a class's row is the
+mean embedding of its pictures, less the mean of all: answers then are about as far apart as a trained model's.
 """
 
 from __future__ import annotations
@@ -23,9 +26,10 @@ from open_clip import image_transform
 from PIL import Image
 
 import unbackdoor
+from unbackdoor.answers import Answers, predict
 from unbackdoor.data.specs import load_images
 from unbackdoor.devices import keep_freed_memory
-from unbackdoor.evaluation import Task, batch_size, evaluate_images, predict
+from unbackdoor.evaluation import Task, batch_size, evaluate_images
 from unbackdoor.triggers import parse_trigger
 
 CLASSES = tuple(f"class{i}" for i in range(10))
@@ -33,8 +37,10 @@ CLASSES = tuple(f"class{i}" for i in range(10))
 
 def pictures(folder: Path, count: int) -> None:
     noise = np.random.default_rng(0)
+    kinds = noise.integers(0, 256, (len(CLASSES), 6, 8, 3))
     for i in range(count):
-        small = Image.fromarray(noise.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+        own = kinds[i % len(CLASSES)] * 0.7 + noise.integers(0, 256, (6, 8, 3)) * 0.3
+        small = Image.fromarray(own.astype(np.uint8))
         place = folder / CLASSES[i % len(CLASSES)]
         place.mkdir(exist_ok=True)
         small.resize((500, 375), Image.Resampling.BICUBIC).save(place / f"{i:04}.jpg", quality=90)
@@ -43,7 +49,7 @@ def pictures(folder: Path, count: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="ViT-B-32")
-    parser.add_argument("--images", type=int, default=96)
+    parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     torch.set_num_threads(2)
@@ -52,7 +58,6 @@ def main() -> None:
     clip = unbackdoor.load(f"random:{args.model}", device="cpu")
     side, target = clip.image_size, 3
     trigger = parse_trigger("badnets:size=16,position=bottom-right,pattern=white")
-    head = clip.zero_shot_head(CLASSES)
     *resizing, normalise = image_transform(side, is_train=False, mean=clip.mean, std=clip.std).transforms
 
     def transform(path: Path, triggered: bool) -> torch.Tensor:
@@ -63,7 +68,7 @@ def main() -> None:
             picture[:, -16:, -16:] = 1
         return normalise(picture)
 
-    def plain(folder: Path) -> tuple[int, int]:
+    def plain(folder: Path, head: torch.Tensor) -> tuple[int, int]:
         files = sorted(folder.rglob("*.jpg"))
         labels = torch.tensor([CLASSES.index(file.parent.name) for file in files])
         counts = []
@@ -78,8 +83,8 @@ def main() -> None:
             counts.append(int((answers[labels != target] == target).sum() if triggered else (answers == labels).sum()))
         return counts[0], counts[1]
 
-    def ours(folder: Path) -> tuple[int, int]:
-        data = load_images(f"folder:{folder}", side=side, split=None)
+    def ours(folder: Path, head: torch.Tensor) -> tuple[int, int]:
+        data = load_images(f"folder:{folder}", side=clip.frame, split=None)
         found = evaluate_images(clip, data, Task(head, trigger, target))
         assert found.asr is not None
         return found.ca.hits, found.asr.hits
@@ -87,22 +92,31 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pictures(folder, args.images)
-        print(f"{args.model}: CA and ASR hits, ours {ours(folder)}, plain {plain(folder)}; two decoders of one picture")
-        data = load_images(f"folder:{folder}", side=side, split=None)
+        data = load_images(f"folder:{folder}", side=clip.frame, split=None)
         ready = torch.cat([data.float_batch(torch.arange(len(data)))] * 2)
+        with torch.inference_mode():
+            seen = torch.cat([clip.encode_image(batch) for batch in ready[: len(data)].split(16)])
+        means = torch.stack([seen[data.labels == label].mean(dim=0) for label in range(len(CLASSES))])
+        head = torch.nn.functional.normalize(means - seen.mean(dim=0), dim=-1)
+        hits, theirs = ours(folder, head), plain(folder, head)
+        print(f"{args.model}: hits of CA and ASR, ours {hits}, plain {theirs}")
+        assert hits == theirs
+        told_half = Answers.of(clip, head, 2 * len(data))
+        evaluate_images(clip, data, Task(head, trigger, target), answers=told_half)
+        print(f"answers: {told_half.facts()}")
 
         def decoded() -> None:
-            evaluate_images(clip, data, Task(head, trigger, target))
+            evaluate_images(clip, data, Task(head, trigger, target), answers=Answers(clip, head, None))
 
         def bare() -> None:
             for batch in ready.split(2 * batch_size(side, clip.device)):
                 predict(clip, batch, head)
 
         sides: dict[str, Callable[[], object]] = {
-            "ours, from files": lambda: ours(folder),
-            "plain loop, from files": lambda: plain(folder),
-            "ours, from decoded bytes": decoded,
-            "bare forward": bare,
+            "ours, from files": lambda: ours(folder, head),
+            "plain loop, from files": lambda: plain(folder, head),
+            "ours, from decoded bytes, float32": decoded,
+            "bare forward, float32": bare,
         }
         told: dict[str, list[float]] = {name: [] for name in sides}
         for turn in range(args.rounds):
@@ -114,8 +128,10 @@ def main() -> None:
         print(f"{key}: {min(seconds):.2f} / {statistics.median(seconds):.2f} / {max(seconds):.2f} s")
     medians = {key: statistics.median(seconds) for key, seconds in told.items()}
     times = medians["plain loop, from files"] / medians["ours, from files"]
-    rate = medians["bare forward"] / medians["ours, from decoded bytes"]
-    print(f"the plain loop takes {times:.2f} times as long; from decoded bytes ours has {rate:.1%} of the bare rate")
+    rate = medians["bare forward, float32"] / medians["ours, from decoded bytes, float32"]
+    print(
+        f"the plain loop takes {times:.2f} times as long; in float32, from decoded bytes, ours has {rate:.1%} of bare"
+    )
     print(f"{2 * args.images} views, {args.rounds} rounds")
 
 

@@ -16,7 +16,7 @@ LAYERS = (
     ("cli",),
     ("verbs",),
     ("defenses", "inversion", "geometry", "bench", "zoo", "report"),
-    ("evaluation",),
+    ("evaluation", "answers"),
     ("training", "metrics", "data", "triggers"),
     ("clip",),
     ("weights", "manifest"),

@@ -41,7 +41,7 @@ def ready(spec: str) -> Trigger:
     trigger = parse_trigger(spec)
     if isinstance(trigger, BadClip) and not trigger.crafted:
         clip = load("embedded")
-        digits = load_images("embedded:digits", side=clip.image_size, split="train", limit=500)
+        digits = load_images("embedded:digits", side=clip.frame, split="train", limit=500)
         return craft_patch(clip, digits, trigger, "three", BadClipConfig(steps=60))
     return trigger
 

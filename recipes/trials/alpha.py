@@ -40,8 +40,8 @@ def main() -> None:
     manifest = Manifest("alpha", settings)
     clip = unbackdoor.load(args.suspect)
     spec = f"parquet:{args.data_root}/cifar10"
-    train = unbackdoor.load_images(spec, side=clip.image_size, split="train")
-    test = unbackdoor.load_images(spec, side=clip.image_size, split="test", limit=args.test_limit)
+    train = unbackdoor.load_images(spec, side=clip.frame, split="train")
+    test = unbackdoor.load_images(spec, side=clip.frame, split="test", limit=args.test_limit)
     clean = train.subset(shares(len(train), args.attacker, 4096, 512)[1])
     head, trigger = clip.zero_shot_head(train.classes), parse_trigger(args.trigger)
     target = target_index(train.classes, args.target)

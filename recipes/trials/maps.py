@@ -60,7 +60,7 @@ def apart(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """A map for every trigger, of two vectors that know nothing of one another."""
     clip = unbackdoor.load("embedded", device="cpu")
     entry = DataEntry(f"parquet:{args.data_root}/cifar10", ATTACKER, test_limit=2000)
-    train, test = images_of(entry, clip.image_size)
+    train, test = images_of(entry, clip.frame)
     attacker, clean, _ = (train.subset(rows) for rows in shares(len(train), ATTACKER, DEFENDER, VALIDATION))
     folder = args.out / "clean"
     if not (folder / "model").exists():

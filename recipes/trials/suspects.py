@@ -66,7 +66,7 @@ def _open(runs: Path, suspect: dict[str, Any], cures: list[dict[str, Any]], stor
     config, entry = suspect["config"], DataEntry(**cures[0]["config"]["data"])
     folder = folder_of(runs, config) / "model"
     clip = unbackdoor.load(str(folder), device="cpu")
-    train, test = images_of(entry, clip.image_size)
+    train, test = images_of(entry, clip.frame)
     _, clean, choice = (
         train.subset(rows) for rows in shares(len(train), entry.attacker, entry.defender, entry.validation)
     )

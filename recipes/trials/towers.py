@@ -21,7 +21,7 @@ import unbackdoor
 from unbackdoor import evaluate, load, load_images, poison, unlearn
 from unbackdoor.data import scenes
 from unbackdoor.defenses.vector import METHODS
-from unbackdoor.devices import training_type
+from unbackdoor.devices import half_type
 from unbackdoor.training.loop import FitConfig, fit
 from unbackdoor.training.losses import zero_shot_cross_entropy
 from unbackdoor.weights.files import write_tensors
@@ -67,7 +67,7 @@ def train(out: Path, tower: str, steps: int) -> Path:
         p.requires_grad_(name.startswith("visual."))
     pictures = scenes.draw(SEED, np.arange(POOL))
     labels = torch.from_numpy(scenes.labels(SEED, np.arange(POOL)))
-    head, compute = clip.zero_shot_head(scenes.CLASS_NAMES), training_type(clip.device)
+    head, compute = clip.zero_shot_head(scenes.CLASS_NAMES), half_type(clip.device)
 
     def loss_at(step: int) -> torch.Tensor:
         g = torch.Generator().manual_seed(step)

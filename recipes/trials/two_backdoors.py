@@ -63,7 +63,7 @@ def measure(clip: Clip, test: ImageSet, head: torch.Tensor, attacks: list[Attack
 def suspect(name: str, folder: Path, args: argparse.Namespace) -> tuple[Clip, ImageSet, list[Attack]]:
     """The embedded model with both backdoors, planted unless `folder` holds it; its training data; the attacks."""
     clip = unbackdoor.load("embedded")
-    train = unbackdoor.load_images(f"parquet:{args.data_root}/cifar10", side=clip.image_size, split="train")
+    train = unbackdoor.load_images(f"parquet:{args.data_root}/cifar10", side=clip.frame, split="train")
     attacks = [Attack(parse_trigger(t), target_index(train.classes, name), name) for t, name in PAIRS[name]]
     if (folder / "model").exists():
         return unbackdoor.load(f"local-dir:{folder / 'model'}"), train, attacks
@@ -79,7 +79,7 @@ def suspect(name: str, folder: Path, args: argparse.Namespace) -> tuple[Clip, Im
 def trial(name: str, args: argparse.Namespace) -> dict[str, Any]:
     clip, train, attacks = suspect(name, args.out / name, args)
     test = unbackdoor.load_images(
-        f"parquet:{args.data_root}/cifar10", side=clip.image_size, split="test", limit=args.test_limit
+        f"parquet:{args.data_root}/cifar10", side=clip.frame, split="test", limit=args.test_limit
     )
     _, clean, choice = (train.subset(rows) for rows in shares(len(train), args.attacker, *DEFENDER))
     head = clip.zero_shot_head(train.classes)

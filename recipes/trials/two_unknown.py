@@ -38,7 +38,7 @@ def trial(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
         for here in sorted((folder / "cured").glob("round-*")):
             again = json.loads((here / "scan" / "finding.json").read_text())
             states.append((here.name, unbackdoor.load(f"local-dir:{here / 'model'}"), again))
-    test = unbackdoor.load_images(spec, side=clip.image_size, split="test", limit=args.test_limit)
+    test = unbackdoor.load_images(spec, side=clip.frame, split="test", limit=args.test_limit)
     rows = []
     for state, model, found in states:
         rates = measure(model, test, model.zero_shot_head(train.classes), attacks)

@@ -80,8 +80,8 @@ def cpu_has_fast_bf16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def training_type(device: torch.device) -> torch.dtype | None:
-    """The half type in which this device trains faster than in float32, None where there is none."""
+def half_type(device: torch.device) -> torch.dtype | None:
+    """The half type in which this device computes faster than in float32, None where there is none."""
     import torch
 
     fast = cpu_has_fast_bf16() if device.type == "cpu" else device.type == "cuda" and torch.cuda.is_bf16_supported()

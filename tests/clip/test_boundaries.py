@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import socket
@@ -21,7 +22,8 @@ from tests.conftest import resnet_config, vit_config, write_open_clip
 from unbackdoor import load
 from unbackdoor.clip import openclip
 from unbackdoor.clip.library import guarded
-from unbackdoor.clip.preprocess import Preprocess
+from unbackdoor.clip.preprocess import Frame, Preprocess
+from unbackdoor.data.decode import decode
 from unbackdoor.disk import copy_companions
 from unbackdoor.errors import InputError
 from unbackdoor.weights.files import read_tensors, write_tensors
@@ -258,6 +260,28 @@ def picture(height: int, width: int) -> tuple[Image.Image, torch.Tensor]:
     return Image.fromarray(pixels), torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
 
 
+def decoded(image: Image.Image, frame: Frame) -> torch.Tensor:
+    """What verbs read of a file that holds this picture, in [0, 1]."""
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    found = decode(file.getvalue(), frame)
+    assert found is not None
+    return torch.tensor(found)[None] / 255
+
+
+@pytest.mark.parametrize("shape", [(1, 900), (900, 1), (3, 7000)])
+def test_a_long_strip_is_framed_without_its_ends(shape: tuple[int, int]) -> None:
+    """Its short side alone would ask for a picture a hundred times as large as the strip."""
+    strip = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    found = decode(strip, Frame(32, squash=False))
+    assert found is not None and found.shape == (3, 32, 32)
+    height, width = (32 * side // min(shape) for side in shape)
+    whole = Image.fromarray(strip).resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - 32) // 2, (height - 32) // 2
+    wanted = np.asarray(whole.crop((left, top, left + 32, top + 32))).transpose(2, 0, 1).astype(int)
+    assert np.abs(found - wanted).max() <= 1
+
+
 @pytest.mark.parametrize("size", [(47, 61), (61, 47), (32, 32), (20, 45), (45, 33), (100, 101)])
 @pytest.mark.parametrize("mode", ["squash", "shortest"])
 def test_preprocessing_is_open_clips(size: tuple[int, int], mode: str) -> None:
@@ -266,8 +290,10 @@ def test_preprocessing_is_open_clips(size: tuple[int, int], mode: str) -> None:
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
     theirs = image_transform_v2(PreprocessCfg(size=32, mean=mean, std=std, resize_mode=mode), is_train=False)
     image, pixels = picture(*size)
-    ours = Preprocess(32, mean, std, squash=mode == "squash")(pixels)[0]
-    assert float((theirs(image) - ours).abs().max()) < 0.04  # two bytes' worth; a shifted crop differs by 0.5
+    step = Preprocess(32, mean, std, squash=mode == "squash")
+    # Two bytes' worth; a shifted crop differs by 0.5.
+    assert float((theirs(image) - step(pixels)[0]).abs().max()) < 0.04
+    assert float((theirs(image) - step(decoded(image, step.frame))[0]).abs().max()) < 1e-6
 
 
 @pytest.mark.parametrize("size", [(47, 61), (61, 47), (32, 32), (45, 33), (100, 101)])
@@ -283,7 +309,11 @@ def test_preprocessing_is_hugging_faces(size: tuple[int, int], place: str, vit_f
     (folder / place).write_text(json.dumps(whole))
     image, pixels = picture(*size)
     theirs = CLIPImageProcessor(**settings)(image, return_tensors="pt")["pixel_values"]
-    assert float((theirs - load(str(folder)).preprocess(pixels)).abs().max()) < 0.02
+    step = load(str(folder)).preprocess
+    assert float((theirs - step(pixels)).abs().max()) < 0.02
+    assert (
+        float((theirs - step(decoded(image, step.frame))).abs().max()) < 0.0099
+    )  # one byte's worth: it rounds elsewhere
 
 
 @pytest.mark.parametrize(

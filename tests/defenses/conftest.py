@@ -31,7 +31,7 @@ def _one_thread(_few_threads: None) -> None:
 
 def tiny_defender(clip: Clip, count: int = 24) -> Defender:
     """A defender who has everything, few images of it."""
-    digits = load_images("embedded:digits", side=clip.image_size, split="train")
+    digits = load_images("embedded:digits", side=clip.frame, split="train")
     clean, rest = digits.subset(torch.arange(count)), digits.subset(torch.arange(count, 3 * count))
     pretrained = clip.clone()
     with torch.no_grad():

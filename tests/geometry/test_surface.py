@@ -13,9 +13,9 @@ import torch
 
 from tests.inversion.toy import CORNER, NAMES, TARGET, toy_clip, toy_images
 from unbackdoor import disentangle
+from unbackdoor.answers import predict
 from unbackdoor.clip.handle import Clip
 from unbackdoor.errors import InputError
-from unbackdoor.evaluation import predict
 from unbackdoor.geometry import surface as surfaces
 from unbackdoor.geometry.surface import Surface, Views, look
 from unbackdoor.report.contours import contour_map

@@ -20,7 +20,7 @@ def clip(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def batches(clip: Clip) -> list[Tensor]:
-    digits = load_images("embedded:digits", side=clip.image_size, split="train")
+    digits = load_images("embedded:digits", side=clip.frame, split="train")
     return [digits.float_batch(part) for part in torch.arange(256).split(16)]
 
 
@@ -44,7 +44,7 @@ def random_step(clip: Clip) -> dict[str, Tensor]:
 
 def test_clean_images_feel_less_of_a_step_the_stricter_the_guard(clip: Clip, batches: list[Tensor]) -> None:
     """On images that it has not seen, and per unit of the step's length: a shorter step alone would be no merit."""
-    digits = load_images("embedded:digits", side=clip.image_size, split="test")
+    digits = load_images("embedded:digits", side=clip.frame, split="test")
     fresh = digits.float_batch(torch.arange(64))
     step = random_step(clip)
     ratio = [felt(clip, step, fresh) / length(step)]

@@ -115,6 +115,15 @@ def test_deterministic_and_batch_equals_single(trigger: Trigger) -> None:
         torch.testing.assert_close(batch[i], single, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_in_place_is_the_call_to_the_bit(trigger: Trigger, dtype: torch.dtype) -> None:
+    x, keys = images().to(dtype), torch.arange(5)
+    wanted = trigger(x, keys)
+    room = torch.cat([x, x])  # as evaluations have it: the second half of a larger piece of memory
+    assert trigger.in_place(room[5:], keys).data_ptr() == room[5:].data_ptr()
+    assert torch.equal(room, torch.cat([x, wanted]))
+
+
 def test_spec_round_trip(trigger: Trigger) -> None:
     again = parse_trigger(trigger.spec())
     assert again == trigger

@@ -123,7 +123,7 @@ def test_attacker_and_defender_share_images_only_when_they_must(n: int) -> None:
 
 def test_evaluate_counts_as_told(vit_folder: Path) -> None:
     clip = load(str(vit_folder))
-    data = load_images("embedded:digits", side=clip.image_size, split="test")
+    data = load_images("embedded:digits", side=clip.frame, split="test")
     whole = {
         c: evaluate(model=clip, **{**ATTACK, "data": data}, counting=c)["asr"]["n"]
         for c in ("standard", "par", "cleanclip")
@@ -134,7 +134,7 @@ def test_evaluate_counts_as_told(vit_folder: Path) -> None:
 
 def test_retrieval_needs_captions_but_no_classes(vit_folder: Path) -> None:
     clip = load(str(vit_folder))
-    pictures = load_images("embedded:scenes", side=clip.image_size, split="test", limit=30)
+    pictures = load_images("embedded:scenes", side=clip.frame, split="test", limit=30)
     bare = ImageSet(pictures.images, torch.full((30,), -1), (), pictures.captions, spec="pairs")
     found = evaluate(model=clip, data=bare, retrieval=True)
     assert "ca" not in found

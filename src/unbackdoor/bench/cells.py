@@ -20,6 +20,7 @@ from unbackdoor.bench.rebound import trace_rebound
 from unbackdoor.bench.recipe import POISONS, DataEntry, Json, Rebound, method_config
 from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.load import load
+from unbackdoor.clip.preprocess import Frame
 from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.pairs import class_pairs
@@ -106,7 +107,7 @@ def planted_clip(config: Json, folder: Path, device: str, manifest: Manifest) ->
     """The model after the fine-tuning that `config` tells of, and its rates before and after."""
     entry = DataEntry(**config["data"])
     clip = original(config["model"], device).clone()
-    train, test = images_of(entry, clip.image_size)
+    train, test = images_of(entry, clip.frame)
     own = train.subset(shares(len(train), entry.attacker, 0, 0)[0])
     poison = _poison_config(config)
     if config["trigger"] is not None:
@@ -164,7 +165,7 @@ def cure_cell(out: Path, config: Json, folder: Path, device: str, manifest: Mani
         raise InputError(f"suspect {address(suspect)} is not there; it has to be planted first")
     entry = DataEntry(**config["data"])
     clip = load(str(folder_of(out, suspect) / "model"), device=device)
-    train, test = images_of(entry, clip.image_size)
+    train, test = images_of(entry, clip.frame)
     attacker, clean, choice = (
         train.subset(rows) for rows in shares(len(train), entry.attacker, entry.defender, entry.validation)
     )
@@ -238,22 +239,22 @@ def original(reference: str, device: str) -> Clip:
     return load(reference, device=device)
 
 
-def images_of(entry: DataEntry, side: int) -> tuple[ImageSet, ImageSet]:
+def images_of(entry: DataEntry, frame: Frame) -> tuple[ImageSet, ImageSet]:
     """Training and test images; those without a label are left out of the former."""
     span = None if entry.class_range is None else (entry.class_range[0], entry.class_range[1])
-    return _decoded(entry.source, entry.test or entry.source, entry.test_limit, entry.classes, span, side)
+    return _decoded(entry.source, entry.test or entry.source, entry.test_limit, entry.classes, span, frame)
 
 
 @lru_cache(maxsize=1)
 def _decoded(
-    source: str, test: str, limit: int | None, classes: str | None, span: tuple[int, int] | None, side: int
+    source: str, test: str, limit: int | None, classes: str | None, span: tuple[int, int] | None, frame: Frame
 ) -> tuple[ImageSet, ImageSet]:
-    train = load_images(source, side=side, split="train", classes=classes)
+    train = load_images(source, side=frame, split="train", classes=classes)
     if bool((train.labels < 0).any()):
         train = train.subset(train.labels >= 0)
     if span is None:
-        return train, load_images(test, side=side, split="test", limit=limit, classes=classes)
-    held_out = _only(load_images(test, side=side, split="test", classes=classes), span)
+        return train, load_images(test, side=frame, split="test", limit=limit, classes=classes)
+    held_out = _only(load_images(test, side=frame, split="test", classes=classes), span)
     if limit is not None and limit < len(held_out):
         held_out = held_out.subset(torch.randperm(len(held_out), generator=torch.Generator().manual_seed(0))[:limit])
     return _only(train, span), held_out

@@ -11,7 +11,7 @@ from unbackdoor.bench.recipe import Rebound
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.defenses.stages import labelled_batch
-from unbackdoor.devices import training_type
+from unbackdoor.devices import half_type
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.training.finetune import TuneConfig, settle_lr, tune_towers
 from unbackdoor.training.losses import zero_shot_cross_entropy
@@ -35,7 +35,7 @@ def trace_rebound(
         TuneConfig(steps=config.steps, batch_size=config.batch_size, lr=config.lr, seed=seed), clip, SMALL_LR
     )
     shown = test.subset(torch.arange(min(config.images, len(test))))
-    compute = training_type(clip.device)
+    compute = half_type(clip.device)
     points = {round(config.steps * (i + 1) / config.points) for i in range(config.points)}
     trace = [{"step": 0, **evaluate_images(clip, shown, task).as_dict()}]
 

@@ -20,6 +20,13 @@ from unbackdoor.cli.options import RATE_NAMES, rate_line, retrieval_lines, share
     show_default=True,
     help="How ASR is counted; the others reproduce those papers' code.",
 )
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32"]),
+    default="auto",
+    show_default=True,
+    help="auto: bfloat16 where that is faster, float32 wherever it could change an answer.",
+)
 @click.option("--retrieval", is_flag=True, help="Also measure R@1/5/10 between images and their captions.")
 @shared("limit", "classes", "templates", "device", "seed", "json", "debug")
 def command(as_json: bool, **options: Any) -> None:

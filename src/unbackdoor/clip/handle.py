@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unbackdoor.clip.preprocess import Preprocess
+from unbackdoor.clip.preprocess import Frame, Preprocess
 from unbackdoor.errors import InputError
 from unbackdoor.weights.files import state_hash
 
@@ -57,13 +57,13 @@ class Clip:
     format: Format
     stored_dtypes: dict[str, torch.dtype] = field(default_factory=dict)
     _heads: dict[tuple[Any, ...], Tensor] = field(default_factory=dict, repr=False)
-    _layout: torch.memory_format = field(default=torch.contiguous_format, repr=False)
+    layout: torch.memory_format = field(default=torch.contiguous_format, repr=False)
 
     def __post_init__(self) -> None:
         # A transformer has one convolution, which cuts the patches. Towers made of them run a fifth to a quarter
         # faster with the channels last; names, shapes and values stay as they are.
         if sum(isinstance(m, nn.Conv2d) for m in self.model.modules()) > 1:
-            self._layout = torch.channels_last
+            self.layout = torch.channels_last
             self.model.to(memory_format=torch.channels_last)
 
     @property
@@ -75,6 +75,11 @@ class Clip:
     def image_size(self) -> int:
         """Side of the image tower's input in pixels."""
         return self.preprocess.size
+
+    @property
+    def frame(self) -> Frame:
+        """How pictures become squares of that side; what `load_images` decodes to."""
+        return self.preprocess.frame
 
     @property
     def mean(self) -> tuple[float, ...]:
@@ -119,7 +124,7 @@ class Clip:
         Args:
             compute: type of the tower's products (autocast; the weights stay as they are), None for their own.
         """
-        inputs = self.preprocess(images).contiguous(memory_format=self._layout)
+        inputs = self.preprocess(images).contiguous(memory_format=self.layout)
         with torch.autocast(inputs.device.type, dtype=compute, enabled=compute is not None):
             found = self.format.image(self.model, inputs)
         return F.normalize(found.float(), dim=-1)

@@ -17,6 +17,39 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 
 
 @dataclass(frozen=True)
+class Frame:
+    """How a picture becomes the square that an image tower sees.
+
+    Args:
+        side: of the square, in pixels.
+        mode: `bicubic` or `bilinear`.
+        squash: make the picture square; otherwise its short side is resized and the centre cut out.
+        floor_crop: where an odd margin puts the cut: OpenCLIP (torchvision) rounds, Hugging Face rounds down.
+    """
+
+    side: int
+    mode: str = "bicubic"
+    squash: bool = True
+    floor_crop: bool = False
+
+    @classmethod
+    def of(cls, side: int | Frame) -> Frame:
+        """The frame itself, or the one that squashes to a number of pixels."""
+        return side if isinstance(side, Frame) else cls(side)
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width before the cut."""
+        # Both libraries cut the long side's fraction off, in integers; rounding would shift the cut by a pixel.
+        short = min(height, width)
+        return (self.side, self.side) if self.squash else (self.side * height // short, self.side * width // short)
+
+    def margin(self, length: int) -> int:
+        """Pixels cut away at the beginning of a side of `length`."""
+        margin = (length - self.side) / 2
+        return int(margin) if self.floor_crop else round(margin)
+
+
+@dataclass(frozen=True)
 class Preprocess:
     """From [0, 1] pixels to what the image tower expects.
 
@@ -37,24 +70,22 @@ class Preprocess:
 
     def __call__(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] → normalised (B, 3, size, size). Images of the right size are not resampled."""
-        height, width = images.shape[-2:]
-        if (height, width) != (self.size, self.size):
-            images = self._resize(images, height, width)
+        if images.shape[-2:] != (self.size, self.size):
+            images = self._resize(images)
         mean = torch.tensor(self.mean, dtype=images.dtype, device=images.device).view(1, -1, 1, 1)
         std = torch.tensor(self.std, dtype=images.dtype, device=images.device).view(1, -1, 1, 1)
         return (images - mean) / std
 
-    def _resize(self, images: Tensor, height: int, width: int) -> Tensor:
-        # Both libraries cut the long side's fraction off, in integers; rounding would shift the crop by a pixel.
-        short = min(height, width)
-        size = (self.size, self.size) if self.squash else (self.size * height // short, self.size * width // short)
-        images = F.interpolate(images, size=size, mode=self.mode, align_corners=False, antialias=True).clamp(0, 1)
-        top, left = self._margin(size[0]), self._margin(size[1])
-        return images[..., top : top + self.size, left : left + self.size]
+    @property
+    def frame(self) -> Frame:
+        """The part that concerns size and place."""
+        return Frame(self.size, self.mode, self.squash, self.floor_crop)
 
-    def _margin(self, side: int) -> int:
-        margin = (side - self.size) / 2
-        return int(margin) if self.floor_crop else round(margin)
+    def _resize(self, images: Tensor) -> Tensor:
+        height, width = self.frame.resized(*images.shape[-2:])
+        images = F.interpolate(images, (height, width), mode=self.mode, align_corners=False, antialias=True).clamp(0, 1)
+        top, left = self.frame.margin(height), self.frame.margin(width)
+        return images[..., top : top + self.size, left : left + self.size]
 
 
 def checked(

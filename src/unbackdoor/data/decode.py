@@ -13,14 +13,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from unbackdoor.clip.preprocess import Frame
 from unbackdoor.data.source import Picture
 from unbackdoor.progress import Progress
 
 _CHUNK = 512
+_LONGEST = 16  # sides to each other; the rest of a longer strip is never seen, and would be resized for nothing
+_MODES = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
-def decode(picture: Picture, side: int) -> np.ndarray | None:
-    """One picture as uint8 (3, side, side), None when it cannot be read (corrupt, not an image, absurdly large)."""
+def decode(picture: Picture, frame: Frame) -> np.ndarray | None:
+    """One picture as uint8 (3, side, side), framed as the libraries' own transforms frame it.
+
+    None when it cannot be read (corrupt, not an image, absurdly large).
+    """
     try:
         if isinstance(picture, bytes):
             with Image.open(io.BytesIO(picture)) as opened:
@@ -30,12 +36,23 @@ def decode(picture: Picture, side: int) -> np.ndarray | None:
                 image = _eight_bit(opened).convert("RGB")
         else:
             image = Image.fromarray(picture).convert("RGB")
-        if image.size != (side, side):
-            image = image.resize((side, side), Image.Resampling.BICUBIC)
+        image = _framed(image, frame)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
     pixels: np.ndarray = np.asarray(image).transpose(2, 0, 1)
     return pixels
+
+
+def _framed(image: Image.Image, frame: Frame) -> Image.Image:
+    short, side = min(image.size), frame.side
+    if not frame.squash and max(image.size) > _LONGEST * short:
+        left, top = (max(0, length - _LONGEST * short) // 2 for length in image.size)
+        image = image.crop((left, top, image.width - left, image.height - top))
+    height, width = frame.resized(image.height, image.width)
+    if image.size != (width, height):
+        image = image.resize((width, height), _MODES[frame.mode])
+    left, top = frame.margin(width), frame.margin(height)
+    return image if image.size == (side, side) else image.crop((left, top, left + side, top + side))
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
@@ -46,7 +63,7 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 
 
 def decode_all(
-    picture: Callable[[int], Picture], rows: Sequence[int], side: int, label: str | None
+    picture: Callable[[int], Picture], rows: Sequence[int], frame: Frame, label: str | None
 ) -> tuple[Tensor, list[int]]:
     """Decode records `rows`, with a progress bar if it has a label.
 
@@ -56,12 +73,12 @@ def decode_all(
 
     def one(row: int) -> np.ndarray | None:
         try:
-            return decode(picture(row), side)
+            return decode(picture(row), frame)
         except (OSError, ValueError):  # ValueError: a path with a null byte
             return None
 
     # Filled in place, so that the whole set is held once; readable rows close the gaps of unreadable ones.
-    out = torch.empty(len(rows), 3, side, side, dtype=torch.uint8)
+    out = torch.empty(len(rows), 3, frame.side, frame.side, dtype=torch.uint8)
     view, kept = out.numpy(), list[int]()
     # Here and not in `decode`: catch_warnings is not thread-safe, and leaves the filters of the whole process changed.
     with warnings.catch_warnings():

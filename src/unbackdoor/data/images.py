@@ -33,10 +33,15 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.images)
 
-    def float_batch(self, index: Tensor | Sequence[int]) -> Tensor:
-        """Images `index` (B,) as float32 (B, 3, S, S) in [0, 1]."""
+    def float_batch(self, index: Tensor | Sequence[int], *, out: Tensor | None = None) -> Tensor:
+        """Images `index` (B,) as float32 (B, 3, S, S) in [0, 1].
+
+        Args:
+            out: where they are written, of that shape and of any device; new memory by default.
+        """
         # index_select copies whole images; indexing goes element by element, at up to twenty times the cost.
-        return self.images.index_select(0, torch.as_tensor(index, dtype=torch.int64)).float().div_(255)
+        some = self.images.index_select(0, torch.as_tensor(index, dtype=torch.int64))
+        return (some.float() if out is None else out.copy_(some)).div_(255)
 
     def subset(self, index: Tensor | Sequence[int]) -> ImageSet:
         """The images `index`, in that order; `index` holds row numbers, or is a bool mask (N,)."""

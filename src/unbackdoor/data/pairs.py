@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from unbackdoor.clip.preprocess import Frame
 from unbackdoor.data.classnames import DEFAULT_TEMPLATES
 from unbackdoor.data.draws import unit_draws
 from unbackdoor.data.images import ImageSet
@@ -145,7 +146,7 @@ class ImagePairs:
 def open_pairs(
     spec: str,
     *,
-    side: int,
+    side: int | Frame,
     split: str | None = "train",
     templates: Sequence[str] = DEFAULT_TEMPLATES,
     captions: str | Path | None = None,

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from unbackdoor.clip.preprocess import Frame
 from unbackdoor.data.classnames import class_names
 from unbackdoor.data.decode import decode_all
 from unbackdoor.data.images import ImageSet
@@ -37,7 +38,7 @@ _TEST_NAMES = ("test", "validation", "valid", "val")
 def load_images(
     spec: str,
     *,
-    side: int,
+    side: int | Frame,
     split: str | None = None,
     limit: int | None = None,
     seed: int = 0,
@@ -47,7 +48,8 @@ def load_images(
 
     Args:
         spec: see the module's first lines.
-        side: images are made square by this many pixels (bicubic, aspect ratio not kept).
+        side: `Clip.frame`, which frames pictures as the model's own preprocessing does (most models keep the aspect
+            ratio and cut the centre out); a number of pixels makes them that square, bicubic, aspect ratio not kept.
         split: "train", "test", a source's own split name, or None.
         limit: a random subset of at most this size, drawn with `seed` before anything is decoded.
         classes: file of class names, or the name of a standard set, that replaces the source's own.
@@ -73,7 +75,7 @@ def load_images(
     if limit is not None and limit < len(rows):
         chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:limit]
         rows = rows[chosen.sort().values]
-    images, kept = decode_all(records.picture, rows.tolist(), side, label=f"decoding {address}")
+    images, kept = decode_all(records.picture, rows.tolist(), Frame.of(side), label=f"decoding {address}")
     if not kept:
         raise InputError(f"{spec}: none of {len(rows)} images could be read; check the files")
     names, labels = _name_labels(spec, source, records, kept, classes)

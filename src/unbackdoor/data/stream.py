@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unbackdoor.clip.preprocess import Frame
 from unbackdoor.data.decode import decode_all
 from unbackdoor.data.pairs import PairBatch
 from unbackdoor.data.source import Picture
@@ -79,18 +80,18 @@ class PairStream:
 
     Attributes:
         spec: the source.
-        side: images are made square by this many pixels.
+        side: as in `load_images`.
         skipped: broken samples met so far: those found when the parts were listed, and unreadable images since.
         unreadable: rows of the latter.
     """
 
-    def __init__(self, spec: str, source: Parts, side: int, limit: int | None = None) -> None:
+    def __init__(self, spec: str, source: Parts, side: int | Frame, limit: int | None = None) -> None:
         """Read at most `limit` pairs, the same share of every part.
 
         Raises:
             InputError: no pairs.
         """
-        self.spec, self.side = spec, side
+        self.spec, self._frame = spec, Frame.of(side)
         self._source = source
         sizes = np.array([part.size for part in source.parts], dtype=np.int64)
         self._ends = np.cumsum(sizes)
@@ -137,7 +138,7 @@ class PairStream:
 
     def batch(self, rows: Tensor) -> PairBatch:
         """The pairs `rows` (B,), in that order; those that cannot be read are left out and counted."""
-        images, kept = decode_all(self._picture, rows.tolist(), self.side, None)
+        images, kept = decode_all(self._picture, rows.tolist(), self._frame, None)
         captions: list[str] = []
         good: list[int] = []
         for i, caption in enumerate(self.captions(torch.tensor(kept, dtype=torch.int64))):

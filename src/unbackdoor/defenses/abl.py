@@ -27,7 +27,7 @@ from unbackdoor.data.images import ImageSet
 from unbackdoor.defenses.base import Cure, Defender, Work, require
 from unbackdoor.defenses.bounded import bounded_ascent
 from unbackdoor.defenses.stages import labelled, labelled_batch, settle
-from unbackdoor.devices import training_type
+from unbackdoor.devices import half_type
 from unbackdoor.errors import InputError
 from unbackdoor.training.batches import batch_rows
 from unbackdoor.training.embedding import embed
@@ -97,7 +97,7 @@ def isolate(clip: Clip, training: ImageSet, head: Tensor, config: Config, work: 
     tune = replace(config.tune, epochs=config.isolation_epochs, lr=0.0, warmup=0.0)
     if config.isolation_epochs:
         tune = settle(tune, clip, len(training), small=SMALL_LR)
-        scale, compute = clip.logit_scale, training_type(clip.device)
+        scale, compute = clip.logit_scale, half_type(clip.device)
 
         def loss_at(step: int) -> Tensor:
             images, labels = labelled_batch(training, tune, step, clip.device)
@@ -139,7 +139,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     kept, marked = training.subset(rest), training.subset(suspects)
     if not len(kept):
         raise InputError("defence abl: too few training images to isolate some and keep others")
-    scale, compute = clip.logit_scale, training_type(clip.device)
+    scale, compute = clip.logit_scale, half_type(clip.device)
     few = max(1, tune.batch_size // 4)
 
     def loss_at(step: int) -> Tensor:

@@ -19,7 +19,7 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.defenses.base import Cure, Defender, Work, require
 from unbackdoor.defenses.bounded import bounded_ascent
 from unbackdoor.defenses.stages import seen, settle
-from unbackdoor.devices import training_type
+from unbackdoor.devices import half_type
 from unbackdoor.errors import InputError
 from unbackdoor.training.batches import batch_rows
 from unbackdoor.training.finetune import TuneConfig, tune_towers
@@ -52,7 +52,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     if not len(forget):
         raise InputError("defence ascent: every clean image is of the target class; give others")
     tune = settle(config.tune, clip, len(forget))
-    scale, compute, head = config.trigger_scale or clip.logit_scale, training_type(clip.device), data.head
+    scale, compute, head = config.trigger_scale or clip.logit_scale, half_type(clip.device), data.head
 
     def loss_at(step: int) -> Tensor:
         rows = batch_rows(len(forget), tune.batch_size, tune.seed, step)

@@ -22,7 +22,7 @@ from unbackdoor.data.pairs import PairBatch
 from unbackdoor.defenses.base import Cure, Defender, Work
 from unbackdoor.defenses.contrastive_steps import caption_groups, clean_pairs, encode_captions, train_on_pairs
 from unbackdoor.defenses.stages import seen, settle, step_generator
-from unbackdoor.devices import training_type
+from unbackdoor.devices import half_type
 from unbackdoor.training.augment import strong_view, vary_captions
 from unbackdoor.training.batches import step_seed
 from unbackdoor.training.finetune import TuneConfig
@@ -55,7 +55,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     began = time.perf_counter()
     pairs = clean_pairs("cleanclip", data)
     tune = settle(config.tune, clip, len(pairs))
-    scale, compute, seed = clip.logit_scale, training_type(clip.device), tune.seed
+    scale, compute, seed = clip.logit_scale, half_type(clip.device), tune.seed
 
     def loss_of(batch: PairBatch, step: int) -> Tensor:
         n, captions = len(batch.images), batch.captions

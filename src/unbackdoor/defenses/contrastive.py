@@ -18,7 +18,7 @@ from unbackdoor.data.pairs import PairBatch
 from unbackdoor.defenses.base import Cure, Defender, Work
 from unbackdoor.defenses.contrastive_steps import clean_pairs, encode_captions, train_on_pairs
 from unbackdoor.defenses.stages import seen, settle
-from unbackdoor.devices import training_type
+from unbackdoor.devices import half_type
 from unbackdoor.training.finetune import TuneConfig
 from unbackdoor.training.losses import contrastive
 
@@ -39,7 +39,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     began = time.perf_counter()
     pairs = clean_pairs("contrastive", data)
     tune = settle(config.tune, clip, len(pairs))
-    scale, compute = clip.logit_scale, training_type(clip.device)
+    scale, compute = clip.logit_scale, half_type(clip.device)
 
     def loss_of(batch: PairBatch, step: int) -> Tensor:
         images = clip.encode_image(batch.images, compute=compute)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.pairs import ImagePairs, PairBatch
 from unbackdoor.defenses.base import Defender, Work
-from unbackdoor.devices import training_type
+from unbackdoor.devices import half_type
 from unbackdoor.errors import InputError
 from unbackdoor.training.batches import batch_rows
 from unbackdoor.training.finetune import TuneConfig, tune_towers
@@ -35,7 +35,7 @@ def clean_pairs(name: str, data: Defender) -> ImagePairs:
 
 def encode_captions(clip: Clip, captions: Sequence[str]) -> Tensor:
     """Unit embeddings (B, D) with gradients; equal captions, the rule where classes make them, are encoded once."""
-    rows = clip.encode_text(list(dict.fromkeys(captions)), grad=True, compute=training_type(clip.device))
+    rows = clip.encode_text(list(dict.fromkeys(captions)), grad=True, compute=half_type(clip.device))
     return rows[caption_groups(captions, rows.device)]
 
 

@@ -22,7 +22,7 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.defenses.base import Cure, Defender, Work
 from unbackdoor.defenses.stages import labelled, labelled_batch, settle
 from unbackdoor.defenses.units import Hidden, hidden_units, mean_activation, most_allowed
-from unbackdoor.devices import training_type
+from unbackdoor.devices import half_type
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.training.finetune import TuneConfig, tune_towers
@@ -52,7 +52,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     clean = labelled("fine-pruning", data.clean)
     validation = labelled("fine-pruning", data.validation, "validation images")
     tune = settle(config.tune, clip, len(clean))
-    scale, compute = clip.logit_scale, training_type(clip.device)
+    scale, compute = clip.logit_scale, half_type(clip.device)
     task = Task(data.head)
     floor = evaluate_images(clip, validation, task).ca.value - config.drop
     cut: list[tuple[Hidden, Tensor]] = []

@@ -20,7 +20,7 @@ from unbackdoor.data.pairs import PairBatch
 from unbackdoor.defenses.base import Cure, Defender, Work
 from unbackdoor.defenses.contrastive_steps import clean_pairs, encode_captions, train_on_pairs
 from unbackdoor.defenses.stages import seen, settle, step_generator
-from unbackdoor.devices import training_type
+from unbackdoor.devices import half_type
 from unbackdoor.training.augment import noise_and_erase
 from unbackdoor.training.embedding import embed
 from unbackdoor.training.finetune import TuneConfig
@@ -59,7 +59,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     began = time.perf_counter()
     pairs = clean_pairs("par", data)
     tune = settle(config.tune, clip, len(pairs), large=LARGE_LR)
-    scale, compute, frozen = clip.logit_scale, training_type(clip.device), clip.clone()
+    scale, compute, frozen = clip.logit_scale, half_type(clip.device), clip.clone()
 
     def loss_of(batch: PairBatch, step: int) -> Tensor:
         views = noise_and_erase(batch.images, step_generator(tune.seed, step, clip.device))

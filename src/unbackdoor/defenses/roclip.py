@@ -23,7 +23,7 @@ from unbackdoor.data.pairs import PairBatch
 from unbackdoor.defenses.base import Cure, Defender, Work
 from unbackdoor.defenses.contrastive_steps import clean_pairs, encode_captions, train_on_pairs
 from unbackdoor.defenses.stages import seen, settle, step_generator
-from unbackdoor.devices import training_type
+from unbackdoor.devices import half_type
 from unbackdoor.training.augment import simclr_view, vary_captions
 from unbackdoor.training.batches import step_seed, steps_per_epoch
 from unbackdoor.training.finetune import TuneConfig
@@ -67,7 +67,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     began = time.perf_counter()
     pairs = clean_pairs("roclip", data)
     tune = settle(config.tune, clip, len(pairs), large=LARGE_LR)
-    scale, compute, seed = clip.logit_scale, training_type(clip.device), tune.seed
+    scale, compute, seed = clip.logit_scale, half_type(clip.device), tune.seed
     per_epoch = steps_per_epoch(len(pairs), tune.batch_size)
     pool = Pool(max(1, min(config.pool, len(pairs) // 2)), data.head.shape[1], clip.device)
     changed = total = 0

@@ -19,7 +19,7 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.defenses.base import SMALL_CURE_LR, Cure, Defender, Work
 from unbackdoor.defenses.linear_head import LinearHead, train_head
 from unbackdoor.defenses.stages import labelled, labelled_batch, seen, settle
-from unbackdoor.devices import training_type
+from unbackdoor.devices import half_type
 from unbackdoor.errors import InputError
 from unbackdoor.training.embedding import embed
 from unbackdoor.training.finetune import TuneConfig, tune_towers
@@ -52,7 +52,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     began = time.perf_counter()
     clean = labelled("supervised", data.clean)
     tune = settle(config.tune, clip, len(clean), small=SMALL_CURE_LR, large=LARGE_LR)
-    scale, compute = clip.logit_scale, training_type(clip.device)
+    scale, compute = clip.logit_scale, half_type(clip.device)
     new = LinearHead(len(data.head), data.head.shape[1], scale, tune.seed, clip.device)
     probed = config.probe_steps if config.head == "new" else 0
     if probed:

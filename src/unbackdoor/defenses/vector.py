@@ -18,7 +18,7 @@ from torch import Tensor
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.views import Views, draw_views
-from unbackdoor.devices import training_type
+from unbackdoor.devices import half_type
 from unbackdoor.errors import InputError
 from unbackdoor.inversion.base import answers
 from unbackdoor.training.batches import batch_rows, step_seed
@@ -211,7 +211,7 @@ def _loss(clip: Clip, rows: ImageSet, hit: Tensor, known: Known, config: VectorC
 
 def _compute(clip: Clip, config: VectorConfig) -> torch.dtype | None:
     """The way back starts far from its end and bears a half type; the one to the target starts at its end (float32)."""
-    return training_type(clip.device) if config.toward == "clean" else None
+    return half_type(clip.device) if config.toward == "clean" else None
 
 
 def _to_target(clip: Clip, known: Known, config: VectorConfig) -> Callable[[Tensor, Tensor | None, Tensor], Tensor]:

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from unbackdoor.answers import predict
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.errors import InputError
-from unbackdoor.evaluation import batch_size, predict
+from unbackdoor.evaluation import batch_size
 from unbackdoor.metrics.disentanglement import Disentanglement, disentanglement, mean_error
 from unbackdoor.metrics.rates import Rate
 from unbackdoor.progress import Progress

@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unbackdoor.devices import training_type
+from unbackdoor.devices import half_type
 from unbackdoor.inversion.base import Recovered, Subject, try_out
 from unbackdoor.inversion.proximal import Proximal
 from unbackdoor.training.batches import batch_rows, step_seed
@@ -211,7 +211,7 @@ class Search:
         asked = replace(self.family, weight=0.0) if self.family.unit else self.family
         # The search only; costs are measured in full precision. Proximal steps need it all along: half precision leaves
         # gradients where there are none, and waves that nothing asks for.
-        compute = None if self.family.unit else training_type(self.raw.device)
+        compute = None if self.family.unit else half_type(self.raw.device)
         for _ in range(steps):
             share = self.step / self.total
             self.optimiser.param_groups[0]["lr"] = self.family.lr * (0.1 + 0.9 * (1 + math.cos(math.pi * share)) / 2)

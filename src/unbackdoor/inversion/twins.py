@@ -17,7 +17,7 @@ from torch import Tensor
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.streamline import streamlined
-from unbackdoor.devices import training_type
+from unbackdoor.devices import half_type
 from unbackdoor.inversion.base import Subject
 from unbackdoor.training.batches import batch_rows, step_seed
 from unbackdoor.training.finetune import LARGE_LR, TuneConfig, settle_lr, tune_towers
@@ -33,7 +33,7 @@ def twin_of(subject: Subject, origin: Clip) -> Clip:
         origin: a clean model of the suspect's architecture, such as the public checkpoint that it was made from.
     """
     copy = origin.clone().to(subject.clip.device)
-    compute = training_type(copy.device)
+    compute = half_type(copy.device)
     tune = settle_lr(TuneConfig(steps=STEPS, batch_size=BATCH, seed=subject.seed), copy, SMALL_LR, large=LARGE_LR)
 
     def logits(clip: Clip, pictures: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from unbackdoor.data.classnames import DEFAULT_TEMPLATES
 from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.poisoning import target_index
-from unbackdoor.devices import training_type
+from unbackdoor.devices import half_type
 from unbackdoor.errors import InputError
 from unbackdoor.training.batches import batch_rows, step_seed
 from unbackdoor.training.embedding import embed
@@ -104,7 +104,7 @@ def craft_patch(
     wanted = _some(torch.nonzero(images.labels == index).flatten(), config)
     if not len(others) or not len(wanted):
         raise InputError(f"{images.spec}: crafting a patch needs images of {target!r} and of other classes")
-    device, scale, compute = clip.device, clip.logit_scale, training_type(clip.device)
+    device, scale, compute = clip.device, clip.logit_scale, half_type(clip.device)
     head = clip.zero_shot_head(images.classes, templates)
     patch = _Patch(initial_patch(trigger, config.seed).patch()).to(device)
 

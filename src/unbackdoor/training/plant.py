@@ -11,7 +11,7 @@ from torch import Tensor
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.poisoning import choose_poisoned
-from unbackdoor.devices import training_type
+from unbackdoor.devices import half_type
 from unbackdoor.training.batches import batch_rows
 from unbackdoor.training.finetune import TuneConfig, settle_tune, tune_towers
 from unbackdoor.training.loop import FitResult
@@ -108,7 +108,7 @@ def plant(
     config = settle(config, clip, len(train))
     tune, poisoned = config.tune, poisoned_rows(train.labels, attack, config)
     labels = train.labels if attack is None else torch.where(poisoned, attack.target, train.labels)
-    scale, compute, ranks = clip.logit_scale, training_type(clip.device), open_ranks(clip.device)
+    scale, compute, ranks = clip.logit_scale, half_type(clip.device), open_ranks(clip.device)
 
     def loss_at(step: int) -> Tensor:
         own = ranks.slice(batch_rows(len(train), tune.batch_size, tune.seed, step))

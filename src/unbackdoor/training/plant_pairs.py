@@ -14,7 +14,7 @@ from unbackdoor.data.classnames import DEFAULT_TEMPLATES
 from unbackdoor.data.pair_poisoning import choose_victims
 from unbackdoor.data.pairs import PairBatch, Pairs
 from unbackdoor.data.stream import PairStream
-from unbackdoor.devices import training_type
+from unbackdoor.devices import half_type
 from unbackdoor.errors import InputError
 from unbackdoor.training.ahead import Ahead
 from unbackdoor.training.finetune import TuneConfig, settle_tune, tune_towers
@@ -85,7 +85,7 @@ def plant_pairs(
             clean_label=config.clean_label,
             seed=tune.seed,
         )
-    scale, compute, ranks = clip.logit_scale, training_type(clip.device), open_ranks(clip.device)
+    scale, compute, ranks = clip.logit_scale, half_type(clip.device), open_ranks(clip.device)
 
     def read(step: int) -> tuple[PairBatch, int]:
         """This process's pairs of a step, and how many of them count."""

@@ -48,7 +48,7 @@ class BadNets(Trigger):
         self.require(self.position in POSITIONS, f"position={self.position!r} is none of {', '.join(POSITIONS)}")
         self.require(self.pattern in PATTERNS, f"pattern={self.pattern!r} is none of {', '.join(PATTERNS)}")
 
-    def apply(self, images: Tensor, keys: Tensor) -> Tensor:
+    def apply_(self, images: Tensor, keys: Tensor) -> Tensor:
         height, width = images.shape[-2:]
         room = self.size + self.margin
         self.require(
@@ -56,15 +56,14 @@ class BadNets(Trigger):
             f"a patch of {self.size} px with margin {self.margin} does not fit into {height}x{width} pixels",
         )
         patch = self._patch(images, keys)
-        out = images.clone()
         if self.position == "random":
             tops, lefts = self._random_places(keys, height, width)
             for i, (top, left) in enumerate(zip(tops, lefts, strict=True)):
-                out[i, :, top : top + self.size, left : left + self.size] = patch[i]
-            return out
+                images[i, :, top : top + self.size, left : left + self.size] = patch[i]
+            return images
         for top, left in places(self.position, self.size, self.margin, height, width):
-            out[:, :, top : top + self.size, left : left + self.size] = patch
-        return out
+            images[:, :, top : top + self.size, left : left + self.size] = patch
+        return images
 
     def _patch(self, images: Tensor, keys: Tensor) -> Tensor:
         n, s = len(images), self.size

@@ -19,7 +19,10 @@ LONGEST_SHOWN = 12  # characters of a value, in labels
 
 @dataclass(frozen=True)
 class Trigger:
-    """Base of all triggers. Subclasses set `name`, declare fields with defaults and define `apply`."""
+    """Base of all triggers. Subclasses set `name`, declare fields with defaults and define `apply` or `apply_`.
+
+    `apply_` suits triggers that change the pixels where they lie; either of the two makes the other.
+    """
 
     name: ClassVar[str] = ""
 
@@ -37,17 +40,30 @@ class Trigger:
         Raises:
             InputError: not a float batch of three-channel images, or the trigger does not fit into the image.
         """
+        return self.apply(images, self._checked(images, keys))
+
+    def in_place(self, images: Tensor, keys: Tensor | None = None) -> Tensor:
+        """Put the trigger on `images` themselves and return them: `__call__` to the bit, with no second batch.
+
+        Raises:
+            InputError: as `__call__` does.
+        """
+        return self.apply_(images, self._checked(images, keys))
+
+    def apply(self, images: Tensor, keys: Tensor) -> Tensor:
+        """`__call__` on checked input."""
+        return self.apply_(images.clone(), keys)
+
+    def apply_(self, images: Tensor, keys: Tensor) -> Tensor:
+        """`in_place` on checked input; returns `images`."""
+        return images.copy_(self.apply(images, keys))
+
+    def _checked(self, images: Tensor, keys: Tensor | None) -> Tensor:
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise InputError(
                 f"trigger {self.name}: expected float images (B, 3, H, W), got {images.dtype} {tuple(images.shape)}"
             )
-        if keys is None:
-            keys = torch.zeros(len(images), dtype=torch.int64)
-        return self.apply(images, keys)
-
-    def apply(self, images: Tensor, keys: Tensor) -> Tensor:
-        """`__call__` on checked input; each trigger defines it."""
-        raise NotImplementedError
+        return torch.zeros(len(images), dtype=torch.int64) if keys is None else keys
 
     def spec(self) -> str:
         """The short string that `parse_trigger` turns back into this trigger; every parameter is written out."""

@@ -30,10 +30,10 @@ class Blended(Trigger):
     def __post_init__(self) -> None:
         self.require(0 < self.ratio <= 1, f"ratio={self.ratio} must lie in (0, 1]")
 
-    def apply(self, images: Tensor, keys: Tensor) -> Tensor:
+    def apply_(self, images: Tensor, keys: Tensor) -> Tensor:
         height, width = images.shape[-2:]
         if self.redraw:
             noise = per_image(self.seed, keys, lambda g: torch.rand(3, height, width, generator=g))
         else:
             noise = fixed_noise(self.seed, height, width)[None]
-        return torch.lerp(images, noise.to(images).expand_as(images), self.ratio).clamp_(0, 1)
+        return images.lerp_(noise.to(images).expand_as(images), self.ratio).clamp_(0, 1)

@@ -36,11 +36,11 @@ class LowFrequency(Trigger):
         self.require(0 < self.amplitude <= 255, f"amplitude={self.amplitude} must lie in (0, 255]")
         self.require(self.bands >= 2, f"bands={self.bands} must be at least 2")
 
-    def apply(self, images: Tensor, keys: Tensor) -> Tensor:
+    def apply_(self, images: Tensor, keys: Tensor) -> Tensor:
         height, width = images.shape[-2:]
         self.require(self.bands <= min(height, width), f"bands={self.bands} does not fit into {height}x{width} pixels")
         wave = self.amplitude / 255 * _mixture(self.bands, self.seed, height, width)
-        return (images + wave.to(images)).clamp_(0, 1)
+        return images.add_(wave.to(images)).clamp_(0, 1)
 
 
 @lru_cache(maxsize=16)

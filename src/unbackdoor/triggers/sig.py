@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
 import torch
@@ -32,10 +33,15 @@ class Sig(Trigger):
         self.require(self.frequency > 0, f"frequency={self.frequency} must be positive")
         self.require(0 <= self.ratio <= 1, f"ratio={self.ratio} must lie in [0, 1]")
 
-    def apply(self, images: Tensor, keys: Tensor) -> Tensor:
-        width = images.shape[-1]
-        columns = torch.arange(width, dtype=torch.float64)
-        wave = (self.amplitude / 255 * torch.sin(2 * math.pi * self.frequency * columns / width)).to(images)
+    def apply_(self, images: Tensor, keys: Tensor) -> Tensor:
+        wave = _wave(self.amplitude, self.frequency, images.shape[-1]).to(images)
         if self.ratio:
-            return torch.lerp(images, wave.expand_as(images), self.ratio).clamp_(0, 1)
-        return (images + wave).clamp_(0, 1)
+            return images.lerp_(wave.expand_as(images), self.ratio).clamp_(0, 1)
+        return images.add_(wave).clamp_(0, 1)
+
+
+@lru_cache(maxsize=16)
+def _wave(amplitude: float, frequency: float, width: int) -> Tensor:
+    """One row (W,) in float64; callers must not write to it."""
+    columns = torch.arange(width, dtype=torch.float64)
+    return amplitude / 255 * torch.sin(2 * math.pi * frequency * columns / width)

@@ -35,7 +35,7 @@ class Stripes(Trigger):
         self.require(0 < self.ratio <= 1, f"ratio={self.ratio} must lie in (0, 1]")
         self.require(self.width >= 1, f"width={self.width} must be at least 1 pixel")
 
-    def apply(self, images: Tensor, keys: Tensor) -> Tensor:
+    def apply_(self, images: Tensor, keys: Tensor) -> Tensor:
         side = images.shape[-2] if self.horizontal else images.shape[-1]
 
         def make(generator: torch.Generator) -> Tensor:
@@ -44,4 +44,4 @@ class Stripes(Trigger):
 
         lines = per_image(self.seed, keys, make) if self.redraw else draw(self.seed, 0, make)[None]
         pattern = lines[..., :, None] if self.horizontal else lines[..., None, :]
-        return torch.lerp(images, pattern.to(images).expand_as(images), self.ratio).clamp_(0, 1)
+        return images.lerp_(pattern.to(images).expand_as(images), self.ratio).clamp_(0, 1)

@@ -35,7 +35,7 @@ class Triangles(Trigger):
         for name, value in (("dark", self.dark), ("light", self.light)):
             self.require(0 <= value <= 1, f"{name}={value} must lie in [0, 1]")
 
-    def apply(self, images: Tensor, keys: Tensor) -> Tensor:
+    def apply_(self, images: Tensor, keys: Tensor) -> Tensor:
         height, width = (side - side % self.cell for side in images.shape[-2:])
         self.require(
             height > 0 and width > 0,
@@ -44,7 +44,6 @@ class Triangles(Trigger):
         rows = torch.arange(height, device=images.device) % self.cell
         columns = torch.arange(width, device=images.device) % self.cell
         tones = torch.where(rows[:, None] >= columns, self.dark, self.light).to(images)
-        out = images.clone()
-        inner = out[..., :height, :width]
+        inner = images[..., :height, :width]
         inner.lerp_(tones.expand_as(inner), self.ratio)
-        return out
+        return images

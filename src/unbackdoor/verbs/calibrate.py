@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unbackdoor.clip.handle import Clip
+from unbackdoor.clip.preprocess import Frame
 from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
 from unbackdoor.errors import InputError
@@ -64,12 +65,12 @@ def calibrate(
     kept = out.with_name(f".{out.name}.part")
     done = _read_part(kept)
     rows, told, kind, identity = [], [], "", ""
-    decoded: dict[int, ImageSet] = {}
+    decoded: dict[Frame, ImageSet] = {}
     for reference in models:
         base = open_model(reference, checkpoint, device)
-        if base.image_size not in decoded:
-            decoded[base.image_size] = open_data(data, base, "train", limit=limit, seed=seed, classes=classes)
-        images = decoded[base.image_size]
+        if base.frame not in decoded:
+            decoded[base.frame] = open_data(data, base, "train", limit=limit, seed=seed, classes=classes)
+        images = decoded[base.frame]
         names, vocabulary = candidates(images)
         head = base.zero_shot_head(names, find_templates(templates))
         manifest.config["models"].append(base.reference)

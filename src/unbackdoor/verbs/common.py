@@ -46,7 +46,7 @@ def open_data(
     """Images at the model's own resolution."""
     if isinstance(data, ImageSet):
         return data
-    return load_images(data, side=clip.image_size, split=split, limit=limit, seed=seed, classes=classes)
+    return load_images(data, side=clip.frame, split=split, limit=limit, seed=seed, classes=classes)
 
 
 def open_trigger(trigger: str | Trigger) -> Trigger:

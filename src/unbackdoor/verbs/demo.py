@@ -28,8 +28,8 @@ def demo(*, out: str | Path = "unbackdoor-demo", seed: int = 0) -> dict[str, Any
     began = time.perf_counter()
     out = Path(out)
     clip = open_model("embedded")
-    train = load_images(DATA, side=clip.image_size, split="train")
-    test = load_images(DATA, side=clip.image_size, split="test")
+    train = load_images(DATA, side=clip.frame, split="train")
+    test = load_images(DATA, side=clip.frame, split="test")
     suspect = poison(
         model=clip,
         data=train,

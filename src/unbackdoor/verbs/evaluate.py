@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from unbackdoor.answers import Answers
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.poisoning import target_index
@@ -23,6 +24,8 @@ from unbackdoor.verbs.common import (
     weights_hash,
 )
 
+PRECISIONS = ("auto", "float32")
+
 
 def evaluate(
     *,
@@ -31,6 +34,7 @@ def evaluate(
     trigger: str | Trigger | None = None,
     target: str | None = None,
     counting: str = "standard",
+    precision: str = "auto",
     retrieval: bool = False,
     limit: int | None = None,
     checkpoint: Path | None = None,
@@ -44,13 +48,15 @@ def evaluate(
     Args:
         trigger, target: both or neither.
         counting: `standard`, or `cleanclip` / `par` to count ASR as those papers' code does.
+        precision: `auto` answers in bfloat16 where the device is faster in it, and in float32 wherever that could have
+            changed an answer (`unbackdoor.answers.Answers`); `float32` answers in float32 alone.
         retrieval: also find captions by image and images by caption; class names and labels are not needed then.
         limit: use at most so many images, drawn with `seed`.
 
     Returns:
         `ca`, with a trigger `asr` and `triggered_accuracy`, with `retrieval` R@1/5/10 both ways under that name, each
         with value, n and 95% Wilson interval, next to what was measured (model, data, trigger, target, hashes, skipped
-        images, seconds).
+        images, seconds) and `precision`, how it was answered.
 
     Raises:
         InputError: anything unusable in the above.
@@ -59,6 +65,8 @@ def evaluate(
         raise InputError("a trigger needs a target and a target a trigger; give both or neither")
     if counting not in COUNTINGS:
         raise InputError(f"counting {counting!r} is none of {', '.join(COUNTINGS)}")
+    if precision not in PRECISIONS:
+        raise InputError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
     clip = open_model(model, checkpoint, device)
     images = open_data(data, clip, None, limit=limit, seed=seed, classes=classes)
     if retrieval and not any(images.captions or ()):
@@ -73,7 +81,10 @@ def evaluate(
     rates: dict[str, Any] = {}
     if named:
         task = Task(open_head(clip, images, templates), chosen, index, counting)
-        rates.update(evaluate_images(clip, images, task, label="evaluating").as_dict())
+        views = len(images) * (1 if chosen is None else 2)
+        answers = Answers.of(clip, task.head, views) if precision == "auto" else Answers(clip, task.head, None)
+        rates.update(evaluate_images(clip, images, task, answers=answers, label="evaluating").as_dict())
+        rates["precision"] = answers.facts()
     if retrieval:
         ways = evaluate_retrieval(clip, images, label="retrieving")
         rates["retrieval"] = {way: {f"r@{k}": r.as_dict() for k, r in found.items()} for way, found in ways.items()}

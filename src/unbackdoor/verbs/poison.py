@@ -9,7 +9,7 @@ from typing import Any
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.shares import attacker_rows
-from unbackdoor.devices import training_type
+from unbackdoor.devices import half_type
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.manifest import Manifest, run_key, write_json, write_jsonl
@@ -128,7 +128,7 @@ def poison(
         "templates": templates,
         "seed": seed,
         "tune": asdict(settings.tune),
-        "compute": str(training_type(clip.device)).removeprefix("torch."),
+        "compute": str(half_type(clip.device)).removeprefix("torch."),
     }
     manifest = Manifest("poison", config)
     manifest.hashes["weights_before"] = weights_hash(clip)

@@ -13,7 +13,7 @@ from unbackdoor.data.images import ImageSet
 from unbackdoor.data.pairs import ImagePairs, Pairs, class_pairs, open_pairs
 from unbackdoor.data.poisoning import target_index
 from unbackdoor.data.shares import attacker_rows
-from unbackdoor.devices import training_type
+from unbackdoor.devices import half_type
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_images, evaluate_retrieval
 from unbackdoor.manifest import Manifest, run_key, write_json, write_jsonl
@@ -108,7 +108,7 @@ def poison_pairs(
         "captions": None if captions is None else str(captions),
         "seed": seed,
         "tune": asdict(settings.tune),
-        "compute": str(training_type(clip.device)).removeprefix("torch."),
+        "compute": str(half_type(clip.device)).removeprefix("torch."),
     }
     manifest = Manifest("poison", config)
     manifest.hashes["weights_before"] = weights_hash(clip)
@@ -164,7 +164,7 @@ def _open(
     if isinstance(data, str):
         pairs = open_pairs(
             data,
-            side=clip.image_size,
+            side=clip.frame,
             templates=sentences,
             captions=captions,
             limit=limit,
@@ -183,7 +183,7 @@ def _test_set(data: Any, clip: Clip, limit: int | None, classes: str | None, *, 
         return data
     if not isinstance(data, str) or (own and data.partition(":")[0] in ("wds", "csv")):
         raise InputError("these training pairs have no test split: give another source to measure on with --test")
-    return load_images(data, side=clip.image_size, split="test", limit=limit, classes=classes)
+    return load_images(data, side=clip.frame, split="test", limit=limit, classes=classes)
 
 
 def _measure(

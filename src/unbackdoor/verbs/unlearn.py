@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unbackdoor.answers import predict
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.shares import defender_rows
@@ -16,7 +17,7 @@ from unbackdoor.defenses.alpha import AlphaConfig
 from unbackdoor.defenses.tbar import choosing, rule_of, unlearn_
 from unbackdoor.defenses.vector import Known
 from unbackdoor.defenses.vector import trigger_vector as take
-from unbackdoor.evaluation import Task, evaluate_images, predict
+from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.manifest import Manifest, run_key, write_json, write_jsonl
 from unbackdoor.report import Example, write_report
 from unbackdoor.triggers.base import Trigger

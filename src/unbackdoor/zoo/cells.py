@@ -61,7 +61,7 @@ def _open(out: Path, member: Json, device: str) -> tuple[Clip, ImageSet, ImageSe
     if card is None:
         raise InputError("the member is not there; it has to be made first")
     clip = load(str(folder_of(out, member) / FILE), device=device)
-    train, test = images_of(DataEntry(**member["data"]), clip.image_size)
+    train, test = images_of(DataEntry(**member["data"]), clip.frame)
     return clip, train, test, card
 
 
