@@ -11,3 +11,9 @@ class InputError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__("".join(c if c.isprintable() else " " for c in message))
+
+
+def first_line(error: BaseException) -> str:
+    """A stranger's error as part of our one line."""
+    text = str(error).strip()
+    return text.splitlines()[0][:160] if text else type(error).__name__

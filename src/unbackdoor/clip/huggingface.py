@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from unbackdoor.clip.fitting import fit_state
 from unbackdoor.clip.handle import Clip, Format
-from unbackdoor.clip.library import first_line, guarded
+from unbackdoor.clip.library import guarded
 from unbackdoor.clip.preprocess import CLIP_MEAN, CLIP_STD, Preprocess, checked
 from unbackdoor.disk import copy_companions, write_text
-from unbackdoor.errors import InputError
+from unbackdoor.errors import InputError, first_line
 from unbackdoor.weights.files import read_checkpoint, write_tensors
 from unbackdoor.weights.stored import beside
 

@@ -47,9 +47,3 @@ def guarded(*, online: bool = False) -> Iterator[None]:
         logging.disable(previous)
         for owner, name, value in reversed(changed):
             setattr(owner, name, value)
-
-
-def first_line(error: BaseException) -> str:
-    """A stranger's error as part of our one line."""
-    text = str(error).strip()
-    return text.splitlines()[0][:160] if text else type(error).__name__

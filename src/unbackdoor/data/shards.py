@@ -12,14 +12,17 @@ import tarfile
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from unbackdoor.data.offsets import Add, offset_table
 from unbackdoor.data.source import Label, Picture, Source, Split, one_space, read_label
 from unbackdoor.data.stream import Part, Parts
-from unbackdoor.errors import InputError
+from unbackdoor.errors import InputError, first_line
 
 _IMAGES = ("jpg", "jpeg", "png", "webp")
+# A header claims what it likes; what is larger is not read into memory.
+_LARGEST_IMAGE, _LARGEST_TEXT = 256 << 20, 1 << 20
+_DAMAGE = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError)
 
 
 @dataclass
@@ -65,8 +68,8 @@ def _read(rest: str, shards: list[Path]) -> Split:
     for shard in shards:
         try:
             samples += _index(shard)
-        except (tarfile.TarError, OSError, EOFError) as error:
-            raise InputError(f"wds:{rest}: {shard.name} is not a readable tar ({error})") from None
+        except _DAMAGE as error:
+            raise InputError(f"wds:{rest}: {shard.name} is not a readable tar ({first_line(error)})") from None
     with_image = [s for s in samples if s.offset >= 0]
 
     def picture(i: int) -> Picture:
@@ -82,18 +85,58 @@ def _read(rest: str, shards: list[Path]) -> Split:
 def _index(shard: Path) -> list[_Sample]:
     """Samples of one shard, keyed by the name up to its first dot; nothing is unpacked to disk."""
     found: dict[str, _Sample] = {}
-    with tarfile.open(shard, "r:") as tar:
-        for member in tar:
-            if not member.isfile():
+    end = shard.stat().st_size
+    with shard.open("rb") as file, _opened(file) as tar:
+        while (member := _next(tar)) is not None:
+            if not _is_plain(member, end):
                 continue
             stem, kind = _stem(member.name)
             sample = found.setdefault(stem, _Sample(shard))
-            if kind in _IMAGES:
+            if kind in _IMAGES and member.size <= _LARGEST_IMAGE:
                 sample.offset, sample.size = member.offset_data, member.size
             elif kind in ("cls", "txt", "json"):
-                handle = tar.extractfile(member)
-                _annotate(sample, kind, handle.read() if handle else b"")
+                _annotate(sample, kind, _text(file, member))
     return list(found.values())
+
+
+class _Headers:
+    """A shard as `tarfile` may read it: headers alone, so that no claim makes it ask for gigabytes."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.name = file.name
+        self.seek, self.tell, self.close = file.seek, file.tell, file.close
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= _LARGEST_TEXT:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return self._file.read(size)
+
+
+def _opened(file: BinaryIO) -> tarfile.TarFile:
+    return tarfile.open(fileobj=_Headers(file), mode="r:")  # type: ignore[call-overload, no-any-return]
+
+
+def _next(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
+    member = tar.next()
+    tar.members = []  # type: ignore[attr-defined]  # else tarfile remembers every header
+    return member
+
+
+def _is_plain(member: tarfile.TarInfo, end: int) -> bool:
+    """A file whose bytes lie in the shard, as they are: links, devices and sparse files are nobody's picture."""
+    return member.isreg() and not member.issparse() and 0 <= member.size <= end - member.offset_data
+
+
+def _text(file: BinaryIO, member: tarfile.TarInfo) -> bytes:
+    """A short member's bytes; the file's place is left as it was."""
+    if member.size > _LARGEST_TEXT:
+        return b""
+    here = file.tell()
+    file.seek(member.offset_data)
+    found = file.read(member.size)
+    file.seek(here)
+    return found
 
 
 def _annotate(sample: _Sample, kind: str, raw: bytes) -> None:
@@ -140,8 +183,8 @@ def open_parts(rest: str) -> Parts:
     for shard in _expand(rest):
         try:
             table, left_out = offset_table(shard, 4, _scan)
-        except (tarfile.TarError, OSError, EOFError) as error:
-            raise InputError(f"wds:{rest}: {shard.name} is not a readable tar ({error})") from None
+        except _DAMAGE as error:
+            raise InputError(f"wds:{rest}: {shard.name} is not a readable tar ({first_line(error)})") from None
         skipped += left_out
         if len(table):
             name = f"{shard.name}|{shard.stat().st_size}"
@@ -187,23 +230,22 @@ def _scan(shard: Path, add: Add) -> int:
             return 0
         return 0 if stem is None else 1
 
-    with tarfile.open(shard, "r:") as tar:
+    with shard.open("rb") as file, _opened(file) as tar:
         while True:
             try:
-                member = tar.next()
-            except (tarfile.ReadError, EOFError):  # cut off within the member before
+                member = _next(tar)
+            except _DAMAGE:  # cut off within the member before, or a header that lies
                 break
-            tar.members = []  # type: ignore[attr-defined]  # else tarfile remembers every header
             if member is None:
                 break
-            if not member.isfile():
+            if not member.isreg():
                 continue
             found, kind = _stem(member.name)
             if found != stem:
                 skipped += close()
                 stem, pair = found, _Pair()
-            if member.offset_data + member.size <= end:
-                _note(tar, member, kind, pair)
+            if _is_plain(member, end):
+                _note(file, member, kind, pair)
         # Damage may have hit the last sample itself, which is not to be counted twice.
         return skipped + max(close(), _damaged(shard, tar.offset, end))
 
@@ -215,13 +257,12 @@ def _stem(name: str) -> tuple[str, str]:
     return f"{folder}/{stem}", kind.lower()
 
 
-def _note(tar: tarfile.TarFile, member: tarfile.TarInfo, kind: str, pair: _Pair) -> None:
+def _note(file: BinaryIO, member: tarfile.TarInfo, kind: str, pair: _Pair) -> None:
     place = member.offset_data, member.size
-    if kind in _IMAGES and member.size:
+    if kind in _IMAGES and 0 < member.size <= _LARGEST_IMAGE:
         pair.image = place
     elif kind in ("txt", "json"):
-        handle = tar.extractfile(member)
-        text = (handle.read() if handle else b"").decode("utf-8", errors="replace").strip()
+        text = _text(file, member).decode("utf-8", errors="replace").strip()
         if kind == "txt" and text:
             pair.text = place
         elif kind == "json" and pair.text is None and _first_caption(_entry(text)):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unbackdoor.disk import atomic
-from unbackdoor.errors import InputError
+from unbackdoor.errors import InputError, first_line
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -60,12 +60,13 @@ def read_checkpoint(path: Path, *, unpickle: bool = False) -> dict[str, Tensor]:
         raise InputError(f"{path}: no such checkpoint file")
     if path.suffix == ".safetensors":
         return read_tensors(path)[0]
+    _check_zip(path)
     try:
         loaded = _load(path, weights_only=True)
     except Exception as error:
         if not unpickle:
             raise InputError(
-                f"{path}: cannot be loaded as plain tensors ({_line(error)}); {asked_for(path)}; where you "
+                f"{path}: cannot be loaded as plain tensors ({first_line(error)}); {asked_for(path)}; where you "
                 f"trust its maker, run "
                 f"`unbackdoor weights convert --unpickle {path.name} --out NAME.safetensors`"
             ) from None
@@ -83,6 +84,21 @@ def read_checkpoint(path: Path, *, unpickle: bool = False) -> dict[str, Tensor]:
     return state
 
 
+def _check_zip(path: Path) -> None:
+    """torch stores members as they are, side by side; a file that stands for many times its size is no model."""
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(path) as file:
+            members = file.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return  # an older form, or damage, which torch tells of
+    if any(m.compress_type != zipfile.ZIP_STORED for m in members):
+        raise InputError(f"{path}: holds compressed members, which torch never writes; save it again with torch.save")
+    if sum(m.file_size for m in members) > path.stat().st_size:
+        raise InputError(f"{path}: its members claim more bytes than it has; fetch it again")
+
+
 def _load(path: Path, *, weights_only: bool) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a stranger's file is no news to tell of
@@ -93,12 +109,7 @@ def _unpickled(path: Path) -> Any:
     try:
         return _load(path, weights_only=False)
     except Exception as error:  # the file's own code can fail in any way
-        raise InputError(f"{path}: cannot be unpickled ({_line(error)})") from None
-
-
-def _line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:120] if text else type(error).__name__
+        raise InputError(f"{path}: cannot be unpickled ({first_line(error)})") from None
 
 
 def asked_for(path: Path) -> str:
