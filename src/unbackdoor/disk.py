@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -34,8 +35,24 @@ def atomic(path: Path, write: Callable[[Path], None], *, every_process: bool = F
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)  # mkstemp makes private files; results are ordinary ones
         temporary.replace(path)
+        _keep_names(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _keep_names(folder: Path) -> None:
+    """Flush a folder's entries: after a power cut the new name is there as well as the bytes."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:  # a system that does not open folders
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # or does not flush them
+            raise
+    finally:
+        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -64,10 +81,12 @@ def atomic_folder(folder: Path, fill: Callable[[Path], None]) -> None:
         for path in temporary.iterdir():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
+        _keep_names(temporary)
         mask = os.umask(0)
         os.umask(mask)
         temporary.chmod(0o777 & ~mask)
         temporary.replace(folder)
+        _keep_names(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

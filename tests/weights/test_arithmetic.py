@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -156,6 +157,21 @@ def test_a_sharded_model_does_not_become_a_file(tmp_path: Path) -> None:
     model, vector = sharded(tmp_path / "m", state(1)), saved(tmp_path / "t.safetensors", state(2))
     with pytest.raises(InputError, match="give the name of a folder"):
         apply(model, vector, alpha=1.0, out=tmp_path / "o.safetensors")
+
+
+def test_hashes_are_those_of_the_files(tmp_path: Path) -> None:
+    a, t = saved(tmp_path / "a.safetensors", state(0)), saved(tmp_path / "t.safetensors", state(1))
+    before = {"model": sha256(a.read_bytes()).hexdigest(), "vector": sha256(t.read_bytes()).hexdigest()}
+    apply(a, t, alpha=0.5, out=a, hashes=True)  # onto itself: what was read is hashed before it is gone
+    found = json.loads((tmp_path / "a.safetensors.manifest.json").read_text())["hashes"]
+    assert found == {**before, "out": sha256(a.read_bytes()).hexdigest()}
+    parts = sharded(tmp_path / "m", state(0))
+    combine([parts, parts], out=tmp_path / "sum", hashes=True)
+    found = json.loads((tmp_path / "sum" / "manifest.json").read_text())["hashes"]
+    joined = b"".join(path.read_bytes() for path in sorted(parts.glob("*.safetensors")))
+    assert found["vector 0"] == found["vector 1"] == sha256(joined).hexdigest() != found["out"]
+    diff(t, t, out=tmp_path / "d.safetensors")
+    assert json.loads((tmp_path / "d.safetensors.manifest.json").read_text())["hashes"] == {}
 
 
 def test_in_place(tmp_path: Path) -> None:

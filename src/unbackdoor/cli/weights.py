@@ -24,6 +24,7 @@ def _matching(function: F) -> F:
         click.option("--statistics", is_flag=True, help="Move BatchNorm's running statistics, too."),
         click.option("--partial", is_flag=True, help="Tensors that only some hold are no error."),
         click.option("--ignore-prefix", is_flag=True, help="Match names without a leading module. or model."),
+        click.option("--hashes", is_flag=True, help="Put SHA-256 of all files into the manifest; takes longer."),
         click.option("--out", type=_FILE, required=True, help="A .safetensors file, or a folder."),
     ):
         function = option(function)

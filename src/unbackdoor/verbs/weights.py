@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ def diff(
     ignore_prefix: bool = False,
     partial: bool = False,
     statistics: bool = False,
+    hashes: bool = False,
 ) -> dict[str, Any]:
     """Write A − B.
 
@@ -37,6 +38,7 @@ def diff(
         dtype: `float32`, `float16` or `bfloat16`; None keeps each tensor's own in A. The difference of two half
             precision models is exact in float32 only.
         ignore_prefix, partial: see `unbackdoor.weights.arithmetic.Matching`.
+        hashes: put SHA-256 of the files read and written into the manifest, which takes longer than the arithmetic.
 
     Returns:
         `out`, `tensors` (moved, copied), `bytes`, `seconds`.
@@ -48,7 +50,7 @@ def diff(
     manifest = Manifest("weights diff", {"a": str(a), "b": str(b), "dtype": dtype, **vars(how)})
     files = differences(first, second, _dtype(dtype), how)
     told = {"kind": "task vector", "of": Path(a).name, "less": Path(b).name, "format": "pt"}
-    return _written(Path(out), files, first, manifest, told)
+    return _written(Path(out), files, first, manifest, told, {"a": first, "b": second} if hashes else {})
 
 
 def apply(
@@ -60,6 +62,7 @@ def apply(
     ignore_prefix: bool = False,
     partial: bool = False,
     statistics: bool = False,
+    hashes: bool = False,
 ) -> dict[str, Any]:
     """Write model − α · vector, in the model's own layout, types and metadata; what the vector lacks is copied.
 
@@ -81,7 +84,8 @@ def apply(
         open_stored(Path(vector)),
     )
     manifest = Manifest("weights apply", {"model": str(model), "vector": str(vector), "alpha": alpha, **vars(how)})
-    return _written(Path(out), moved_by(first, second, -alpha, how), first, manifest, None)
+    read = {"model": first, "vector": second} if hashes else {}
+    return _written(Path(out), moved_by(first, second, -alpha, how), first, manifest, None, read)
 
 
 def combine(
@@ -93,6 +97,7 @@ def combine(
     ignore_prefix: bool = False,
     partial: bool = False,
     statistics: bool = False,
+    hashes: bool = False,
 ) -> dict[str, Any]:
     """Write Σ scale · vector.
 
@@ -112,7 +117,8 @@ def combine(
     given = {"vectors": [str(vector) for vector in vectors], "scales": scales, "dtype": dtype}
     manifest = Manifest("weights combine", {**given, **vars(how)})
     told = {"kind": "task vector", "of": " ".join(Path(vector).name for vector in vectors), "format": "pt"}
-    return _written(Path(out), combined(opened, scales, _dtype(dtype), how), opened[0], manifest, told)
+    read = {f"vector {number}": stored for number, stored in enumerate(opened)} if hashes else {}
+    return _written(Path(out), combined(opened, scales, _dtype(dtype), how), opened[0], manifest, told, read)
 
 
 def convert(path: str | Path, *, out: str | Path, unpickle: bool = False) -> dict[str, Any]:
@@ -139,13 +145,15 @@ def convert(path: str | Path, *, out: str | Path, unpickle: bool = False) -> dic
 def lora(
     vector: str | Path, *, out: str | Path, rank: int = 8, alpha: float = 1.0, base: str | None = None
 ) -> dict[str, Any]:
-    """Write −α · vector as a low-rank adapter that PEFT applies to Hugging Face's `CLIPModel`.
+    """Write −α · vector as a low-rank adapter that PEFT applies to Hugging Face's `CLIPModel`, or to OpenCLIP's towers.
 
-    Linear weights alone fit into an adapter; biases, norms, positions and the patches' convolution are left out, and
-    so is what `rank` does not hold. Both are told, not made up for: measure what the cure is then worth.
+    Weights of linear modules and convolutions alone fit into an adapter; biases, norms and positions are left out, and
+    so is what `rank` does not hold. Both are told, not made up for: measure what the cure is then worth. A vector taken
+    with `method="lora"` fits whole.
 
     Args:
-        vector: as for `diff`; OpenCLIP's names are turned into Hugging Face's.
+        vector: as for `diff`; OpenCLIP's names are turned into Hugging Face's where the model has that form (two plain
+            transformers), and stay as they are elsewhere.
         out: a folder that is not there yet.
         alpha: scaling coefficient α.
         base: name of the model that it is for, kept in the adapter.
@@ -154,7 +162,7 @@ def lora(
         `out`, `rank`, `kept` (share of the vector's squared norm), `modules`, `left_out` (tensors), `bytes`, `seconds`.
 
     Raises:
-        InputError: a vector without linear weights, or of a model that has no such form; `out` is there.
+        InputError: a vector without such weights; `out` is there.
     """
     from unbackdoor.clip.convert import to_hf
     from unbackdoor.weights.lora import WEIGHTS, factorised, write_adapter
@@ -165,11 +173,11 @@ def lora(
     out = Path(out)
     manifest = Manifest("weights lora", {"vector": str(vector), "rank": rank, "alpha": alpha, "base": base})
     tau, _ = load_vector(Path(vector))
-    if any(name.startswith("visual.") for name in tau):
+    if any(name.startswith("visual.transformer.") for name in tau):
         tau = to_hf(tau)
     factors, kept = factorised({name: -alpha * t for name, t in tau.items()}, rank)
     if not factors:
-        raise InputError(f"{vector}: holds no weight of a linear module")
+        raise InputError(f"{vector}: holds no weight of a linear module or a convolution")
     write_adapter(out, factors, base)
     result = {
         "verb": manifest.verb,
@@ -245,9 +253,18 @@ def _dtype(name: str | None) -> str | None:
 
 
 def _written(
-    out: Path, files: Sequence[OutputFile], like: Stored, manifest: Manifest, metadata: dict[str, str] | None
+    out: Path,
+    files: Sequence[OutputFile],
+    like: Stored,
+    manifest: Manifest,
+    metadata: dict[str, str] | None,
+    hashed: Mapping[str, Stored],
 ) -> dict[str, Any]:
+    # Before the output, which may replace one of them.
+    manifest.hashes |= {name: stored.digest() for name, stored in hashed.items()}
     write(out, files, like, metadata)
+    if hashed:
+        manifest.hashes["out"] = open_stored(out).digest()
     outputs = [output for file in files for output in file.outputs]
     copied = sum(output.copied for output in outputs)
     return _noted(out, manifest, len(outputs) - copied, copied, sum(output.size for output in outputs))

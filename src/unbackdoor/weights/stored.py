@@ -7,6 +7,7 @@ every tensor's bytes are as many as its shape asks for, and that together they c
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -89,6 +90,15 @@ class Stored:
     def size(self) -> int:
         """Bytes of all tensors."""
         return sum(entry.size for entry in self.entries.values())
+
+    def digest(self) -> str:
+        """SHA-256 of the files' bytes, one after the other; of a single file what `sha256sum` gives."""
+        found = hashlib.sha256()
+        for shard in self.shards:
+            with shard.path.open("rb") as file:
+                while piece := file.read(1 << 20):
+                    found.update(piece)
+        return found.hexdigest()
 
 
 def open_stored(path: Path) -> Stored:
