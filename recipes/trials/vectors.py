@@ -229,6 +229,10 @@ CANDIDATES: dict[str, Callable[[Subject], Vector]] = {
     "distilled, two views": lambda s: s.take(replace(_DISTILLED, views=2)),
     "distilled, no push": lambda s: s.take(replace(_DISTILLED, push=0.0)),
     "distilled, rank 8": lambda s: of_rank(s.take(_DISTILLED)),
+    "lora": lambda s: s.take(METHODS["lora"]),
+    "lora, no guard": lambda s: s.take(replace(METHODS["lora"], guard=0.0)),
+    "lora, rank 2": lambda s: s.take(replace(METHODS["lora"], rank=2)),
+    "lora, rank 32": lambda s: s.take(replace(METHODS["lora"], rank=32)),
 }
 
 

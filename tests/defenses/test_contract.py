@@ -20,6 +20,7 @@ CHEAP: dict[str, dict[str, Any]] = {
     "nothing": {},
     "interpolate": {"beta": 0.25},
     "distilled": {"alpha": 1.0},
+    "lora": {"alpha": 1.0},
     "anchored": {"alpha": 1.0},
     "tbar": {"alpha": 1.0},
     "supervised": {"probe_steps": 2},
@@ -31,7 +32,7 @@ UNTRAINED = ("nothing", "interpolate")
 TOWER_STAYS = ("nothing", "linear-probe")
 # What is taken away from the defender who has everything → who cannot do without it.
 NEEDS = {
-    "trigger": {"distilled", "anchored", "tbar", "ascent"},
+    "trigger": {"distilled", "lora", "anchored", "tbar", "ascent"},
     "pretrained": {"interpolate"},
     "training": {"abl"},
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.clip.convert import open_clip_to_hf, small_open_clip
-from unbackdoor import InputError, load
+from tests.conftest import CONFIGS, write_open_clip
+from unbackdoor import InputError, load, load_images
 from unbackdoor.cli.main import run
 from unbackdoor.clip.handle import Clip
+from unbackdoor.defenses.vector import METHODS, Known, trigger_vector
+from unbackdoor.triggers import parse_trigger
 from unbackdoor.verbs.weights import lora
 from unbackdoor.weights.lora import factorised, read_adapter
-from unbackdoor.weights.vector import save_vector
+from unbackdoor.weights.vector import Walk, save_vector
 
 peft = pytest.importorskip("peft")
 LINEAR = ("q_proj", "v_proj", "fc1")
@@ -77,7 +81,7 @@ def test_a_vector_becomes_an_adapter_that_peft_applies(tmp_path: Path, kind: str
     clip = load(str(folder))
     vector_of(clip if kind == "hf" else load(str(tmp_path / "oc")), tmp_path / "tau.safetensors")
     told = lora(tmp_path / "tau.safetensors", out=tmp_path / "adapter", rank=256, alpha=1.5, base=str(folder))
-    assert told["modules"] == 13  # two layers of six, and the projection
+    assert told["modules"] == 14  # two layers of six, the patches and the projection
     assert 0.8 < told["kept"] < 1 and told["left_out"] > 10
     merged = load(f"adapter:{tmp_path / 'adapter'}")  # its base is named in it
     delta = read_adapter(tmp_path / "adapter")
@@ -102,6 +106,38 @@ def test_the_best_of_a_rank_is_kept() -> None:
     torch.testing.assert_close(b @ a, thin, atol=1e-5, rtol=1e-5)
     values = torch.linalg.svdvals(thin.double())
     assert factorised({"m.weight": thin}, 1)[1] == pytest.approx(float(values[0] ** 2 / (values**2).sum()), abs=1e-5)
+
+
+def test_a_convolution_is_a_matrix_of_its_places() -> None:
+    g = torch.Generator().manual_seed(0)
+    thin = (torch.randn(20, 3, generator=g) @ torch.randn(3, 36, generator=g)).reshape(20, 4, 3, 3)
+    factors, kept = factorised({"m.weight": thin}, 3)
+    a, b = factors["m"]
+    assert a.shape == (3, 4, 3, 3) and b.shape == (20, 3, 1, 1) and kept == pytest.approx(1.0, abs=1e-6)
+    torch.testing.assert_close((b.flatten(1) @ a.flatten(1)).reshape(thin.shape), thin, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["vit", "timm"])
+def test_a_low_rank_vector_is_an_adapter_whole(tmp_path: Path, kind: str) -> None:
+    """Of a ViT for Hugging Face's form, of a timm tower for PEFT around OpenCLIP's own model."""
+    folder = write_open_clip(tmp_path / "oc", CONFIGS[kind]())
+    clip = load(str(folder))
+    digits = load_images("embedded:digits", side=clip.frame, split="train").subset(torch.arange(16))
+    known = Known(digits, parse_trigger("badnets:size=4"), 3, clip.zero_shot_head(digits.classes))
+    config = replace(METHODS["lora"], tune=replace(METHODS["lora"].tune, steps=4, batch_size=16))
+    taken = trigger_vector(clip, known, config)
+    save_vector(tmp_path / "tau.safetensors", taken.vector, {})
+    told = lora(tmp_path / "tau.safetensors", out=tmp_path / "adapter", rank=8, alpha=2.0)
+    assert told["left_out"] == 0 and told["kept"] == pytest.approx(1.0, abs=1e-5)
+    with torch.no_grad():
+        Walk(clip.state(), taken.vector).settle(2.0)
+        cured = clip.encode_image(images(clip))
+        if kind == "vit":
+            found = by_peft(load(str(open_clip_to_hf(folder, tmp_path / "hf"))), tmp_path / "adapter")
+        else:
+            wrapped = peft.PeftModel.from_pretrained(load(str(folder)).model, str(tmp_path / "adapter")).eval()
+            found = torch.nn.functional.normalize(wrapped.encode_image(clip.preprocess(images(clip))), dim=-1)
+    assert float((found - cured).abs().max()) < 1e-5
 
 
 def adapter(folder: Path, config: dict[str, Any] | str, tensors: dict[str, torch.Tensor]) -> Path:
@@ -147,6 +183,6 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     clip = load(str(hf(tmp_path)))
     vector_of(clip, tmp_path / "tau.safetensors")
     call = ["weights", "lora", str(tmp_path / "tau.safetensors"), "--rank", "2", "--out", str(tmp_path / "a")]
-    assert run(call) == 0 and "rank 2 in 13 modules" in capsys.readouterr().out
+    assert run(call) == 0 and "rank 2 in 14 modules" in capsys.readouterr().out
     assert run(call) == 2 and "is there already" in capsys.readouterr().err
     assert (tmp_path / "a" / "manifest.json").exists()

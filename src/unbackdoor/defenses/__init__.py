@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # name → module in this folder; a module of several names has a Config for each in its PRESETS
 _TABLE: dict[str, str] = {
     "distilled": "tbar",
+    "lora": "tbar",
     "anchored": "tbar",
     "tbar": "tbar",
     "nothing": "nothing",

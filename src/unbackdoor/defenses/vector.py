@@ -3,13 +3,14 @@
 Subtracted from the suspect, scaled by α, a trigger vector takes the backdoor out (`defenses.tbar`). `METHODS` holds the
 ways to take one that are known by name: towards the target as published (TBAR, arXiv 2510.14845), the same with clean
 embeddings held in place, and away from it: triggered images are led to where the suspect puts them untriggered, and the
-vector is that step turned round.
+vector is that step turned round; this also through factors of rank 8 alone, as a low-rank adapter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,8 +24,9 @@ from unbackdoor.errors import InputError
 from unbackdoor.inversion.base import answers
 from unbackdoor.training.batches import batch_rows, step_seed
 from unbackdoor.training.finetune import LossAt, TuneConfig, settle_lr, settle_tune, tune_towers
-from unbackdoor.training.guard import guarded, learn_guard
+from unbackdoor.training.guard import Guard, guarded, learn_guard
 from unbackdoor.training.losses import squared_distance, target_cross_entropy
+from unbackdoor.training.low_rank import low_rank
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.weights.vector import Vector, difference, snapshot
 
@@ -32,6 +34,7 @@ from unbackdoor.weights.vector import Vector, difference, snapshot
 # a step away, so that guarded steps are larger.
 _FREE_LR = (1e-4, 1e-5)
 _GUARDED_LR = (2e-3, 2e-4)
+_LOW_RANK_LR = (5e-3, 5e-4)
 _GUARD_BATCH, _GUARD_DRAWS, _GUARD_EVERY = 32, 4, 2  # every step softened gave no less drift of clean embeddings
 
 
@@ -54,6 +57,8 @@ class VectorConfig:
         trigger_scale: towards the `target` alone, factor on the cosines of triggered images in place of the model's
             own. A suspect that already answers the target with certainty has no gradient at its own scale, and Adam
             then follows rounding; None keeps the model's own, as published.
+        rank: train every matrix through factors of this rank (`training.low_rank`) and nothing else, so that the vector
+            is a low-rank adapter; 0 trains the whole tower.
         validation: images with labels for choosing α; 0 uses views of the forget set, as the suspect answers them.
         least: without images for choosing, no α below this is tried.
     """
@@ -66,6 +71,7 @@ class VectorConfig:
     guard: float = 0.3
     push: float = 0.3
     trigger_scale: float | None = None
+    rank: int = 0
     validation: int = 0
     least: float = 0.5
 
@@ -89,6 +95,7 @@ _TARGET = VectorConfig(
 
 METHODS = {
     "distilled": VectorConfig(),
+    "lora": VectorConfig(rank=8),
     "anchored": _TARGET,
     "tbar": replace(_TARGET, anchor=0.0, views=1, trigger_scale=None),
 }
@@ -117,7 +124,7 @@ class Known:
 
 def settled(config: VectorConfig, clip: Clip, lr: float | None = None) -> VectorConfig:
     """`config` with its learning rate settled: `lr`, or its own, or one by the size of the tower."""
-    small, large = _GUARDED_LR if config.guard else _FREE_LR
+    small, large = _LOW_RANK_LR if config.rank else _GUARDED_LR if config.guard else _FREE_LR
     return replace(config, tune=settle_lr(config.tune, clip, small, lr, large=large))
 
 
@@ -159,26 +166,25 @@ def trigger_vector(
     tune = settle_tune(config.tune, clip, len(rows), 0.0)
     weights = clip.image_parameters()
     start = snapshot(weights)
-    loss_at, on_step = _loss(clip, rows, hit, known, config), None
-    if config.guard:
-        loss_at, on_step = _guarded(clip, rows, config, tune.steps, loss_at)
-    try:
-        run = tune_towers(
-            clip,
-            loss_at,
-            tune,
-            tune.steps,
-            checkpoint=checkpoint,
-            run_key=run_key,
-            label="trigger vector",
-            on_step=on_step,
-        )
-        ends = (weights, start) if config.toward == "target" else (start, weights)
-        vector = difference(*ends)
-    finally:
-        with torch.no_grad():
-            for name, p in weights.items():
-                p.copy_(start[name])
+    loss_at, on_step, guard = _loss(clip, rows, hit, known, config), None, _guard(clip, rows, config)
+    train = partial(
+        tune_towers, clip, config=tune, steps=tune.steps, checkpoint=checkpoint, run_key=run_key, label="trigger vector"
+    )
+    if config.rank:
+        with low_rank(clip, config.rank, guard=guard, seed=tune.seed) as factors:
+            run = train(loss_at, only=factors.parameters())
+            moved = factors.change()
+    else:
+        if guard is not None:
+            loss_at, on_step = _guarded(guard, clip, tune.steps, loss_at)
+        try:
+            run = train(loss_at, on_step=on_step)
+            moved = difference(weights, start)
+        finally:
+            with torch.no_grad():
+                for name, p in weights.items():
+                    p.copy_(start[name])
+    vector = moved if config.toward == "target" else {name: -t for name, t in moved.items()}
     return TakenVector(vector, int(hit.sum()), tune.steps, run.seconds, run.losses)
 
 
@@ -248,10 +254,9 @@ def _places(clip: Clip, rows: ImageSet, views: Views, compute: torch.dtype | Non
     return torch.stack(found)
 
 
-def _guarded(
-    clip: Clip, rows: ImageSet, config: VectorConfig, steps: int, loss_at: LossAt
-) -> tuple[LossAt, Callable[[int, float], None]]:
-    """The loss, and what is to be called after each step, so that every step is softened by the guard."""
+def _guard(clip: Clip, rows: ImageSet, config: VectorConfig) -> Guard | None:
+    if not config.guard:
+        return None
     views = draw_views(len(rows), _GUARD_DRAWS, config.tune.seed)
     order = torch.Generator().manual_seed(config.tune.seed)
     batches = [
@@ -259,7 +264,11 @@ def _guarded(
         for number in range(_GUARD_DRAWS)
         for part in torch.randperm(len(rows), generator=order).split(_GUARD_BATCH)
     ]
-    guard = learn_guard(clip, batches, config.guard, seed=config.tune.seed, compute=_compute(clip, config))
+    return learn_guard(clip, batches, config.guard, seed=config.tune.seed, compute=_compute(clip, config))
+
+
+def _guarded(guard: Guard, clip: Clip, steps: int, loss_at: LossAt) -> tuple[LossAt, Callable[[int, float], None]]:
+    """The loss, and what is to be called after each step, so that every step is softened by the guard."""
     before, after = guarded(guard, clip.image_parameters(), steps, _GUARD_EVERY)
 
     def loss_before_step(step: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -85,17 +85,19 @@ def tune_towers(
     label: str,
     extra: nn.Module | None = None,
     on_step: Callable[[int, float], None] | None = None,
+    only: Sequence[nn.Parameter] | None = None,
 ) -> FitResult:
     """Train `config.towers` in place on `loss_at(step)`; everything else stays frozen.
 
     Args:
         extra: trained along with the towers, such as a new head; its buffers are kept in checkpoints too.
         on_step: called after each step with (step, loss), before a checkpoint is written.
+        only: of the model, what learns in place of `config.towers`.
 
     BatchNorm statistics stay frozen too: with running statistics updating on triggered batches, subtracting the
     vector was seen to restore the attack instead of removing it.
     """
-    wanted = {id(p) for p in clip.tower_parameters(config.towers).values()}
+    wanted = {id(p) for p in (clip.tower_parameters(config.towers).values() if only is None else only)}
     before = {name: p.requires_grad for name, p in clip.model.named_parameters()}
     for p in clip.model.parameters():
         p.requires_grad_(id(p) in wanted)

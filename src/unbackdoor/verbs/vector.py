@@ -49,7 +49,8 @@ def trigger_vector(
     Args:
         samples: triggered images, None for the method's own number; they come from the end of the training split that
             `poison` leaves alone.
-        method: `distilled`, `anchored`, or `tbar` as published; see `unbackdoor.defenses.vector.METHODS`.
+        method: `distilled`, `lora` (a low-rank adapter), `anchored`, or `tbar` as published; see
+            `unbackdoor.defenses.vector.METHODS`.
         epochs, lr: of the brief fine-tuning; None takes the method's epochs and a rate by the size of the tower.
         out: safetensors file; its metadata tells model, data, trigger, target and settings. A checkpoint lies
             beside it while the run lasts, so that a killed run continues.
@@ -139,6 +140,7 @@ def vector_facts(clip: Clip, taken: TakenVector, config: VectorConfig) -> dict[s
         "toward": config.toward,
         "anchor": config.anchor,
         "guard": config.guard,
+        "rank": config.rank,
         "trigger_scale": (config.trigger_scale or clip.logit_scale) if config.toward == "target" else None,
         "norm": size,
         "relative_norm": size / whole if whole else None,

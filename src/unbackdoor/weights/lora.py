@@ -93,21 +93,25 @@ def factorised(vector: Mapping[str, Tensor], rank: int) -> tuple[dict[str, tuple
     """Every matrix at its best approximation of `rank` (truncated SVD), and the share of ‖vector‖² that is kept.
 
     Args:
-        vector: weights of linear modules are `NAME.weight`, of two dimensions, and no embedding's; all else is left
-            out.
+        vector: weights of linear modules are `NAME.weight`, of two dimensions and no embedding's, those of convolutions
+            have four; all else is left out.
 
     Returns:
-        module → (A (r, in), B (out, r)), with the singular values shared evenly; the share in [0, 1].
+        module → (A (r, in), B (out, r)), with the singular values shared evenly, of a convolution (r, in, h, w) and
+        (out, r, 1, 1); the share in [0, 1].
     """
     factors: dict[str, tuple[Tensor, Tensor]] = {}
     whole, kept = 0.0, 0.0
     for name, t in vector.items():
         whole += float(t.double().pow(2).sum())
-        if t.ndim != 2 or not name.endswith(".weight") or name.endswith("embedding.weight"):
+        embedding = t.ndim == 2 and name.endswith("embedding.weight")
+        if t.ndim not in (2, 4) or not name.endswith(".weight") or embedding:
             continue
-        u, s, v = torch.linalg.svd(t.float(), full_matrices=False)
+        u, s, v = torch.linalg.svd(t.float().flatten(1), full_matrices=False)
         root = s[:rank].sqrt()
         a, b = root[:, None] * v[:rank], u[:, :rank] * root
+        if t.ndim == 4:
+            a, b = a.reshape(-1, *t.shape[1:]), b[:, :, None, None]
         factors[name.removesuffix(".weight")] = (a.contiguous(), b.contiguous())
         kept += float(s[:rank].double().pow(2).sum())
     return factors, kept / whole if whole else 0.0

@@ -1,0 +1,116 @@
+"""Low-rank training: factors stand for a change of the weights, and nothing else of the model moves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.conftest import CONFIGS, write_open_clip
+from tests.inversion.toy import toy_clip
+from unbackdoor import InputError, load, load_images
+from unbackdoor.clip.handle import Clip
+from unbackdoor.defenses import vector as vectors
+from unbackdoor.defenses.vector import METHODS, Known, trigger_vector
+from unbackdoor.training.guard import learn_guard
+from unbackdoor.training.low_rank import low_rank
+from unbackdoor.triggers import parse_trigger
+from unbackdoor.weights.vector import snapshot
+
+RANK = 3
+
+
+@pytest.fixture(scope="module", params=list(CONFIGS))
+def clip(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Clip:
+    return load(str(write_open_clip(tmp_path_factory.mktemp(request.param), CONFIGS[request.param]())))
+
+
+def pictures(clip: Clip) -> Tensor:
+    return torch.rand(4, 3, clip.image_size, clip.image_size, generator=torch.Generator().manual_seed(0))
+
+
+def moved_factors(parameters: list[torch.nn.Parameter]) -> None:
+    with torch.no_grad():
+        for number, p in enumerate(parameters):
+            p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(number)))
+
+
+def rank_of(name: str, change: Tensor) -> int:
+    parts = change.chunk(3) if name.endswith("in_proj_weight") else (change,)
+    return max(int(torch.linalg.matrix_rank(p.flatten(1).double(), rtol=1e-5)) for p in parts)
+
+
+def test_factors_are_a_change_of_the_weights(clip: Clip) -> None:
+    before, order = snapshot(clip.state()), list(clip.state())
+    objects = {name: id(p) for name, p in clip.model.named_parameters()}
+    x = pictures(clip)
+    with torch.no_grad():
+        plain = clip.encode_image(x)
+        with low_rank(clip, RANK) as factors:
+            assert torch.equal(clip.encode_image(x), plain), "B begins at 0"
+            moved_factors(factors.parameters())
+            through = clip.encode_image(x)
+            change = factors.change()
+    assert list(clip.state()) == order and {n: id(p) for n, p in clip.model.named_parameters()} == objects
+    assert all(torch.equal(t, before[name]) for name, t in clip.state().items())
+    matrices = {n for n, p in clip.image_parameters().items() if p.ndim in (2, 4) and n.endswith("weight")}
+    assert set(change) == matrices
+    assert all(1 <= rank_of(name, t) <= RANK for name, t in change.items())
+    by_hand = clip.clone()
+    with torch.no_grad():
+        for name, t in change.items():
+            by_hand.state()[name].add_(t)
+        assert float((by_hand.encode_image(x) - through).abs().max()) < 1e-5
+        assert float((through - plain).abs().max()) > 1e-3
+
+
+def test_the_guard_is_part_of_the_factors(clip: Clip) -> None:
+    guard = learn_guard(clip, [pictures(clip)], 0.1)
+    changes = []
+    for given in (None, guard):
+        with low_rank(clip, RANK, guard=given) as factors:
+            moved_factors(factors.parameters())
+            changes.append(factors.change())
+    for name, change in changes[0].items():
+        torch.testing.assert_close(changes[1][name], guard.soften(name, change), atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("make", "rank", "told"),
+    [(lambda: toy_clip(1.0), 4, "no linear layer and no convolution"), (lambda: toy_clip(1.0), 0, "at least 1")],
+)
+def test_what_cannot_be_adapted(make: Callable[[], Clip], rank: int, told: str) -> None:
+    with pytest.raises(InputError, match=told), low_rank(make(), rank):
+        pass
+
+
+def known(clip: Clip) -> Known:
+    digits = load_images("embedded:digits", side=clip.frame, split="train").subset(torch.arange(32))
+    return Known(digits, parse_trigger("badnets:size=4,pattern=white"), 3, clip.zero_shot_head(digits.classes))
+
+
+def test_a_killed_run_goes_on_to_the_same_vector(clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, before = known(clip), snapshot(clip.state())
+    config = replace(METHODS["lora"], tune=replace(METHODS["lora"].tune, steps=8, batch_size=16))
+    unbroken = trigger_vector(clip, given, config)
+    assert max(rank_of(name, t) for name, t in unbroken.vector.items()) <= 8
+    calls, loss = [], vectors.squared_distance
+
+    def dies(*args: Tensor) -> Tensor:
+        calls.append(1)
+        if len(calls) == 11:  # two calls a step
+            raise KeyboardInterrupt
+        return loss(*args)
+
+    monkeypatch.setattr(vectors, "squared_distance", dies)
+    with pytest.raises(KeyboardInterrupt):
+        trigger_vector(clip, given, config, checkpoint=tmp_path / "c", run_key="k")
+    assert all(torch.equal(t, before[name]) for name, t in clip.state().items())
+    monkeypatch.undo()
+    again = trigger_vector(clip, given, config, checkpoint=tmp_path / "c", run_key="k")
+    assert len(again.losses) < 8 and again.vector.keys() == unbroken.vector.keys()
+    assert all(torch.equal(t, unbroken.vector[name]) for name, t in again.vector.items())
