@@ -15,7 +15,7 @@ from unbackdoor.devices import half_type
 
 _SAMPLE = 16  # views that are answered in both types to begin with
 _HEADROOM = 3.0  # on the farthest move seen
-_WORTH = 256  # views from which the sample is paid back
+_WORTH = 64  # views from which the sample is paid back
 _LEAST, _TOO_MANY = 64, 0.5  # after so many views, and so large a share of them answered twice, half types are given up
 
 
@@ -50,7 +50,7 @@ class Answers:
 
     @classmethod
     def of(cls, clip: Clip, head: Tensor, views: int) -> Answers:
-        """In a half type where the device computes faster in one and there are at least 256 views."""
+        """In a half type where the device computes faster in one and there are at least 64 views."""
         return cls(clip, head, half_type(clip.device) if views >= _WORTH else None)
 
     @torch.inference_mode()

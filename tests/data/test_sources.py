@@ -196,6 +196,14 @@ def test_a_decompression_bomb_is_skipped(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(data) == 9 and data.skipped == 1
 
 
+def test_what_a_name_hides_is_not_opened(tmp_path: Path) -> None:
+    """A picture by its name, PostScript by its content: Pillow would hand it to another program."""
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(x) run\n%%EOF\n"
+    assert Image.open(io.BytesIO(script)).format == "EPS"
+    data = load_images(make_folder(tmp_path / "d", [*RECORDS, ("red", script)]), side=8)
+    assert len(data) == 9 and data.skipped == 1
+
+
 def test_float_batch_and_subset() -> None:
     data = load_images("embedded:digits", side=16, split="test")
     part = data.subset([3, 1])

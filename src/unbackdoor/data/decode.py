@@ -18,6 +18,8 @@ from unbackdoor.data.source import Picture
 from unbackdoor.progress import Progress
 
 _CHUNK = 512
+# What a file is called does not decide what Pillow takes it for, and it knows formats that start other programs (EPS).
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _LONGEST = 16  # sides to each other; the rest of a longer strip is never seen, and would be resized for nothing
 _MODES = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -25,11 +27,11 @@ _MODES = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILI
 def decode(picture: Picture, frame: Frame) -> np.ndarray | None:
     """One picture as uint8 (3, side, side), framed as the libraries' own transforms frame it.
 
-    None when it cannot be read (corrupt, not an image, absurdly large).
+    None when it cannot be read (corrupt, none of the usual formats, absurdly large).
     """
     try:
         if isinstance(picture, bytes):
-            with Image.open(io.BytesIO(picture)) as opened:
+            with Image.open(io.BytesIO(picture), formats=_FORMATS) as opened:
                 # Pillow itself refuses only above twice the limit, and warns below that.
                 if Image.MAX_IMAGE_PIXELS and opened.width * opened.height > Image.MAX_IMAGE_PIXELS:
                     return None
