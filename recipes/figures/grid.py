@@ -224,7 +224,7 @@ class Found:
     missing: list[Row]
 
 
-def gather(name: str, root: Path, runs: Path, hashes: dict[str, str]) -> Found:
+def gather(name: str, root: Path, runs: Path | None, hashes: dict[str, str]) -> Found:
     """A recipe's cells in its order, from the run folder or else from the record; the record learns of the new ones."""
     grid = read_recipe(RECIPES / f"{name}.yaml", root)
     path = ROOT / "docs" / "cells" / f"{name}.csv"
@@ -233,7 +233,7 @@ def gather(name: str, root: Path, runs: Path, hashes: dict[str, str]) -> Found:
     for suspect, cures in plan(grid, hashes):
         for cell in (suspect, *cures):
             row = {**cell["names"], "kind": cell["config"]["kind"]}
-            result = read_result(runs, cell["config"])
+            result = None if runs is None else read_result(runs, cell["config"])
             if result is not None:
                 rows.append(with_rate({**row, **result}, grid))
                 fresh += 1
@@ -273,9 +273,12 @@ def reader(said: str) -> Callable[[str], Found]:
     parser = argparse.ArgumentParser(description=said.split("\n")[0])
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--recipe", action="append", help="the recipes that FOLDER was made by; all by default")
     args = parser.parse_args()
     hashes = {"embedded": state_hash(load("embedded", device="cpu").state())}
-    return lambda name: gather(name, args.data_root, args.runs, hashes)
+    # Recipes share suspects, and one planted again for another would replace what a recipe's cures were measured on.
+    taken = args.recipe
+    return lambda name: gather(name, args.data_root, args.runs if not taken or name in taken else None, hashes)
 
 
 def main() -> None:
