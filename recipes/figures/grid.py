@@ -29,7 +29,7 @@ from unbackdoor.weights.files import state_hash
 Row = dict[str, Any]
 ROOT = Path(__file__).parent.parent.parent
 RECIPES = ROOT / "recipes" / "bench"
-DEFAULT = "distilled"  # what `unlearn` does unless it is told otherwise
+DEFAULT = "lora"  # what `unlearn` does unless it is told otherwise
 NAMES = {"cifar10": "CIFAR-10", "gtsrb": "GTSRB", "tiny-imagenet": "Tiny ImageNet"}
 
 HEAD = """\

@@ -45,7 +45,7 @@ def known(clip: Clip, digits: ImageSet, rows: torch.Tensor) -> Known:
 def test_the_backdoor_goes_and_the_rest_stays(suspect: Path, tmp_path: Path, how: dict[str, Any]) -> None:
     found = unlearn(model=str(suspect), out=tmp_path / "cure", **how, **ATTACK)
     assert found["before"]["asr"] > 0.95 and found["after"]["asr"] <= 0.03
-    assert found["retention"] >= 0.97 and found["vector"]["method"] == how.get("method", "distilled")
+    assert found["retention"] >= 0.97 and found["vector"]["method"] == how.get("method", "lora")
     vector = tmp_path / "cure" / "vector.safetensors"
     untouched = unlearn(model=str(suspect), out=tmp_path / "none", vector=vector, alpha=0.0, **ATTACK)
     assert untouched["after"] == untouched["before"] == found["before"]
@@ -74,7 +74,7 @@ def test_the_anchor_keeps_clean_images_out_of_the_vector(suspect: Path, digits: 
         clean, triggered = moves(clip, trigger_vector(clip, forget, config).vector, fresh)
         assert triggered > 0, f"{name}: θ − τ leads towards the target"
         ratio[name] = clean / triggered
-    assert max(ratio["anchored"], ratio["distilled"]) < 0.5 * ratio["tbar"], ratio
+    assert max(ratio["anchored"], ratio["distilled"], ratio["lora"]) < 0.5 * ratio["tbar"], ratio
 
 
 def test_batches_without_anything_to_trigger_only_anchor(digits: ImageSet) -> None:

@@ -171,7 +171,7 @@ def test_bad_input_is_refused_before_any_work(
 
 
 def test_an_unknown_method_is_refused(vit_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="method 'magic' is none of distilled, lora, anchored, tbar"):
+    with pytest.raises(InputError, match="method 'magic' is none of lora, distilled, anchored, tbar"):
         unlearn(model=str(vit_folder), out=tmp_path / "o", method="magic", **ATTACK)
 
 

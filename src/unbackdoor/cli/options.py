@@ -34,13 +34,14 @@ _SHARED: dict[str, Callable[[F], F]] = {
     "samples": click.option(
         "--samples",
         type=click.IntRange(1),
-        help="Triggered images for the vector.  [default: 64 distilled and lora, 256 otherwise and with --scan]",
+        help="Triggered images for the vector.  [default: 64 lora and distilled, 256 otherwise and with --scan]",
     ),
     "method": click.option(
         "--method",
-        type=click.Choice(["distilled", "lora", "anchored", "tbar"]),
-        help="How the vector is taken: triggered images led back to clean ones, the same as an adapter of rank 8, or "
-        "towards the target, with clean embeddings held in place or as published.  [default: distilled]",
+        type=click.Choice(["lora", "distilled", "anchored", "tbar"]),
+        help="How the vector is taken: triggered images led back to clean ones by an adapter of rank 8 or by the whole "
+        "tower, or towards the target, with clean embeddings held in place or as published.  [default: lora, distilled "
+        "with --scan]",
     ),
     "json": click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else."),
     "debug": click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback on internal errors."),

@@ -36,7 +36,7 @@ from unbackdoor.cli.options import rate_line, shared, show, story_lines
     "--validation",
     type=click.IntRange(0),
     help="Labelled images for choosing α, unlabelled with --scan; 0: the triggered ones, unlabelled.  [default: 0 "
-    "distilled, 512 otherwise and with --scan]",
+    "lora and distilled, 512 otherwise and with --scan]",
 )
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the triggered images.")
 @shared("method", "lr", "test_limit", "classes", "templates", "device", "seed")

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 # name → module in this folder; a module of several names has a Config for each in its PRESETS
 _TABLE: dict[str, str] = {
-    "distilled": "tbar",
     "lora": "tbar",
+    "distilled": "tbar",
     "anchored": "tbar",
     "tbar": "tbar",
     "nothing": "nothing",

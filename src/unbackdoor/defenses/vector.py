@@ -94,8 +94,8 @@ _TARGET = VectorConfig(
 )
 
 METHODS = {
-    "distilled": VectorConfig(),
     "lora": VectorConfig(rank=8),
+    "distilled": VectorConfig(),
     "anchored": _TARGET,
     "tbar": replace(_TARGET, anchor=0.0, views=1, trigger_scale=None),
 }

@@ -23,7 +23,7 @@ from unbackdoor.verbs.common import (
 )
 from unbackdoor.weights.vector import norm, save_vector
 
-DEFAULT_METHOD = "distilled"
+DEFAULT_METHOD = "lora"
 VALIDATION = 512  # images set aside for choosing α, so that `vector` and `unlearn` never share any
 
 
@@ -49,7 +49,7 @@ def trigger_vector(
     Args:
         samples: triggered images, None for the method's own number; they come from the end of the training split that
             `poison` leaves alone.
-        method: `distilled`, `lora` (a low-rank adapter), `anchored`, or `tbar` as published; see
+        method: `lora` (a low-rank adapter), `distilled` (the whole tower), `anchored`, or `tbar` as published; see
             `unbackdoor.defenses.vector.METHODS`.
         epochs, lr: of the brief fine-tuning; None takes the method's epochs and a rate by the size of the tower.
         out: safetensors file; its metadata tells model, data, trigger, target and settings. A checkpoint lies
