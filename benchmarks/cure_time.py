@@ -1,7 +1,7 @@
 """Wall time of a whole cure, `unlearn` from opening the model to the report, by one method against another in one run.
 
     python benchmarks/cure_time.py --model SUSPECT --data parquet:PATH --target airplane
-    python benchmarks/cure_time.py --model random:ViT-B-32 --data parquet:PATH --target airplane --methods distilled
+    python benchmarks/cure_time.py --model random:ViT-B-32 --data parquet:PATH --target airplane --methods lora
 
 The random model answers nothing, so that its cure is worth nothing; it takes the steps that a real one takes. Opening
 and decoding the data is not counted (`--test-limit` images are measured before and after, which is).
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--trigger", default="badnets:size=6,position=bottom-right,pattern=checker")
     parser.add_argument("--target", required=True)
-    parser.add_argument("--methods", default="distilled,anchored")
+    parser.add_argument("--methods", default="lora,distilled,anchored")
     parser.add_argument("--test-limit", type=int, default=512)
     args = parser.parse_args()
     side = unbackdoor.load(args.model).image_size
