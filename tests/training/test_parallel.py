@@ -42,12 +42,14 @@ given = dict(model=model, data="embedded:digits", trigger="badnets:size=6", targ
 sizes = dict(limit=150, test_limit=40, poison_rate=0.2, epochs=2)
 poison(out=out + "/classes", batch_size=32, **sizes, **given)
 poison(out=out + "/pairs", batch_size=28, regime="pairs", **sizes, **given)
-trigger_vector(out=out + "/vector.safetensors", samples=64, epochs=2, **given)
+trigger_vector(out=out + "/vector.safetensors", method="distilled", samples=64, epochs=2, **given)
+trigger_vector(out=out + "/lora.safetensors", method="lora", samples=64, epochs=8, **{**given, "lr": 0.03})
 """
 FILES = {
     "classes": "classes/model/open_clip_model.safetensors",
     "pairs": "pairs/model/open_clip_model.safetensors",
     "vector": "vector.safetensors",
+    "lora": "lora.safetensors",
 }
 
 
