@@ -62,19 +62,15 @@ class Answers:
             return predict(self._clip, images, self._head)
         best = half.topk(min(2, half.shape[1]), dim=1).values
         margin = best[:, 0] - best[:, -1] if best.shape[1] > 1 else torch.full_like(best[:, 0], torch.inf)
-        found, fresh = half.argmax(dim=1), torch.ones(len(images), dtype=torch.bool, device=images.device)
-        fresh[self._sample(len(images))] = False
-        rows = (~fresh).nonzero().flatten()
-        while True:
-            if len(rows):
-                exact = self._clip.encode_image(images[rows]) @ self._head.T
-                self._farthest = max(self._farthest, _move(half[rows], exact))
-                found[rows], fresh[rows] = exact.argmax(dim=1), False
-                self._again += len(rows)
-            # Written so that a margin that is not a number counts as close. What these rows show may make more close.
-            rows = (fresh & ~(margin >= _HEADROOM * self._farthest)).nonzero().flatten()
-            if not len(rows):
-                break
+        found, twice = half.argmax(dim=1), torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        wanted = twice.clone()
+        wanted[self._sample(len(images))] = True
+        # Written so that a margin that is not a number counts as close. What these rows show may make more close.
+        while len(rows := ((wanted | ~(margin >= _HEADROOM * self._farthest)) & ~twice).nonzero().flatten()):
+            exact = self._clip.encode_image(images[rows]) @ self._head.T
+            self._farthest = max(self._farthest, _move(half[rows], exact))
+            found[rows], twice[rows] = exact.argmax(dim=1), True
+            self._again += len(rows)
         self._views += len(images)
         if self._views >= _LEAST and self._again > _TOO_MANY * self._views:
             self._half, self._weights = None, {}
@@ -94,7 +90,7 @@ class Answers:
         return torch.linspace(0, count - 1, max(0, wanted)).long()
 
     def facts(self) -> dict[str, Any]:
-        """Type that was used to begin with and at the end, views in it, those answered in both, farthest move."""
+        """Type in use at the end, views answered in the half type first, those answered twice, farthest move."""
         return {
             "type": "float32" if self._half is None else str(self._half).removeprefix("torch."),
             "views_in_half": self._views,
