@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unbackdoor.printable import terminal
+
 
 class InputError(ValueError):
     """Bad input from the user. The command line prints it as one line and exits with code 2.
@@ -10,7 +12,7 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__("".join(c if c.isprintable() else " " for c in message))
+        super().__init__(terminal(message))
 
 
 def first_line(error: BaseException) -> str:
