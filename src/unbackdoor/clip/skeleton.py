@@ -1,0 +1,98 @@
+"""A model without memory: what a configuration asks for, before anything of that size is built.
+
+On PyTorch's meta device every tensor has a shape and no numbers, so that a model of any width costs nothing. Its names
+and shapes are compared with the header of the weights; only a model that the weights fill is then built for real.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unbackdoor.errors import InputError, first_line
+from unbackdoor.weights.stored import read_header
+
+# Masks, tables of positions and the like, which no file holds; the most of any published model is below 40 MB.
+_UNSTORED_BYTES = 256 << 20
+
+
+def header_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a safetensors file, of which only the header is read.
+
+    Raises:
+        InputError: no such file, or a damaged header.
+    """
+    return {entry.name: entry.shape for entry in read_header(path).entries}
+
+
+def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a state dict."""
+    return {name: tuple(t.shape) for name, t in state.items()}
+
+
+def outline(create: Callable[[], nn.Module], what: str) -> nn.Module:
+    """The model on the meta device, in evaluation mode. No random number is drawn.
+
+    Args:
+        create: builds it; sees the meta device as the default one.
+        what: the configuration, for the error.
+
+    Raises:
+        InputError: it cannot be built, or would need large tensors that no weights fill.
+    """
+
+    def on_meta() -> nn.Module:
+        with torch.device("meta"):
+            return create().eval()
+
+    model = built(on_meta, what)
+    stored = model.state_dict()
+    unstored = sum(_bytes(t) for name, t in model.named_buffers() if name not in stored)
+    if unstored > _UNSTORED_BYTES:
+        raise InputError(
+            f"{what}: asks for {unstored >> 20} MB of masks and tables that no file holds; the most is "
+            f"{_UNSTORED_BYTES >> 20} MB"
+        )
+    return model
+
+
+def built(create: Callable[[], nn.Module], what: str) -> nn.Module:
+    """What `create` returns.
+
+    Raises:
+        InputError: it fails, in whatever way.
+    """
+    try:
+        return create()
+    except InputError:
+        raise
+    except Exception as error:  # a stranger's configuration can fail anywhere inside a library
+        raise InputError(
+            f"{what}: the library cannot build this model ({type(error).__name__}: {first_line(error)})"
+        ) from None
+
+
+def probe(call: Callable[[], Any], what: str) -> tuple[int, ...]:
+    """Shape of what a tower of an `outline` makes of one input on the meta device, which costs no arithmetic.
+
+    Raises:
+        InputError: the tower cannot take that input, or returns something else than rows of numbers.
+    """
+    try:
+        with torch.no_grad(), torch.device("meta"):
+            rows = call()
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{what} ({type(error).__name__}: {first_line(error)})") from None
+    if not isinstance(rows, Tensor) or rows.ndim != 2:
+        raise InputError(f"{what} (it gives no rows of numbers)")
+    return tuple(rows.shape)
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
