@@ -98,7 +98,7 @@ def test_an_output_folder_means_its_model(vit_folder: Path, tmp_path: Path) -> N
         (lambda c: c["preprocess_cfg"].update(mean="abc"), "image mean must be three numbers"),
         (lambda c: c["preprocess_cfg"].update(mean=[0.5]), "image mean must be three numbers"),
         (lambda c: c["preprocess_cfg"].update(std=[0, 1, 1]), "image std must be three positive numbers"),
-        (lambda c: c["preprocess_cfg"].update(resize_mode="longest"), "resize_mode longest"),
+        (lambda c: c["preprocess_cfg"].update(resize_mode="longest", fill_color=9), "fill_color 9 is not supported"),
     ],
 )
 def test_bad_open_clip_configurations(edit: Callable[[Json], object], part: str, vit_folder: Path) -> None:
@@ -273,7 +273,7 @@ def decoded(image: Image.Image, frame: Frame) -> torch.Tensor:
 def test_a_long_strip_is_framed_without_its_ends(shape: tuple[int, int]) -> None:
     """Its short side alone would ask for a picture a hundred times as large as the strip."""
     strip = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    found = decode(strip, Frame(32, squash=False))
+    found = decode(strip, Frame(32, fit="shortest"))
     assert found is not None and found.shape == (3, 32, 32)
     height, width = (32 * side // min(shape) for side in shape)
     whole = Image.fromarray(strip).resize((width, height), Image.Resampling.BICUBIC)
@@ -283,14 +283,14 @@ def test_a_long_strip_is_framed_without_its_ends(shape: tuple[int, int]) -> None
 
 
 @pytest.mark.parametrize("size", [(47, 61), (61, 47), (32, 32), (20, 45), (45, 33), (100, 101)])
-@pytest.mark.parametrize("mode", ["squash", "shortest"])
+@pytest.mark.parametrize("mode", ["squash", "shortest", "longest"])
 def test_preprocessing_is_open_clips(size: tuple[int, int], mode: str) -> None:
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
     theirs = image_transform_v2(PreprocessCfg(size=32, mean=mean, std=std, resize_mode=mode), is_train=False)
     image, pixels = picture(*size)
-    step = Preprocess(32, mean, std, squash=mode == "squash")
+    step = Preprocess(Frame(32, fit=mode), mean, std)
     # Two bytes' worth; a shifted crop differs by 0.5.
     assert float((theirs(image) - step(pixels)[0]).abs().max()) < 0.04
     assert float((theirs(image) - step(decoded(image, step.frame))[0]).abs().max()) < 1e-6

@@ -10,7 +10,7 @@ import torch
 from tests.clip.convert import open_clip_to_hf, small_open_clip, to_hf, to_open_clip
 from tests.conftest import CONFIGS, vit_config, write_open_clip
 from unbackdoor import load
-from unbackdoor.clip.preprocess import Preprocess
+from unbackdoor.clip.preprocess import Frame, Preprocess
 from unbackdoor.errors import InputError
 from unbackdoor.weights.files import read_tensors, write_tensors
 
@@ -92,7 +92,7 @@ def test_head_is_the_mean_of_templates_and_is_cached(vit_folder: Path) -> None:
 
 @pytest.mark.parametrize("squash", [True, False])
 def test_preprocess(squash: bool) -> None:
-    step = Preprocess(16, (0.5, 0.4, 0.3), (0.2, 0.2, 0.2), squash=squash)
+    step = Preprocess(Frame(16, fit="squash" if squash else "shortest"), (0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
     x = images(16)
     torch.testing.assert_close(step(x) * 0.2 + torch.tensor([0.5, 0.4, 0.3]).view(1, 3, 1, 1), x)
     wide = torch.rand(2, 3, 20, 40, requires_grad=True)

@@ -12,7 +12,7 @@ from tests.clip.convert import open_clip_to_hf
 from tests.conftest import CONFIGS, write_open_clip
 from unbackdoor import load
 from unbackdoor.clip.handle import Clip, Format
-from unbackdoor.clip.preprocess import Preprocess
+from unbackdoor.clip.preprocess import Frame, Preprocess
 from unbackdoor.clip.streamline import _Patches, _SelfAttention, streamlined
 from unbackdoor.weights.files import state_hash
 
@@ -116,7 +116,7 @@ def test_a_fold_that_changes_the_answers_is_undone() -> None:
     model = nn.Module()
     model.visual = _Forked()
     kind = Format("toy", ("visual.",), lambda m, x: m.visual(x), lambda m, t: x_none(), lambda s, f: None, "toy")
-    clip = Clip(model.eval(), "toy", Preprocess(8, (0.0,) * 3, (1.0,) * 3), kind)
+    clip = Clip(model.eval(), "toy", Preprocess(Frame(8), (0.0,) * 3, (1.0,) * 3), kind)
     fast, images = streamlined(clip), torch.rand(2, 3, 8, 8)
     assert count(fast, nn.BatchNorm2d) == 1
     torch.testing.assert_close(fast.encode_image(images), clip.encode_image(images))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unbackdoor.clip.handle import Clip, Format
-from unbackdoor.clip.preprocess import Preprocess
+from unbackdoor.clip.preprocess import Frame, Preprocess
 from unbackdoor.clip.streamline import streamlined
 from unbackdoor.data.images import ImageSet
 from unbackdoor.inversion.base import Subject
@@ -46,7 +46,7 @@ def toy_clip(strength: float, second: float = 0.0) -> Clip:
         return torch.stack([F.one_hot(torch.tensor(NAMES.index(t.split()[-1])), len(NAMES)).float() for t in texts])
 
     kind = Format("toy", ("visual.",), lambda m, x: m.visual(x), text, lambda state, folder: None, "toy")
-    return Clip(_Model(strength, second), "toy", Preprocess(SIDE, (0.0,) * 3, (1.0,) * 3), kind)
+    return Clip(_Model(strength, second), "toy", Preprocess(Frame(SIDE), (0.0,) * 3, (1.0,) * 3), kind)
 
 
 def toy_images(count: int = 96) -> ImageSet:

@@ -210,7 +210,7 @@ def _write_hf(clip: Clip, folder: Path) -> None:
         | parts["text"],
     }
     _write_json(folder / "config.json", config)
-    side = clip.image_size
+    side, squash = clip.image_size, _squashes(clip)
     _write_json(
         folder / "preprocessor_config.json",
         {
@@ -218,8 +218,8 @@ def _write_hf(clip: Clip, folder: Path) -> None:
             "image_mean": list(clip.mean),
             "image_std": list(clip.std),
             "resample": 3 if clip.interpolation == "bicubic" else 2,
-            "size": {"height": side, "width": side} if clip.preprocess.squash else {"shortest_edge": side},
-            "do_center_crop": not clip.preprocess.squash,
+            "size": {"height": side, "width": side} if squash else {"shortest_edge": side},
+            "do_center_crop": not squash,
             "crop_size": {"height": side, "width": side},
             "do_resize": True,
             "do_rescale": True,
@@ -229,6 +229,18 @@ def _write_hf(clip: Clip, folder: Path) -> None:
     )
     _write_tokenizer(folder, length, vocabulary)
     write_tensors(folder / "model.safetensors", state, {"format": "pt"})
+
+
+def _squashes(clip: Clip) -> bool:
+    """Whether pictures are made square by force, where both libraries have the way in which they are framed.
+
+    Raises:
+        InputError: they do not.
+    """
+    frame = clip.frame
+    if frame.fit not in ("squash", "shortest") or frame.edges or frame.mode not in ("bicubic", "bilinear"):
+        raise InputError(f"{clip.reference}: its pictures are framed as the other library cannot ({frame})")
+    return frame.fit == "squash"
 
 
 def _activation(module: torch.nn.Module) -> str:
@@ -272,6 +284,7 @@ def _write_open_clip(clip: Clip, folder: Path) -> None:
     vision, text = getattr(config, "vision_config", None), getattr(config, "text_config", None)
     if type(clip.model).__name__ != "CLIPModel" or vision is None or text is None:
         raise InputError(f"{clip.reference}: only CLIPModel has a form in OpenCLIP's CLIP")
+    _squashes(clip)
     acts = {vision.hidden_act, text.hidden_act}
     if len(acts) != 1 or not acts <= {"quick_gelu", "gelu"}:
         raise InputError(

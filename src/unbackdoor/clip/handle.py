@@ -93,13 +93,13 @@ class Clip:
 
     @property
     def interpolation(self) -> str:
-        """`bicubic` or `bilinear`."""
-        return self.preprocess.mode
+        """`bicubic`, `bilinear` or another of `preprocess.MODES`."""
+        return self.preprocess.frame.mode
 
     @property
     def resize_mode(self) -> str:
-        """`squash` (to a square) or `shortest` (short side, then the centre)."""
-        return "squash" if self.preprocess.squash else "shortest"
+        """`squash` (to a square), `shortest` (short side, then the centre) or another of `preprocess.FITS`."""
+        return self.preprocess.frame.fit
 
     @property
     def device(self) -> torch.device:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from unbackdoor.clip.fitting import fit_state
 from unbackdoor.clip.handle import Clip, Format
 from unbackdoor.clip.library import guarded
-from unbackdoor.clip.preprocess import CLIP_MEAN, CLIP_STD, Preprocess, checked
+from unbackdoor.clip.preprocess import Preprocess, checked_side
+from unbackdoor.clip.processor import Tower, preprocess, read_settings
 from unbackdoor.disk import copy_companions, write_text
 from unbackdoor.errors import InputError, first_line
 from unbackdoor.weights.files import read_checkpoint, write_tensors
@@ -24,6 +25,7 @@ _TABLE = {
     "siglip": ("SiglipModel", ("vision_model.",)),
     "vision-text-dual-encoder": ("VisionTextDualEncoderModel", ("vision_model.", "visual_projection.")),
 }
+_DUAL = "vision-text-dual-encoder"
 _WEIGHTS, _INDEX, _OLD = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 _TOKENIZERS = (
     "tokenizer.json",
@@ -113,29 +115,22 @@ def _write_weights(stored: dict[str, Tensor], files: dict[str, str], target: Pat
 
 
 def _preprocess(folder: Path, config: dict[str, Any]) -> Preprocess:
-    settings = _image_settings(folder)
-    siglip = str(config.get("model_type")).startswith("siglip")
-    size = settings.get("size")
-    squash = isinstance(size, dict) and "height" in size and not settings.get("do_center_crop")
-    return checked(
-        str(folder),
-        size=(config.get("vision_config") or {}).get("image_size") or 224,
-        mean=settings.get("image_mean") or ((0.5,) * 3 if siglip else CLIP_MEAN),
-        std=settings.get("image_std") or ((0.5,) * 3 if siglip else CLIP_STD),
-        mode="bilinear" if settings.get("resample") == 2 else "bicubic",
-        squash=bool(squash or siglip),
-        floor_crop=True,
-    )
+    settings = read_settings(folder)
+    vision = config.get("vision_config") or {}
+    kind = str(config.get("model_type"))
+    side = checked_side(str(folder / "config.json"), vision.get("image_size") or 224)
+    tower = Tower(str(vision.get("model_type")) if kind == _DUAL else kind, side, True)
+    return preprocess(str(folder), settings or {}, tower, white=_puts_on_white())
 
 
-def _image_settings(folder: Path) -> dict[str, Any]:
-    """The image processor's settings: a file of its own, or, since transformers 5, a part of the processor's."""
-    if (folder / "preprocessor_config.json").is_file():
-        return _read_json(folder / "preprocessor_config.json")
-    if (folder / "processor_config.json").is_file():
-        found = _read_json(folder / "processor_config.json").get("image_processor")
-        return found if isinstance(found, dict) else {}
-    return {}
+def _puts_on_white() -> bool:
+    """Whether the library that is installed puts transparent pictures on white: a transparent pixel tells."""
+    from PIL import Image
+    from transformers.image_transforms import convert_to_rgb
+
+    with guarded():
+        pixel = convert_to_rgb(Image.new("RGBA", (1, 1), (0, 0, 0, 0)))
+    return bool(pixel.getpixel((0, 0)) == (255, 255, 255))
 
 
 def _pooled(found: Any) -> Tensor:

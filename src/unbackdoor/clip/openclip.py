@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from unbackdoor.clip.fitting import fit_state
 from unbackdoor.clip.handle import Clip, Format
 from unbackdoor.clip.library import guarded
-from unbackdoor.clip.preprocess import CLIP_MEAN, CLIP_STD, checked
+from unbackdoor.clip.preprocess import CLIP_MEAN, CLIP_STD, Frame, checked, checked_side
 from unbackdoor.disk import copy_companions, write_text
 from unbackdoor.errors import InputError, first_line
 from unbackdoor.weights.files import read_checkpoint, write_tensors
@@ -147,15 +147,13 @@ def _handle(
     types = fit_state(model, _conform(model, state), weights) if state is not None else {}
     own = getattr(model.visual, "preprocess_cfg", None) or {}
     own = {**(own if isinstance(own, dict) else vars(own)), **(config.get("preprocess_cfg") or {})}
-    if own.get("resize_mode") == "longest":
-        raise InputError(f"{reference}: resize_mode longest (pad to a square) is not supported; use shortest or squash")
+    fit = own.get("resize_mode") or "shortest"
+    if fit == "longest" and own.get("fill_color"):
+        raise InputError(f"{reference}: fill_color {own['fill_color']!r} is not supported; pictures lie on black")
+    side = checked_side(reference, getattr(model.visual, "image_size", None) or model_cfg["vision_cfg"]["image_size"])
+    mode = "bilinear" if own.get("interpolation") == "bilinear" else "bicubic"
     preprocess = checked(
-        reference,
-        size=getattr(model.visual, "image_size", None) or model_cfg["vision_cfg"]["image_size"],
-        mean=own.get("mean") or CLIP_MEAN,
-        std=own.get("std") or CLIP_STD,
-        mode="bilinear" if own.get("interpolation") == "bilinear" else "bicubic",
-        squash=own.get("resize_mode") == "squash",
+        reference, Frame(side, mode, fit), mean=own.get("mean") or CLIP_MEAN, std=own.get("std") or CLIP_STD
     )
     written: Json = {
         **config,
@@ -163,8 +161,8 @@ def _handle(
             **(config.get("preprocess_cfg") or {}),
             "mean": list(preprocess.mean),
             "std": list(preprocess.std),
-            "interpolation": preprocess.mode,
-            "resize_mode": "squash" if preprocess.squash else "shortest",
+            "interpolation": mode,
+            "resize_mode": fit,
         },
     }
 

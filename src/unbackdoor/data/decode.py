@@ -21,7 +21,14 @@ _CHUNK = 512
 # What a file is called does not decide what Pillow takes it for, and it knows formats that start other programs (EPS).
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 _LONGEST = 16  # sides to each other; the rest of a longer strip is never seen, and would be resized for nothing
-_MODES = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_MODES = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "nearest": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
+    "lanczos": Image.Resampling.LANCZOS,
+}
 
 
 def decode(picture: Picture, frame: Frame) -> np.ndarray | None:
@@ -35,7 +42,7 @@ def decode(picture: Picture, frame: Frame) -> np.ndarray | None:
                 # Pillow itself refuses only above twice the limit, and warns below that.
                 if Image.MAX_IMAGE_PIXELS and opened.width * opened.height > Image.MAX_IMAGE_PIXELS:
                     return None
-                image = _eight_bit(opened).convert("RGB")
+                image = _rgb(_eight_bit(opened), white=frame.white)
         else:
             image = Image.fromarray(picture).convert("RGB")
         image = _framed(image, frame)
@@ -47,7 +54,8 @@ def decode(picture: Picture, frame: Frame) -> np.ndarray | None:
 
 def _framed(image: Image.Image, frame: Frame) -> Image.Image:
     short, side = min(image.size), frame.side
-    if not frame.squash and max(image.size) > _LONGEST * short:
+    trimmed = frame.fit == "shortest" and min(frame.resized(1, 1)) * _LONGEST >= side
+    if trimmed and max(image.size) > _LONGEST * short:
         left, top = (max(0, length - _LONGEST * short) // 2 for length in image.size)
         image = image.crop((left, top, image.width - left, image.height - top))
     height, width = frame.resized(image.height, image.width)
@@ -55,6 +63,13 @@ def _framed(image: Image.Image, frame: Frame) -> Image.Image:
         image = image.resize((width, height), _MODES[frame.mode])
     left, top = frame.margin(width), frame.margin(height)
     return image if image.size == (side, side) else image.crop((left, top, left + side, top + side))
+
+
+def _rgb(image: Image.Image, *, white: bool) -> Image.Image:
+    if white and ("A" in image.getbands() or image.info.get("transparency") is not None):
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
