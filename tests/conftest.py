@@ -75,6 +75,24 @@ def vit_folder(tmp_path: Path) -> Path:
     return write_open_clip(tmp_path / "vit", vit_config())
 
 
+def made_odd(clip):  # type: ignore[no-untyped-def]
+    """A ViT of `vit_config` with what towers of strangers hold: idle, frozen, shared, scalar and whole numbers."""
+    from torch import nn
+
+    tower = clip.model.visual
+    tower.mask_token = nn.Parameter(torch.zeros(1, 64))
+    tower.scalar = nn.Parameter(torch.tensor(1.0))
+    tower.table = nn.Parameter(torch.arange(4), requires_grad=False)
+    tower.idle_norm = nn.BatchNorm2d(4)
+    tower.idle = nn.Sequential(nn.Linear(64, 8), nn.GELU(), nn.Linear(8, 64))
+    tower.register_buffer("nothing", None)
+    tower.conv1.weight.requires_grad_(False)
+    blocks = tower.transformer.resblocks
+    blocks[1].mlp.c_fc.weight = blocks[0].mlp.c_fc.weight
+    clip.model.eval()
+    return clip
+
+
 def real_data() -> Path | None:
     """The folder of real data sets, where there is one: UNBACKDOOR_DATA or ../shared/data."""
     place = Path(os.environ.get("UNBACKDOOR_DATA", ROOT.parent / "shared" / "data"))

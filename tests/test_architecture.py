@@ -20,7 +20,7 @@ LAYERS = (
     ("training", "metrics", "data", "triggers"),
     ("clip",),
     ("weights", "manifest"),
-    ("errors", "progress", "devices", "disk", "untrusted", "printable", "notices"),
+    ("errors", "progress", "devices", "disk", "untrusted", "printable", "notices", "journal"),
 )
 LEVEL = {room: i for i, rooms in enumerate(LAYERS) for room in rooms}
 TORCH_ONLY = ("triggers", "weights", "metrics")

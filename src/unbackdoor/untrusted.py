@@ -26,7 +26,7 @@ _LONGEST_NUMBER = 40
 _MOST_NODES = 1_000_000  # of a YAML document once its aliases are written out
 # Windows keeps these names for devices, whatever follows the first dot.
 _DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
-_FILE_NAME = re.compile(r"[\w+=,@() -][\w.+=,@() -]{0,99}")
+_FILE_NAME = re.compile(r"[\w+=,@%() -][\w.+=,@%() -]{0,99}")
 
 
 def read_bytes(path: Path, limit: int, *, inside: Path | None = None) -> bytes:
@@ -70,6 +70,14 @@ def check_inside(path: Path, folder: Path) -> None:
         inside = False
     if not inside:
         raise InputError(f"{path}: lies outside {folder}; it is not read")
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is something of this name; False for what can be no name."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long, or with a NUL
+        return False
 
 
 def read_text(path: Path, limit: int = CONFIG_BYTES, *, inside: Path | None = None) -> str:
@@ -131,7 +139,8 @@ def read_yaml(path: Path, limit: int = CONFIG_BYTES, *, inside: Path | None = No
     """A YAML document of plain values; aliases may not make it larger than a million nodes.
 
     Raises:
-        InputError: as `read_bytes`; no YAML, nested deeper than `DEEPEST` levels, or too large.
+        InputError: as `read_bytes`; no YAML, nested deeper than `DEEPEST` levels, too large, or with a number that is
+            not finite or endless.
     """
     import yaml
 
@@ -148,6 +157,7 @@ def read_yaml(path: Path, limit: int = CONFIG_BYTES, *, inside: Path | None = No
         if node is not None and _nodes(node, {}) > _MOST_NODES:
             raise InputError(f"{path}: YAML with more than {_MOST_NODES:,} nodes once its aliases are written out")
         value = yaml.load(text, loader)
+        _check_numbers(value)
     except InputError:
         raise
     except (yaml.YAMLError, ValueError, RecursionError, OverflowError, TypeError) as error:
@@ -177,14 +187,14 @@ def as_type(value: Any, kind: type[T], what: str) -> T:
 
 
 def file_name(text: str, what: str) -> str:
-    """A stranger's name that is to become part of a file's name: letters, digits and `_ . + = , @ ( ) -` and spaces.
+    """A stranger's name that is to become part of a file's name: letters, digits, spaces and `_ . + = , @ % ( ) -`.
 
     Raises:
         InputError: it holds other characters, begins with a dot, is longer than 100, or is a device's on Windows.
     """
     if not _FILE_NAME.fullmatch(text) or text.endswith((" ", ".")) or _DEVICES.fullmatch(text):
         raise InputError(
-            f"{what} {text[:100]!r}: becomes a file's name; use letters, digits, spaces and _ . + = , @ ( ) - alone, "
+            f"{what} {text[:100]!r}: becomes a file's name; use letters, digits, spaces and _ . + = , @ % ( ) - alone, "
             "without a dot at either end"
         )
     return text
@@ -201,6 +211,21 @@ def _finite(text: str) -> float:
     if not math.isfinite(found):
         raise ValueError(f"the number {text[:20]} is too large")
     return found
+
+
+def _check_numbers(value: Any) -> None:
+    """Refuse what JSON could not say, in YAML that is no larger than `read_yaml` lets pass."""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict):
+            waiting += [*item.keys(), *item.values()]
+        elif isinstance(item, list | tuple):
+            waiting += item
+        elif isinstance(item, float) and not math.isfinite(item):
+            raise ValueError(f"the number {item} is not finite")
+        elif isinstance(item, int) and abs(item) >= 10**_LONGEST_NUMBER:
+            raise ValueError("a whole number without end")
 
 
 def _constant(text: str) -> float:

@@ -55,3 +55,14 @@ def test_what_is_refused(facts: dict[str, str], part: str, vit_folder: Path, tmp
     with pytest.raises(InputError, match=part) as caught:
         load(str(path))
     assert "\n" not in str(caught.value)
+
+
+def test_tensors_that_modules_share(vit_folder: Path, tmp_path: Path) -> None:
+    base = load(str(vit_folder))
+    for clip in (base, copy := base.clone()):
+        blocks = clip.model.visual.transformer.resblocks
+        blocks[1].mlp.c_fc.weight = blocks[0].mlp.c_fc.weight
+    with torch.no_grad():
+        copy.model.visual.transformer.resblocks[0].mlp.c_fc.weight.add_(0.5)
+    found = save_difference(base, copy, tmp_path / "member.safetensors")
+    assert found == state_hash(copy.state())

@@ -36,7 +36,8 @@ def tiny_defender(clip: Clip, count: int = 24) -> Defender:
     pretrained = clip.clone()
     with torch.no_grad():
         for p in pretrained.model.parameters():
-            p.mul_(0.9)
+            if p.is_floating_point():
+                p.mul_(0.9)
     return Defender(
         clean,
         rest.subset(torch.arange(count)),

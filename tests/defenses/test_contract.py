@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.conftest import made_odd
 from tests.defenses.conftest import tiny_defender
 from unbackdoor import load
 from unbackdoor.defenses import defence, defence_config, defence_names
@@ -78,6 +79,27 @@ def test_every_defence_keeps_the_model_a_model(name: str, tiny_folders: dict[str
     resumed, third = run(name, folder, Work(tmp_path, "key"))
     other = state_hash(resumed.state()), None if third.head is None else third.head.tolist()
     assert other == (state_hash(again.state()), None if second.head is None else second.head.tolist()), "resume differs"
+
+
+@pytest.mark.parametrize("name", defence_names())
+def test_odd_towers_too(name: str, tiny_folders: dict[str, Path], tmp_path: Path) -> None:
+    """Parameters that take no part, frozen and shared ones: every defence runs, and resumes to the same weights."""
+    hashes = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        clip = made_odd(load(str(tiny_folders["vit"])))
+        before = {n: t.clone() for n, t in clip.state().items()}
+        cure = defence(name)(clip, tiny_defender(clip), cheap(name), Work(tmp_path, "key"))
+        idle = [n for n in before if n.startswith(("visual.idle.", "visual.mask", "visual.scalar", "visual.table"))]
+        assert len(idle) == 7
+        if name not in ("interpolate", "par"):  # one mixes all weights, the other's shifts a norm of them
+            assert all(torch.equal(before[n], clip.state()[n]) for n in idle)
+        blocks = clip.model.visual.transformer.resblocks
+        assert blocks[0].mlp.c_fc.weight is blocks[1].mlp.c_fc.weight
+        if "layers" in cure.facts:
+            assert not any("idle" in layer for layer in cure.facts["layers"])
+        hashes.append(state_hash(clip.state()))
+    assert hashes[0] == hashes[1]
 
 
 @pytest.mark.parametrize("name", ["fine-pruning", "anp", "ibau", "par"])

@@ -2,15 +2,19 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from unbackdoor.errors import InputError
+from unbackdoor.training import loop
 from unbackdoor.training.batches import batch_rows, steps_per_epoch
 from unbackdoor.training.loop import FitConfig, fit, learning_rate
+from unbackdoor.weights.files import read_tensors, write_tensors
 
 
 def net() -> nn.Sequential:
@@ -58,6 +62,128 @@ def test_a_killed_run_ends_at_the_same_weights(tmp_path: Path, at: int) -> None:
         assert torch.equal(a, b)
     for name, value in unbroken.ema.items():
         assert torch.equal(value, resumed.ema[name])
+
+
+class Odd(nn.Module):
+    """What towers have beside plain layers: idle, late, frozen, shared, scalar and whole-number parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = net()
+        self.twin = nn.Linear(4, 8)
+        self.twin.weight = self.body[0].weight
+        self.idle = nn.Parameter(torch.zeros(1, 4))
+        self.late = nn.Parameter(torch.ones(1))
+        self.frozen = nn.Parameter(torch.ones(3), requires_grad=False)
+        self.scalar = nn.Parameter(torch.tensor(1.0))
+        self.places = nn.Parameter(torch.arange(3), requires_grad=False)
+        self.register_buffer("passing", torch.arange(4), persistent=False)
+        self.register_buffer("none", None)
+
+    def loss_at(self, step: int) -> torch.Tensor:
+        x = torch.randn(16, 4, generator=torch.Generator().manual_seed(step))
+        y = self.body(x) * self.scalar + self.twin(x).mean()
+        if step >= 10:
+            y = y * self.late
+        return (y - x.sum(1, keepdim=True)).pow(2).mean()
+
+
+@pytest.mark.parametrize("at", [5, 11, 17, 29])
+def test_parameters_without_a_gradient_train_and_resume(tmp_path: Path, at: int) -> None:
+    whole = Odd()
+    unbroken = fit(whole, whole.loss_at, CONFIG)
+
+    def die(step: int, _loss: float) -> None:
+        if step == at:
+            raise KilledError
+
+    first, second = Odd(), Odd()
+    with pytest.raises(KilledError):
+        fit(first, first.loss_at, CONFIG, checkpoint=tmp_path / "c", on_step=die)
+    resumed = fit(second, second.loss_at, CONFIG, checkpoint=tmp_path / "c")
+    assert resumed.resumed_from == at // 4 * 4 and resumed.losses == unbroken.losses
+    assert second.twin.weight is second.body[0].weight
+    assert float(second.late.detach()) != 1.0 and torch.equal(second.idle, Odd().idle)
+    for a, b in zip(whole.state_dict().values(), second.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("together", [1, 2, 3])
+def test_a_checkpoint_is_written_every_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: int) -> None:
+    minutes = iter(range(0, 100_000, 61))  # a minute between any two readings of the clock
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(minutes), perf_counter=lambda: 0.0))
+    config = FitConfig(steps=9, checkpoint_every=100, together=together)
+    written = []
+    monkeypatch.setattr(loop, "write_tensors", lambda path, tensors, facts: written.append(int(facts["step"])))
+    model = net()
+    fit(model, loss_of(model), config, checkpoint=tmp_path / "c")
+    assert written[-1] == 9 and len(written) >= 3
+    assert all(step % together == 0 for step in written[:-1]), written
+
+
+def test_quick_runs_write_no_more_checkpoints_than_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = []
+    monkeypatch.setattr(loop, "write_tensors", lambda path, tensors, facts: written.append(int(facts["step"])))
+    model = net()
+    fit(model, loss_of(model), FitConfig(steps=9, checkpoint_every=4), checkpoint=tmp_path / "c")
+    assert written == [4, 8, 9]
+
+
+@pytest.mark.parametrize(
+    ("where", "step", "together", "kept"),
+    [
+        ("loss", 7, 1, 7),  # between two steps: nothing is lost
+        ("loss", 7, 2, None),  # half of a group of steps: the group is made again
+        ("loss", 6, 2, 6),
+        ("after", 7, 1, None),  # weights have moved, what follows a step has not been done
+        ("buffer", 7, 1, None),  # a statistic has moved
+        ("loss", 0, 1, None),
+    ],
+)
+def test_an_interrupt_keeps_what_is_whole(
+    tmp_path: Path, where: str, step: int, together: int, kept: int | None
+) -> None:
+    config = replace(CONFIG, checkpoint_every=1000, together=together)
+    whole = net().eval()
+    fit(whole, loss_of(whole), config)
+    first = net().eval()
+    loss = loss_of(first)
+
+    def interrupted(now: int) -> torch.Tensor:
+        if now == step and where == "loss":
+            raise KeyboardInterrupt
+        if now == step and where == "buffer":
+            first[1].running_mean.add_(1)
+            raise KeyboardInterrupt
+        return loss(now)
+
+    def after(now: int, _loss: float) -> None:
+        if now == step and where == "after":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(first, interrupted, config, checkpoint=tmp_path / "c", on_step=after)
+    assert (tmp_path / "c").exists() == (kept is not None)
+    second = net().eval()
+    resumed = fit(second, loss_of(second), config, checkpoint=tmp_path / "c")
+    assert resumed.resumed_from == (kept or 0)
+    for a, b in zip(whole.state_dict().values(), second.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("drop", ["first/0.weight", "weight/3.bias", "losses", "buffer/1.running_mean"])
+def test_a_damaged_checkpoint_is_told_in_one_line(tmp_path: Path, drop: str) -> None:
+    model = net()
+    fit(model, loss_of(model), CONFIG, checkpoint=tmp_path / "c")
+    tensors, facts = read_tensors(tmp_path / "c")
+    if drop == "first/0.weight":
+        tensors[drop] = tensors[drop][:1]
+    else:
+        del tensors[drop]
+    write_tensors(tmp_path / "c", tensors, facts)
+    with pytest.raises(InputError, match="damaged checkpoint"):
+        fit(model, loss_of(model), CONFIG, checkpoint=tmp_path / "c")
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.conftest import CONFIGS, write_open_clip
+from tests.conftest import CONFIGS, made_odd, write_open_clip
 from tests.inversion.toy import toy_clip
 from unbackdoor import InputError, load, load_images
 from unbackdoor.clip.handle import Clip
@@ -19,7 +19,7 @@ from unbackdoor.defenses.vector import METHODS, Known, trigger_vector
 from unbackdoor.training.guard import learn_guard
 from unbackdoor.training.low_rank import low_rank
 from unbackdoor.triggers import parse_trigger
-from unbackdoor.weights.vector import snapshot
+from unbackdoor.weights.vector import add_, snapshot
 
 RANK = 3
 
@@ -111,6 +111,21 @@ def test_a_killed_run_goes_on_to_the_same_vector(clip: Clip, tmp_path: Path, mon
         trigger_vector(clip, given, config, checkpoint=tmp_path / "c", run_key="k")
     assert all(torch.equal(t, before[name]) for name, t in clip.state().items())
     monkeypatch.undo()
+    assert (tmp_path / "c").exists()
     again = trigger_vector(clip, given, config, checkpoint=tmp_path / "c", run_key="k")
-    assert len(again.losses) < 8 and again.vector.keys() == unbroken.vector.keys()
+    assert again.losses == unbroken.losses and again.vector.keys() == unbroken.vector.keys()
     assert all(torch.equal(t, unbroken.vector[name]) for name, t in again.vector.items())
+
+
+def test_matrices_that_modules_share_are_adapted_together(tmp_path: Path) -> None:
+    clip = made_odd(load(str(write_open_clip(tmp_path / "vit", CONFIGS["vit"]()))))
+    x, order = pictures(clip), list(clip.state())
+    guard = learn_guard(clip, [x], 0.1)
+    blocks = clip.model.visual.transformer.resblocks
+    with torch.no_grad():
+        with low_rank(clip, RANK, guard=guard) as factors:
+            moved_factors(factors.parameters())
+            through, change = clip.encode_image(x), factors.change()
+        assert blocks[0].mlp.c_fc.weight is blocks[1].mlp.c_fc.weight and list(clip.state()) == order
+        add_(clip.state(), change, 1.0)
+        assert float((clip.encode_image(x) - through).abs().max()) < 1e-5

@@ -126,3 +126,17 @@ def test_state_hash_sees_names_types_and_values() -> None:
     renamed = {("c" if k == "b" else k): v for k, v in weights(0).items()}
     typed = {k: v.half() for k, v in weights(0).items()}
     assert len({base, state_hash(changed), state_hash(renamed), state_hash(typed)}) == 4
+
+
+def test_tensors_under_two_names_move_once() -> None:
+    """As state dicts name what two modules share; the parts of one tensor are no such names."""
+    shared, whole = torch.ones(2, 3), torch.zeros(4)
+    theta = {"a": shared, "b": shared, "c": whole[:2], "d": whole[2:], "e": torch.ones(0), "f": torch.ones(0)}
+    tau = {name: torch.ones_like(t) for name, t in theta.items()}
+    add_(theta, tau, 2.0)
+    assert torch.equal(shared, torch.full((2, 3), 3.0)) and torch.equal(whole, torch.full((4,), 2.0))
+    walk = Walk(theta, tau)
+    walk.to(1.0)
+    assert torch.equal(shared, torch.full((2, 3), 2.0)) and torch.equal(whole, torch.full((4,), 1.0))
+    walk.settle(0.5)
+    assert torch.equal(shared, torch.full((2, 3), 2.5)) and torch.equal(whole, torch.full((4,), 1.5))

@@ -6,8 +6,8 @@ its training checkpoint. Decoded images and opened models stay in memory between
 
 from __future__ import annotations
 
-import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from importlib import import_module
@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from unbackdoor.bench import results
 from unbackdoor.bench.rebound import trace_rebound
 from unbackdoor.bench.recipe import POISONS, DataEntry, Json, Rebound, method_config
 from unbackdoor.clip.handle import Clip
@@ -59,12 +60,13 @@ def folder_of(out: Path, config: Json) -> Path:
 
 
 def read_result(out: Path, config: Json) -> Json | None:
-    """Result of a finished cell, None when it is not finished."""
+    """Result of a finished cell, None when it is not finished.
+
+    Raises:
+        InputError: as `results.read`.
+    """
     path = folder_of(out, config) / _RESULT
-    if not path.exists():
-        return None
-    found: Json = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    return results.read(path, config["kind"]) if path.exists() else None
 
 
 def run_cell(out: Path, config: Json, device: str = "auto") -> Json:
@@ -98,13 +100,23 @@ def run_cell(out: Path, config: Json, device: str = "auto") -> Json:
 
 def suspect_cell(out: Path, config: Json, folder: Path, device: str, manifest: Manifest) -> Json:
     """Plant a backdoor and save the model."""
-    clip, result = planted_clip(config, folder, device, manifest)
-    clip.save(folder / "model")
-    return result
+
+    def store(clip: Clip) -> None:
+        clip.round_as_stored()
+        clip.save(folder / "model")
+
+    return planted(config, folder, device, manifest, store)
 
 
-def planted_clip(config: Json, folder: Path, device: str, manifest: Manifest) -> tuple[Clip, Json]:
-    """The model after the fine-tuning that `config` tells of, and its rates before and after."""
+def planted(config: Json, folder: Path, device: str, manifest: Manifest, store: Callable[[Clip], None]) -> Json:
+    """Fine-tune a model as `config` tells.
+
+    Args:
+        store: writes the model, and leaves in it the weights that come back from what was written; these are measured.
+
+    Returns:
+        Its rates before and after, and how it was made.
+    """
     entry = DataEntry(**config["data"])
     clip = original(config["model"], device).clone()
     train, test = images_of(entry, clip.frame)
@@ -126,16 +138,17 @@ def planted_clip(config: Json, folder: Path, device: str, manifest: Manifest) ->
     head = head_of(clip, entry, own)
     before = evaluate_images(clip, test, _task(head, attack))
     checkpoint = folder / ".work" / "poison.checkpoint"
-    planted = _plant(clip, own, entry, head, attack, poison, checkpoint, address(config))
+    made = _plant(clip, own, entry, head, attack, poison, checkpoint, address(config))
+    store(clip)
     after = evaluate_images(clip, test, _task(head_of(clip, entry, own), attack))
-    return clip, {
+    return {
         "trigger": None if attack is None else attack.trigger.spec(),
         "target": config["target"],
-        "poisoned": planted.poisoned,
-        "images": planted.trained_on,
-        "steps": planted.tune.steps,
-        "lr": planted.tune.lr,
-        "seconds": round(planted.run.seconds, 2),
+        "poisoned": made.poisoned,
+        "images": made.trained_on,
+        "steps": made.tune.steps,
+        "lr": made.tune.lr,
+        "seconds": round(made.run.seconds, 2),
         "before": before.as_dict(),
         "after": after.as_dict(),
     }

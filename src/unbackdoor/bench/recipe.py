@@ -26,18 +26,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
+from unbackdoor.data.classnames import class_names
 from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.defenses import defence_config
 from unbackdoor.defenses.base import configured
 from unbackdoor.errors import InputError
+from unbackdoor.printable import terminal
+from unbackdoor.training.batches import check_seed
 from unbackdoor.training.plant import PoisonConfig
 from unbackdoor.training.plant_pairs import PairPoisonConfig
 from unbackdoor.triggers import parse_trigger
+from unbackdoor.untrusted import as_type, check_inside, file_name, is_there, read_yaml
 
 Json = dict[str, Any]
 POISONS: dict[str, type[PoisonConfig] | type[PairPoisonConfig]] = {"classes": PoisonConfig, "pairs": PairPoisonConfig}
+MOST, MOST_CELLS = 1000, 100_000  # seeds, and cells of a grid
 CLEAN = "none"  # the attack that is none: the same fine-tuning without poison, the yardstick of every attack's CA
 
 
@@ -61,6 +66,10 @@ class DataEntry:
     triggers: Mapping[str, str] = field(default_factory=dict)
     defences: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        positive(self, "attacker", "test_limit")
+        positive(self, "defender", "validation", least=0)
+
 
 @dataclass(frozen=True)
 class Rebound:
@@ -71,6 +80,10 @@ class Rebound:
     images: int = 500
     batch_size: int = 64
     lr: float = 0.0
+
+    def __post_init__(self) -> None:
+        positive(self, "steps", "points", "images", "batch_size")
+        positive(self, "lr", least=0)
 
 
 @dataclass(frozen=True)
@@ -85,49 +98,106 @@ class Grid:
     rebound: Rebound | None
 
 
-def read_recipe(path: Path, data_root: Path | None = None) -> Grid:
-    """Read and check a recipe.
+@dataclass(frozen=True)
+class Place:
+    """What a recipe's own words may reach.
+
+    Args:
+        folder: of the recipe; files of trigger specs lie within it.
+        data_root: stands for `{data}`; None where there is none.
+        online: models and data may lie on the network.
+    """
+
+    folder: Path
+    data_root: Path | None = None
+    online: bool = False
+
+
+def positive(value: Any, *names: str, least: float = 1) -> None:
+    """Refuse numbers of a dataclass that are smaller than `least`; None passes.
 
     Raises:
-        InputError: unreadable YAML, an unknown or missing key, an unknown defence, trigger or setting.
+        InputError: one is.
     """
-    import yaml
+    for name in names:
+        found = getattr(value, name)
+        if isinstance(found, int | float) and not least <= found < 1e12:
+            raise InputError(f"{name} {found}: must be a number of {least:g} or more")
 
+
+def read_recipe(path: Path, data_root: Path | None = None, *, online: bool = False) -> Grid:
+    """Read and check a recipe.
+
+    Args:
+        data_root: folder that stands for `{data}`.
+        online: models and data of the recipe may lie on the network. Recipes are handed around.
+
+    Raises:
+        InputError: unreadable YAML, an unknown or missing key, an unknown defence, trigger or setting, a value of
+            another type or size, a name that cannot become a file's, or a model or data on the network.
+    """
+    raw = read_yaml(path)
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
-    try:
-        return _grid(raw, data_root)
+        return _grid(raw, Place(path.parent, data_root, online))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
 
-def _grid(raw: Any, data_root: Path | None) -> Grid:
+def named(raw: Any, what: str) -> dict[str, Any]:
+    """A mapping of a recipe by names, each of which may become a file's.
+
+    Raises:
+        InputError: no mapping, an empty one, or a name that may not.
+    """
+    if not isinstance(raw, dict) or not raw:
+        raise InputError(f"{what}: missing, or not a mapping of names")
+    return {file_name(str(name), what): value for name, value in raw.items()}
+
+
+def check_model(reference: Any, online: bool) -> str:
+    """A recipe's model.
+
+    Raises:
+        InputError: no text, or it lies on the network and `online` is not given.
+    """
+    if not isinstance(reference, str):
+        raise InputError(f"model {reference!r}: not a model reference; write it as text")
+    if not online and reference.startswith(("hf-hub:", "hf:")):
+        raise InputError(f"model {reference}: lies on the network; give --online where you trust the recipe")
+    return reference
+
+
+def _grid(raw: Any, place: Place) -> Grid:
     known = {"model", "models", "seeds", "data", "attacks", "defences", "rebound"}
     if not isinstance(raw, dict) or set(raw) - known:
         odd = sorted(map(str, set(raw) - known)) if isinstance(raw, dict) else ["not a mapping"]
         raise InputError(f"unknown key {odd[0]!r}; a recipe holds {', '.join(sorted(known))}")
-    for key in ("data", "attacks", "defences"):
-        if not isinstance(raw.get(key), dict) or not raw[key]:
-            raise InputError(f"{key}: missing, or not a mapping of names")
-    only = str(raw.get("model", "embedded"))
-    models = raw.get("models") or {only: only}
-    if not isinstance(models, dict):
-        raise InputError("models: not a mapping of names to references")
+    sections = {key: named(raw.get(key), key) for key in ("data", "attacks", "defences")}
+    if raw.get("models"):
+        models = {name: check_model(r, place.online) for name, r in named(raw["models"], "models").items()}
+    else:
+        only = check_model(raw.get("model", "embedded"), place.online)
+        models = {only: only}
     seeds = raw.get("seeds", [0])
     if not isinstance(seeds, list) or not seeds or not all(type(s) is int for s in seeds):
         raise InputError("seeds: not a list of whole numbers")
-    attacks = {str(n): _attack(str(n), a) for n, a in raw["attacks"].items()}
-    data = {str(n): _entry(str(n), d, data_root) for n, d in raw["data"].items()}
+    if len(seeds) > MOST:
+        raise InputError(f"seeds: {len(seeds):,} of them; {MOST:,} are the most")
+    for seed in seeds:
+        check_seed(seed)
+    attacks = {n: _attack(n, a, place) for n, a in sections["attacks"].items()}
+    data = {n: _entry(n, d, place) for n, d in sections["data"].items()}
     for name, entry in data.items():
         for attack in attacks.values():
             poison_config(entry, attack, 0)
         odd = sorted(set(entry.triggers) - set(attacks))
         if odd:
             raise InputError(f"data {name}, triggers: no attack {odd[0]!r}; there are {', '.join(attacks)}")
-    defences = {str(n): dict(d or {}) for n, d in raw["defences"].items()}
-    for name, settings in defences.items():
+    defences: dict[str, dict[str, Any]] = {}
+    for name, settings in sections["defences"].items():
+        if not isinstance(settings, dict | None):
+            raise InputError(f"defence {name}: not a mapping of settings")
+        defences[name] = settings = dict(settings or {})
         method_config(name, settings, 0)
     for name, entry in data.items():
         odd = sorted(set(entry.defences) - set(defences))
@@ -136,11 +206,14 @@ def _grid(raw: Any, data_root: Path | None) -> Grid:
         for defence in entry.defences:
             method_config(defence, _settings(entry, defence, defences[defence]), 0)
     rebound = None if not raw.get("rebound") else fill("rebound", Rebound, raw["rebound"])
-    return Grid({str(k): str(v) for k, v in models.items()}, data, attacks, defences, tuple(seeds), rebound)
+    count = len(seeds) * len(data) * len(models) * (1 + len(attacks) * (1 + len(defences)))
+    if count > MOST_CELLS:
+        raise InputError(f"{count:,} cells; {MOST_CELLS:,} are the most: split the recipe")
+    return Grid(models, data, attacks, defences, tuple(seeds), rebound)
 
 
 def fill(where: str, kind: Any, values: Any) -> Any:
-    """A dataclass from a mapping.
+    """A dataclass from a mapping; fields that are themselves mappings of dataclasses are left to the caller.
 
     Raises:
         InputError: not a mapping, an unknown key or a missing one.
@@ -150,54 +223,107 @@ def fill(where: str, kind: Any, values: Any) -> Any:
         odd = sorted(map(str, set(values) - names)) if isinstance(values, dict) else ["not a mapping"]
         raise InputError(f"{where}: unknown key {odd[0]!r}; it holds {', '.join(sorted(names))}")
     try:
-        return kind(**values)
+        found = kind(**values)
     except TypeError as error:
         raise InputError(f"{where}: {str(error).partition(') ')[2] or error}") from None
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    for key, hint in get_type_hints(kind).items():
+        if key in values and "Half" not in str(hint) and "DataEntry" not in str(hint):
+            # Checked and not converted: that 1 stands for 1.0 must not move a cell's address.
+            as_type(values[key], hint, f"{where}, {key}")
+    return found
 
 
-def _entry(name: str, values: Any, data_root: Path | None) -> DataEntry:
-    entry = data_entry(name, values, data_root)
+def _entry(name: str, values: Any, place: Place) -> DataEntry:
+    entry = data_entry(name, values, place)
     if not entry.target or entry.defender < 1:
         raise InputError(f"data {name}: give a target, a class name, and defender, a number of images")
     return entry
 
 
-def data_entry(name: str, values: Any, data_root: Path | None) -> DataEntry:
+def data_entry(name: str, values: Any, place: Place) -> DataEntry:
     """One data set of a recipe, `{data}` filled in.
 
     Raises:
-        InputError: an unknown key or regime, a trigger or defence that is none, or a missing data root.
+        InputError: an unknown key or regime, a trigger or defence that is none, a missing data root, a data set on the
+            network, or a file that is none.
     """
+    if isinstance(values, dict):
+        _check_shapes(name, values)
     entry: DataEntry = fill(f"data {name}", DataEntry, values)
-    span = entry.class_range
-    if span is not None and not (isinstance(span, (list, tuple)) and [type(v) for v in span] == [int, int]):
-        raise InputError(f"data {name}: class_range is two whole numbers, the first class and the one after the last")
     if entry.regime not in POISONS:
         raise InputError(f"data {name}: regime {entry.regime!r} is neither classes nor pairs")
-    if not isinstance(entry.triggers, dict):
-        raise InputError(f"data {name}: triggers is not a mapping of attacks to trigger specs")
-    if not isinstance(entry.defences, dict) or not all(isinstance(s, dict) for s in entry.defences.values()):
-        raise InputError(f"data {name}: defences is not a mapping of defences to settings")
+    if terminal(entry.target) != entry.target:
+        raise InputError(f"data {name}: the target {entry.target!r} holds characters that cannot be shown")
     for trigger in entry.triggers.values():
-        parse_trigger(str(trigger))
+        check_spec(trigger, place)
 
     def rooted(text: str | None) -> str | None:
-        if text is None or "{data}" not in text:
-            return text
-        if data_root is None:
-            raise InputError(f"data {name}: {text} needs a folder for {{data}}; give --data-root PATH")
-        return text.replace("{data}", str(data_root))
+        if text is not None and "{data}" in text:
+            if place.data_root is None:
+                raise InputError(f"data {name}: {text} needs a folder for {{data}}; give --data-root PATH")
+            text = text.replace("{data}", str(place.data_root))
+        return text
 
-    return replace(entry, source=rooted(entry.source) or "", test=rooted(entry.test), captions=rooted(entry.captions))
+    found = replace(entry, source=rooted(entry.source) or "", test=rooted(entry.test), captions=rooted(entry.captions))
+    for source in filter(None, (found.source, found.test)):
+        _check_source(name, source, place.online)
+    if found.classes is not None:
+        class_names(found.classes)
+    if found.templates is not None:
+        find_templates(found.templates)
+    return found
 
 
-def _attack(name: str, values: Any) -> Mapping[str, Any]:
+def _check_shapes(name: str, values: dict[str, Any]) -> None:
+    """What is better told in words than by a type."""
+    span, triggers, defences = (values.get(key) for key in ("class_range", "triggers", "defences"))
+    if span is not None:
+        if not (isinstance(span, (list, tuple)) and [type(v) for v in span] == [int, int]):
+            raise InputError(
+                f"data {name}: class_range is two whole numbers, the first class and the one after the last"
+            )
+        if not 0 <= span[0] < span[1]:
+            raise InputError(f"data {name}: class_range [{span[0]}, {span[1]}] holds no class")
+    if not isinstance(triggers, dict | None):
+        raise InputError(f"data {name}: triggers is not a mapping of attacks to trigger specs")
+    if not isinstance(defences, dict | None) or not all(isinstance(s, dict) for s in (defences or {}).values()):
+        raise InputError(f"data {name}: defences is not a mapping of defences to settings")
+
+
+def _check_source(name: str, source: str, online: bool) -> None:
+    """Refuse data on the network, unless it is wanted, and devices and pipes, before anything is run."""
+    kind, _, rest = source.partition(":")
+    place = Path(rest.partition("#")[0])
+    if kind == "hf" and not online and not is_there(place):
+        raise InputError(f"data {name}: {source} lies on the network; give --online where you trust the recipe")
+    if is_there(place) and not place.is_dir() and not place.is_file():
+        raise InputError(f"data {name}: {source}: is neither a file nor a folder")
+
+
+def check_spec(spec: Any, place: Place) -> None:
+    """Refuse what is no trigger's spec; a file that holds one lies beside the recipe or below.
+
+    Raises:
+        InputError: it is none.
+    """
+    if not isinstance(spec, str):
+        raise InputError(f"trigger {spec!r}: write a spec, such as badnets:size=16")
+    if spec.startswith("@"):
+        check_inside(Path(spec[1:]), place.folder)
+    parse_trigger(spec)
+
+
+def _attack(name: str, values: Any, place: Place) -> Mapping[str, Any]:
     found = {"trigger": values} if isinstance(values, str) else values
     if not isinstance(found, dict) or not isinstance(found.get("trigger"), str):
         raise InputError(f"attack {name}: give a trigger spec, or a mapping with one under trigger")
     if name == CLEAN:
         raise InputError(f"attack {name}: the name is taken by the fine-tuning without poison, which is always run")
-    parse_trigger(found["trigger"])
+    check_spec(found["trigger"], place)
+    if not isinstance(found.get("target", ""), str):
+        raise InputError(f"attack {name}: the target {found['target']!r} is no name; write it in quotes")
     return found
 
 
@@ -207,6 +333,8 @@ def poison_config(entry: DataEntry, attack: Mapping[str, Any], seed: int) -> Poi
     settings = {**entry.poison, **{k: v for k, v in attack.items() if k not in ("trigger", "target")}, "seed": seed}
     if entry.regime == "pairs":
         sentences = settings.get("templates", "openai-imagenet")
+        if not isinstance(sentences, str | list | tuple):
+            raise InputError(f"poison, templates: {sentences!r} is neither a name nor a list of sentences")
         settings["templates"] = find_templates(sentences) if isinstance(sentences, str) else tuple(sentences)
     return configured("poison", base, settings)
 

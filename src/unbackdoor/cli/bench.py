@@ -17,6 +17,7 @@ from unbackdoor.cli.options import shared, show
 @click.option("--workers", type=click.IntRange(0), default=0, help="Cells at once; by default one per two cores.")
 @click.option("--only", multiple=True, metavar="KEY=VALUE", help="Run a part: data=gtsrb, seed=1,2, …; repeatable.")
 @click.option("--dry-run", is_flag=True, help="Run nothing; count the cells and tabulate what is there.")
+@click.option("--online", is_flag=True, help="Models and data of the recipe may lie on the network.")
 @shared("device")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of cells and tables.")
 @shared("json", "debug")

@@ -22,6 +22,7 @@ from unbackdoor.cli.options import shared, show
 @click.option("--workers", type=click.IntRange(0), default=0, help="Cells at once; by default one per two cores.")
 @click.option("--false-alarm-rate", type=float, default=0.05, show_default=True, help="Of clean models.")
 @click.option("--dry-run", is_flag=True, help="Run nothing; tabulate what is there.")
+@click.option("--online", is_flag=True, help="Models and data of the recipe may lie on the network.")
 @shared("device")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of members and tables.")
 @shared("json", "debug")

@@ -14,12 +14,16 @@ import torch
 from unbackdoor.clip.handle import Clip
 from unbackdoor.errors import InputError
 from unbackdoor.weights.files import read_tensors, state_hash, write_tensors
+from unbackdoor.weights.vector import distinct
 
 KIND = "unbackdoor-difference"
 
 
+@torch.no_grad()
 def save_difference(base: Clip, changed: Clip, path: Path) -> str:
-    """Write `changed − base` in half precision; returns the hash of the model that comes back, rounding included.
+    """Write `changed − base` in half precision; returns the hash of the model that comes back.
+
+    `changed` becomes that model: its weights are rounded in place.
 
     Raises:
         InputError: the two models' tensors differ in name or shape.
@@ -34,7 +38,9 @@ def save_difference(base: Clip, changed: Clip, path: Path) -> str:
     }
     again = base.clone()
     _add(again, tensors)
-    found = state_hash(again.state())
+    for name, t in again.state().items():
+        end[name].copy_(t)
+    found = state_hash(end)
     facts = {"kind": KIND, "base": base.reference, "base_hash": state_hash(start), "hash": found}
     write_tensors(path, tensors, facts)
     return found
@@ -72,4 +78,5 @@ def _add(clip: Clip, tensors: dict[str, torch.Tensor]) -> None:
     for name, t in tensors.items():
         if name not in state or state[name].shape != t.shape:
             raise InputError(f"tensor {name} of the difference does not fit its base {clip.reference}")
-        state[name].add_(t.to(state[name]))
+    for name in distinct(state, tensors):
+        state[name].add_(tensors[name].to(state[name]))

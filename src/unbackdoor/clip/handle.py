@@ -171,8 +171,8 @@ class Clip:
         return self._heads[key]
 
     def image_parameters(self) -> dict[str, nn.Parameter]:
-        """Parameters of the image tower and its projection, named as in `state`."""
-        return {n: p for n, p in self.model.named_parameters() if self._is_image(n)}
+        """Parameters of the image tower and its projection, named as in `state`; whole numbers are none."""
+        return {n: p for n, p in self.model.named_parameters() if self._is_image(n) and p.is_floating_point()}
 
     def text_parameters(self) -> dict[str, nn.Parameter]:
         """Parameters of the text tower and its projection, named as in `state`; logit scale and bias are neither."""
@@ -209,6 +209,17 @@ class Clip:
                 kind = str(t.dtype).removeprefix("torch.")
                 raise InputError(f"tensor {name} holds values that are not finite in {kind}")
         return found
+
+    @torch.no_grad()
+    def round_as_stored(self) -> None:
+        """Round the weights, in place, to the types that `save` writes, so that what is measured is what is written.
+
+        Raises:
+            InputError: as `stored`.
+        """
+        rounded = self.stored()
+        for name, t in self.state().items():
+            t.copy_(rounded[name])
 
     def save(self, folder: Path) -> Path:
         """Write the model in the format it came in, with the stored types; the library loads it without our help.

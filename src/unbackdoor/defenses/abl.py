@@ -68,7 +68,7 @@ def reinitialise(clip: Clip, images: Tensor, seed: int) -> None:
         if id(p) in norms or (p.ndim < 2 and name.endswith("bias")):
             p.fill_(0.0 if name.endswith("bias") else 1.0)
         else:
-            inputs = p[0].numel() if p.ndim > 1 else len(p)
+            inputs = p[0].numel() if p.ndim > 1 else p.numel()
             p.copy_(torch.randn(p.shape, generator=generator) / inputs**0.5)
     batch_norms = [m for m in clip.image_module().modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     before = [m.momentum for m in batch_norms]

@@ -7,6 +7,7 @@ floor) is taken and the caller is told.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,6 +49,11 @@ class AlphaConfig:
     reserve: float = 1.0
 
     def __post_init__(self) -> None:
+        numbers = (self.tolerance, self.floor, self.first, self.smallest, self.least, self.largest, self.resolution)
+        if not all(math.isfinite(v) for v in (*numbers, self.weight, self.reserve, *(self.grid or ()))):
+            raise InputError("a setting of the choice of α is no finite number; give numbers")
+        if min(self.first, self.smallest, self.resolution) <= 0:
+            raise InputError("first, smallest and resolution of the choice of α must be above 0")
         if self.grid is not None and not self.grid:
             raise InputError("the α grid is empty; give at least one value, such as 0.5,1,2")
         if self.grid is not None and min(self.grid) < 0:

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -15,13 +14,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from unbackdoor import journal
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.views import draw_views
 from unbackdoor.defenses.alpha import AlphaConfig, AlphaSearch, search_alpha
 from unbackdoor.defenses.base import Cure, Defender, Work, require
 from unbackdoor.defenses.vector import METHODS, Known, VectorConfig, as_answered, settled, trigger_vector
-from unbackdoor.devices import is_first_process
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.metrics.backdoor import BackdoorRates
 from unbackdoor.metrics.rates import Rate
@@ -64,26 +63,30 @@ def unlearn_(
 
 
 def _read_log(log: Path | None) -> dict[float, BackdoorRates]:
-    if log is None or not log.exists():
+    if log is None:
         return {}
-    points: dict[float, BackdoorRates] = {}
-    for line in log.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:  # the line being written when the run was killed
-            continue
-        points[row["alpha"]] = BackdoorRates(*(Rate(*row[name]) for name in ("ca", "asr", "triggered_accuracy")))
-    return points
+    return {row.alpha: row.rates() for row in journal.read(log, _Point)}
+
+
+@dataclass(frozen=True)
+class _Point:
+    """A line of the log: hits and images of every rate at one α."""
+
+    alpha: float
+    ca: tuple[int, int]
+    asr: tuple[int, int]
+    triggered_accuracy: tuple[int, int]
+
+    def rates(self) -> BackdoorRates:
+        return BackdoorRates(*(Rate(*counts) for counts in (self.ca, self.asr, self.triggered_accuracy)))
 
 
 def _append_log(log: Path | None, alpha: float, rates: BackdoorRates) -> None:
-    if log is None or not is_first_process():
+    if log is None:
         return
     assert rates.asr is not None and rates.triggered_accuracy is not None
     counts = {"ca": rates.ca, "asr": rates.asr, "triggered_accuracy": rates.triggered_accuracy}
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"alpha": alpha, **{k: (r.hits, r.n) for k, r in counts.items()}}) + "\n")
+    journal.append(log, {"alpha": alpha, **{k: (r.hits, r.n) for k, r in counts.items()}})
 
 
 @dataclass(frozen=True)

@@ -44,16 +44,29 @@ def image_modules(clip: Clip) -> Iterator[tuple[str, nn.Module]]:
     return ((n, m) for n, m in clip.model.named_modules() if f"{n}.".startswith(clip.format.image_prefixes))
 
 
+@torch.no_grad()
+def working_modules(clip: Clip) -> set[nn.Module]:
+    """The modules that take part when a picture is embedded."""
+    ran: set[nn.Module] = set()
+    handles = [m.register_forward_hook(lambda module, *_: ran.add(module)) for m in clip.model.modules()]
+    try:
+        clip.encode_image(torch.zeros(1, 3, clip.image_size, clip.image_size, device=clip.device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return ran
+
+
 def hidden_units(clip: Clip) -> list[Hidden]:
-    """The hidden units of every block, in order.
+    """The hidden units of every block that takes part, in order.
 
     A block is a module with convolutions among its children, each reading as many channels as the one before it makes
     (ResNets of any kind, stems too), or with exactly two linear children that fit (the MLP of a transformer or of
     ConvNeXt). What a block adds to its residual stream has many readers and counts as hidden nowhere.
     """
-    found = []
+    found, working = [], working_modules(clip)
     for name, module in image_modules(clip):
-        children = list(module.named_children())
+        children = [(n, m) for n, m in module.named_children() if m in working]
         convolutions = [(n, m) for n, m in children if isinstance(m, nn.Conv2d)]
         linear = [(n, m) for n, m in children if isinstance(m, nn.Linear)]
         for (n, maker), (_, reader) in pairwise(convolutions):
@@ -67,9 +80,10 @@ def hidden_units(clip: Clip) -> list[Hidden]:
 
 
 def scaled_layers(clip: Clip) -> list[tuple[str, nn.Module]]:
-    """Layers with one multiplicative weight per unit: the BatchNorms, or the makers of hidden units where none is."""
+    """Layers that take part and have a weight per unit: the BatchNorms, or the makers of hidden units where none is."""
+    working = working_modules(clip)
     norms: list[tuple[str, nn.Module]] = [
-        (n, m) for n, m in image_modules(clip) if isinstance(m, _NORMS) and m.weight is not None
+        (n, m) for n, m in image_modules(clip) if isinstance(m, _NORMS) and m.weight is not None and m in working
     ]
     return norms or [(hidden.name, hidden.maker) for hidden in hidden_units(clip)]
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Generic
@@ -24,13 +24,16 @@ from torch import Tensor
 
 from unbackdoor.disk import write_text
 from unbackdoor.errors import InputError
+from unbackdoor.inversion import inverter_names
 from unbackdoor.inversion.base import WORKS
 from unbackdoor.inversion.targets import Label
 from unbackdoor.manifest import run_key
+from unbackdoor.untrusted import as_type, is_there, read_json_lines
 
 LEAST = 0.15  # a statistic is a logarithm of a ratio: a difference of less than 16% is no evidence, however rare
 Scores = tuple[tuple[str, float], ...]  # one inverter's statistics of a model's classes, the largest first
 NEAR = 2.0  # times the false-alarm rate, up to which a p-value is too near to it to tell
+_NULL_BYTES, _LARGEST = 32 << 20, 1e6  # of a null's file, and of a statistic, which is a logarithm
 TAIL = 0.9  # so that one or two backdoored models among twenty do not set the scale
 
 
@@ -99,19 +102,52 @@ def read_null(path: Path) -> Null:
     Raises:
         InputError: missing, or not such a file.
     """
+    if not is_there(path):
+        raise InputError(f"{path}: no such null; make one with scan --calibrate")
     try:
-        head, *lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        inverters = tuple(map(str, head["inverters"]))
-        rows = tuple(tuple(ranked(scores) for scores in line["statistics"]) for line in lines)
-        if any(len(row) != len(inverters) or not all(row) for row in rows):
-            raise ValueError("a line lacks statistics")
-        models = tuple(str(r["model"]) for r in lines)
-        origin = Origin(**head["origin"]) if head.get("origin") else None
-        return Null(str(head["architecture"]), str(head["settings"]), inverters, rows, models, origin)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such null; make one with scan --calibrate") from None
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: not a null of scan --calibrate ({' '.join(str(error).split())[:100]})") from None
+        values = list(read_json_lines(path, _NULL_BYTES))
+        if not values:
+            raise InputError(f"{path}: is empty")
+        head = as_type(values[0], _Head, f"{path}, line 1")
+        lines = [as_type(v, _Line, f"{path}, model {i}") for i, v in enumerate(values[1:], 1)]
+        rows = tuple(tuple(_checked(line, head, f"{path}, model {i}")) for i, line in enumerate(lines, 1))
+    except InputError as error:
+        raise InputError(f"not a null of scan --calibrate: {error}") from None
+    return Null(head.architecture, head.settings, head.inverters, rows, tuple(r.model for r in lines), head.origin)
+
+
+@dataclass(frozen=True)
+class _Head:
+    """A null's first line."""
+
+    architecture: str
+    settings: str
+    inverters: tuple[str, ...]
+    origin: Origin | None = None
+
+    def __post_init__(self) -> None:
+        odd = [name for name in self.inverters if name not in inverter_names()]
+        if odd or not self.inverters:
+            raise ValueError(f"unknown inverter {odd[0][:60]!r}" if odd else "names no inverter")
+        if len(set(self.inverters)) < len(self.inverters):
+            raise ValueError("names an inverter twice")
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A null's line of one clean model."""
+
+    model: str
+    statistics: tuple[dict[str, float], ...]
+
+
+def _checked(line: _Line, head: _Head, where: str) -> Iterator[Scores]:
+    if len(line.statistics) != len(head.inverters):
+        raise InputError(f"{where}: statistics of {len(line.statistics)} inverters, not of {len(head.inverters)}")
+    for name, scores in zip(head.inverters, line.statistics, strict=True):
+        if not scores or any(not abs(v) <= _LARGEST for v in scores.values()):
+            raise InputError(f"{where}: {name} has no statistic, or one beyond ±{_LARGEST:g}")
+        yield ranked(scores)
 
 
 def ranked(scores: Mapping[str, float]) -> Scores:

@@ -7,6 +7,21 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from unbackdoor.errors import InputError
+
+
+LARGEST_SEED = 2**40  # times a million, plus a step, it still is a generator's seed
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that no generator takes.
+
+    Raises:
+        InputError: it lies beyond ±2⁴⁰.
+    """
+    if abs(seed) > LARGEST_SEED:
+        raise InputError(f"seed {str(seed)[:60]}: must lie between −2⁴⁰ and 2⁴⁰")
+
 
 def step_seed(seed: int, step: int) -> int:
     """A seed for one step or epoch, the same whenever it is run again."""

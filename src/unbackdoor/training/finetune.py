@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from unbackdoor.clip.handle import Clip
-from unbackdoor.training.batches import steps_per_epoch
+from unbackdoor.errors import InputError
+from unbackdoor.training.batches import check_seed, steps_per_epoch
 from unbackdoor.training.loop import FitConfig, FitResult, fit
 
 LossAt = Callable[[int], Tensor]
@@ -40,9 +42,37 @@ class TuneConfig:
     towers: str = "image"
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        if self.epochs < 0 or self.steps < 0 or self.batch_size < 1:
+            raise InputError(
+                f"epochs {self.epochs}, steps {self.steps}, batch size {self.batch_size}: "
+                "give numbers of 0 or more, and a batch of at least 1"
+            )
+        if not 0 <= self.lr < math.inf:
+            raise InputError(f"the learning rate is {self.lr}; it must be a number of 0 or more")
+        if not 0 <= self.warmup <= 1 or not 0 <= self.weight_decay < math.inf:
+            raise InputError(
+                f"warm-up {self.warmup}, weight decay {self.weight_decay}: give a share of the steps and a number of "
+                "0 or more"
+            )
+        if self.towers not in ("image", "both"):
+            raise InputError(f"towers {self.towers!r} is neither image nor both")
+
 
 SMALL_TOWER = 20_000_000  # parameters
 LARGE_LR = 1e-5  # the task-vector literature's, for full-size image towers
+
+
+def checked_lr(lr: float | None) -> float:
+    """A learning rate that the user gives; 0, which stands for one by the size of the tower, where there is none.
+
+    Raises:
+        InputError: it is no finite number above 0.
+    """
+    if lr is not None and not 0 < lr < math.inf:
+        raise InputError(f"the learning rate is {lr}; it must be a number above 0")
+    return lr or 0.0
 
 
 def settle_lr(
@@ -71,6 +101,7 @@ def fit_config(tune: TuneConfig, steps: int) -> FitConfig:
         betas=tune.betas,
         # Even, as a guard softens two steps at a time and remembers nothing in between.
         checkpoint_every=max(2, min(50, steps // 4 // 2 * 2)),
+        together=2,
     )
 
 
@@ -100,7 +131,7 @@ def tune_towers(
     wanted = {id(p) for p in (clip.tower_parameters(config.towers).values() if only is None else only)}
     before = {name: p.requires_grad for name, p in clip.model.named_parameters()}
     for p in clip.model.parameters():
-        p.requires_grad_(id(p) in wanted)
+        p.requires_grad_(id(p) in wanted and p.is_floating_point())
     clip.model.eval()
     module = clip.model if extra is None else nn.ModuleDict({"model": clip.model, "extra": extra})
     settings = fit_config(config, steps)

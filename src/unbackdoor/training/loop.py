@@ -2,7 +2,8 @@
 
 A run is a pure function of its configuration: the batch is a function of the step (`loss_at(step)`), so the
 only state is the weights, the optimiser's moments and the step count. A killed run therefore continues from
-its last checkpoint and ends at the same weights as an unbroken one.
+its last checkpoint and ends at the same weights as an unbroken one. Checkpoints are written every minute at the latest,
+and when the user interrupts the run.
 
 On several processes (see `training.parallel`) it runs unchanged: gradients are averaged, the first process writes.
 """
@@ -20,10 +21,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from unbackdoor.errors import InputError
+from unbackdoor.errors import InputError, first_line
 from unbackdoor.progress import Progress
 from unbackdoor.training.parallel import open_ranks
 from unbackdoor.weights.files import read_tensors, write_tensors
+
+CHECKPOINT_SECONDS = 60.0  # at most so long without a checkpoint, a step and its group apart
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,9 @@ class FitConfig:
         betas: AdamW's moments.
         grad_clip: global gradient norm limit; 0 switches clipping off.
         ema: decay of the exponential moving average of the weights; 0 keeps none.
-        checkpoint_every: steps between checkpoints.
+        checkpoint_every: steps between checkpoints, which come every minute in any case.
+        together: so many steps, counted from the first, belong together, as `on_step` remembers something in between;
+            checkpoints lie where one such group ends.
     """
 
     steps: int
@@ -51,11 +56,15 @@ class FitConfig:
     grad_clip: float = 1.0
     ema: float = 0.0
     checkpoint_every: int = 100
+    together: int = 1
 
 
 @dataclass
 class FitResult:
-    """What a run left behind: losses by step, time spent in this process, the step it resumed from, EMA weights."""
+    """What a run left behind: losses by step, time spent in this process, the step it resumed from, EMA weights.
+
+    The losses are those of all steps, also of the steps before a kill.
+    """
 
     steps: int
     seconds: float
@@ -109,40 +118,51 @@ def fit(
         betas=config.betas,
     )
     ema = [p.detach().clone() for p in params] if config.ema else []
-    key = _run_key(config, run_key, named)
-    start = _restore(checkpoint, key, module, named, optimiser, ema) if checkpoint else 0
+    losses: list[float] = []
+    keeper = _Keeper(checkpoint, _run_key(config, run_key, named), module, named, optimiser, ema, losses)
+    start = keeper.restore()
     if not ranks.agree(start):
         raise InputError(f"{checkpoint}: not every process finds the same checkpoint; use a folder that all share")
-    result = FitResult(steps=config.steps, seconds=0.0, resumed_from=start)
+    result = FitResult(steps=config.steps, seconds=0.0, resumed_from=start, losses=losses)
     began = time.perf_counter()
-    with Progress(label, config.steps, start) as bar:
-        for step in range(start, config.steps):
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate(config, step)
-            optimiser.zero_grad(set_to_none=True)
-            loss = loss_at(step)
-            value = ranks.mean(loss.detach())
-            if not math.isfinite(value):
-                raise InputError(
-                    f"{label}: the loss became {value} at step {step}; lower the learning rate "
-                    "or check the weights and images for NaN"
-                )
-            loss.backward()
-            ranks.average_gradients(params)
-            if config.grad_clip:
-                torch.nn.utils.clip_grad_norm_(params, config.grad_clip)
-            optimiser.step()
-            if ema:
-                # A young average follows quickly, so that the first, random weights leave no trace.
-                decay = min(config.ema, (step + 1) / (step + 10))
-                torch._foreach_lerp_(ema, [p.detach() for p in params], 1 - decay)
-            result.losses.append(value)
-            bar.step(step + 1, loss=value)
-            if on_step:
-                on_step(step, value)
-            last = step + 1 == config.steps
-            if checkpoint and (last or (step + 1) % config.checkpoint_every == 0):
-                _store(checkpoint, key, step + 1, module, named, optimiser, ema)
+    done, moving = start, False
+    buffers = _versions(module)
+    try:
+        with Progress(label, config.steps, start) as bar:
+            for step in range(start, config.steps):
+                for group in optimiser.param_groups:
+                    group["lr"] = learning_rate(config, step)
+                optimiser.zero_grad(set_to_none=True)
+                loss = loss_at(step)
+                value = ranks.mean(loss.detach())
+                if not math.isfinite(value):
+                    raise InputError(
+                        f"{label}: the loss became {value} at step {step}; lower the learning rate "
+                        "or check the weights and images for NaN"
+                    )
+                loss.backward()
+                ranks.average_gradients(params)
+                if config.grad_clip:
+                    torch.nn.utils.clip_grad_norm_(params, config.grad_clip)
+                moving = True
+                optimiser.step()
+                if ema:
+                    # A young average follows quickly, so that the first, random weights leave no trace.
+                    decay = min(config.ema, (step + 1) / (step + 10))
+                    torch._foreach_lerp_(ema, [p.detach() for p in params], 1 - decay)
+                losses.append(value)
+                bar.step(step + 1, loss=value)
+                if on_step:
+                    on_step(step, value)
+                done, moving = step + 1, False
+                buffers = _versions(module)
+                if keeper.due(done, config):
+                    keeper.store(done)
+    except KeyboardInterrupt:
+        # Only where the weights stand between two steps, and no buffer was touched on the way to the next.
+        if not moving and done % config.together == 0 and buffers == _versions(module):
+            keeper.store(done)
+        raise
     result.seconds = time.perf_counter() - began
     result.ema = dict(zip(named, ema, strict=True)) if ema else {}
     return result
@@ -150,59 +170,93 @@ def fit(
 
 def _run_key(config: FitConfig, run_key: str, named: dict[str, nn.Parameter]) -> str:
     shapes = [(name, list(p.shape)) for name, p in named.items()]
-    settings = {k: v for k, v in asdict(config).items() if k != "checkpoint_every"}
+    settings = {k: v for k, v in asdict(config).items() if k not in ("checkpoint_every", "together")}
     text = json.dumps([settings, run_key, shapes], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _store(
-    path: Path,
-    key: str,
-    step: int,
-    module: nn.Module,
-    named: dict[str, nn.Parameter],
-    optimiser: torch.optim.Optimizer,
-    ema: list[Tensor],
-) -> None:
-    tensors: dict[str, Tensor] = {}
-    for i, (name, p) in enumerate(named.items()):
-        tensors[f"weight/{name}"] = p.detach()
-        state = optimiser.state[p]
-        tensors[f"first/{name}"], tensors[f"second/{name}"] = state["exp_avg"], state["exp_avg_sq"]
-        if ema:
-            tensors[f"ema/{name}"] = ema[i]
-    for name, buffer in module.named_buffers():
-        tensors[f"buffer/{name}"] = buffer
-    write_tensors(path, tensors, {"run": key, "step": str(step)})
+def _versions(module: nn.Module) -> list[int]:
+    """How often each buffer has been written to."""
+    return [buffer._version for buffer in module.buffers()]
 
 
-def _restore(
-    path: Path,
-    key: str,
-    module: nn.Module,
-    named: dict[str, nn.Parameter],
-    optimiser: torch.optim.Optimizer,
-    ema: list[Tensor],
-) -> int:
-    """Load a checkpoint if there is one; returns the number of completed steps."""
-    if not path.exists():
-        return 0
-    tensors, metadata = read_tensors(path)
-    if metadata.get("run") != key:
-        raise InputError(
-            f"{path} belongs to a run with other settings, data or weights; remove it or choose another output folder"
-        )
-    step = int(metadata["step"])
-    with torch.no_grad():
-        for i, (name, p) in enumerate(named.items()):
+@dataclass
+class _Keeper:
+    """The checkpoint of a run: weights, moments, buffers, losses and the step; nothing is kept without a file."""
+
+    path: Path | None
+    key: str
+    module: nn.Module
+    named: dict[str, nn.Parameter]
+    optimiser: torch.optim.Optimizer
+    ema: list[Tensor]
+    losses: list[float]
+    _stored: int = 0
+
+    def __post_init__(self) -> None:
+        self._clock = time.monotonic()
+
+    def due(self, done: int, config: FitConfig) -> bool:
+        """Whether a checkpoint is to be written after `done` steps."""
+        if self.path is None:
+            return False
+        if done == config.steps or done % config.checkpoint_every == 0:
+            return True
+        return done % config.together == 0 and time.monotonic() - self._clock >= CHECKPOINT_SECONDS
+
+    def store(self, done: int) -> None:
+        """Write it, unless it is there already."""
+        if self.path is None or done <= self._stored:
+            return
+        tensors = {"losses": torch.tensor(self.losses[:done], dtype=torch.float64)}
+        for i, (name, p) in enumerate(self.named.items()):
+            tensors[f"weight/{name}"] = p.detach()
+            # A parameter that has had no gradient yet has no moments; one that got its first later counts fewer steps.
+            state = self.optimiser.state.get(p)
+            if state:
+                tensors[f"first/{name}"], tensors[f"second/{name}"] = state["exp_avg"], state["exp_avg_sq"]
+                tensors[f"steps/{name}"] = torch.as_tensor(state["step"])
+            if self.ema:
+                tensors[f"ema/{name}"] = self.ema[i]
+        for name, buffer in self.module.named_buffers():
+            tensors[f"buffer/{name}"] = buffer
+        write_tensors(self.path, tensors, {"run": self.key, "step": str(done)})
+        self._stored, self._clock = done, time.monotonic()
+
+    def restore(self) -> int:
+        """Load it if there is one; returns the number of completed steps.
+
+        Raises:
+            InputError: it is of another run, or damaged.
+        """
+        path = self.path
+        if path is None or not path.exists():
+            return 0
+        tensors, metadata = read_tensors(path)
+        if metadata.get("run") != self.key:
+            raise InputError(
+                f"{path} belongs to a run with other settings, data or weights; remove it or choose another output "
+                "folder"
+            )
+        try:
+            self._load(tensors)
+            self._stored = int(metadata["step"])
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise InputError(f"{path}: a damaged checkpoint ({first_line(error)}); remove it to begin anew") from None
+        return self._stored
+
+    @torch.no_grad()
+    def _load(self, tensors: dict[str, Tensor]) -> None:
+        self.losses[:] = tensors["losses"].tolist()
+        for i, (name, p) in enumerate(self.named.items()):
             p.copy_(tensors[f"weight/{name}"])
-            optimiser.state[p] = {
-                "step": torch.tensor(float(step)),
-                "exp_avg": tensors[f"first/{name}"].to(p.device).clone(),
-                "exp_avg_sq": tensors[f"second/{name}"].to(p.device).clone(),
-            }
-            if ema:
-                ema[i].copy_(tensors[f"ema/{name}"])
-        for name, buffer in module.named_buffers():
+            if f"first/{name}" in tensors:
+                self.optimiser.state[p] = {
+                    "step": tensors[f"steps/{name}"].clone(),
+                    "exp_avg": torch.empty_like(p).copy_(tensors[f"first/{name}"].view_as(p)),
+                    "exp_avg_sq": torch.empty_like(p).copy_(tensors[f"second/{name}"].view_as(p)),
+                }
+            if self.ema:
+                self.ema[i].copy_(tensors[f"ema/{name}"])
+        for name, buffer in self.module.named_buffers():
             buffer.copy_(tensors[f"buffer/{name}"])
-    return step

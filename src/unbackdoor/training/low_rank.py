@@ -85,28 +85,34 @@ def low_rank(clip: Clip, rank: int, *, guard: Guard | None = None, seed: int = 0
     if not places:
         raise InputError(f"{clip.reference}: its image tower has no linear layer and no convolution to adapt")
     factors: dict[str, Factors] = {}
-    order = {name: list(module._parameters) for name, (module, _) in places.items()}
+    done: list[tuple[nn.Module, str, list[str]]] = []
     try:
-        for name, (module, own) in places.items():
-            weight, parts = getattr(module, own), 3 if own == _STACKED else 1
+        for name, sharing in places.items():
+            weight, parts = getattr(*sharing[0]), 3 if sharing[0][1] == _STACKED else 1
             factors[name] = Factors(weight, rank, parts, None if guard is None else guard.factors[name], generator)
-            parametrize.register_parametrization(module, own, factors[name])
+            for module, own in sharing:
+                done.append((module, own, list(module._parameters)))
+                parametrize.register_parametrization(module, own, factors[name])
         yield LowRank(factors)
     finally:
-        for name in factors:
-            module, own = places[name]
+        for module, own, order in done:
             if parametrize.is_parametrized(module, own):
                 parametrize.remove_parametrizations(module, own, leave_parametrized=False)
             # It comes back as the last of its module's; state dicts keep their order.
-            for other in order[name][order[name].index(own) + 1 :]:
+            for other in order[order.index(own) + 1 :]:
                 module.register_parameter(other, module._parameters.pop(other))
 
 
-def _places(clip: Clip) -> Iterator[tuple[str, tuple[nn.Module, str]]]:
-    for name in clip.image_parameters():
-        path, _, own = name.rpartition(".")
-        module = clip.model.get_submodule(path)
+def _places(clip: Clip) -> Iterator[tuple[str, list[tuple[nn.Module, str]]]]:
+    """Every matrix by its name, with the modules that use it: more than one where they share it."""
+    sharing: dict[int, list[tuple[nn.Module, str]]] = {}
+    for module in clip.model.modules():
+        for own, p in module._parameters.items():
+            if p is not None:
+                sharing.setdefault(id(p), []).append((module, own))
+    for name, p in clip.image_parameters().items():
+        module, own = sharing[id(p)][0]
         stacked = own == _STACKED and isinstance(module, nn.MultiheadAttention)
         plain = isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
         if stacked or (own == "weight" and plain):
-            yield name, (module, own)
+            yield name, sharing[id(p)]

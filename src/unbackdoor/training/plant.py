@@ -12,6 +12,7 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.poisoning import choose_poisoned
 from unbackdoor.devices import half_type
+from unbackdoor.errors import InputError
 from unbackdoor.training.batches import batch_rows
 from unbackdoor.training.finetune import TuneConfig, settle_tune, tune_towers
 from unbackdoor.training.loop import FitResult
@@ -46,6 +47,10 @@ class PoisonConfig:
     rate: float = 0.03
     clean_label: bool = False
     tune: TuneConfig = field(default_factory=lambda: TuneConfig(epochs=3))
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate <= 1:
+            raise InputError(f"the poison rate is {self.rate}; it is a share of the images, in (0, 1]")
 
 
 @dataclass

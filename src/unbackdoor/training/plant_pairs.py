@@ -45,6 +45,12 @@ class PairPoisonConfig:
     templates: Sequence[str] = DEFAULT_TEMPLATES
     tune: TuneConfig = field(default_factory=lambda: TuneConfig(epochs=5, towers="both"))
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.rate <= 1 or (self.count is not None and self.count < 1):
+            raise InputError(
+                f"the poison rate is {self.rate}, the count {self.count}; give a share in [0, 1], or 1 pair or more"
+            )
+
 
 def settle_pairs(config: PairPoisonConfig, clip: Clip, n: int) -> PairPoisonConfig:
     """`config` with learning rate and steps settled for n pairs."""

@@ -47,7 +47,7 @@ def trigger_class(name: str) -> type[Trigger]:
     from unbackdoor.errors import InputError
 
     if name not in _TABLE:
-        raise InputError(f"unknown trigger {name!r}: choose one of {', '.join(_TABLE)}")
+        raise InputError(f"unknown trigger {name[:60]!r}: choose one of {', '.join(_TABLE)}")
     module, _, attribute = _TABLE[name].partition(":")
     found: type[Trigger] = getattr(import_module(module), attribute)
     return found
@@ -70,12 +70,12 @@ def _from_file(name: str) -> str:
     from pathlib import Path
 
     from unbackdoor.errors import InputError
+    from unbackdoor.untrusted import read_text
 
     try:
-        text = Path(name).read_text(encoding="utf-8").strip()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise InputError(f"trigger @{name}: {reason}; give a text file that holds one trigger spec") from None
-    if not text or "\n" in text:
+        text = read_text(Path(name)).strip()
+    except InputError as error:
+        raise InputError(f"trigger @{error}; give a text file that holds one trigger spec") from None
+    if not text or len(text.splitlines()) > 1:
         raise InputError(f"trigger @{name}: expected one line that holds a trigger spec")
     return text

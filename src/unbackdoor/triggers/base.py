@@ -15,6 +15,8 @@ from unbackdoor.errors import InputError
 
 Value = Union[str, int, float, bool]
 LONGEST_SHOWN = 12  # characters of a value, in labels
+# What a spec may ask for, wherever it comes from. Whole numbers but a seed are pixels, points or waves.
+_LARGEST, _LARGEST_SEED, _LARGEST_SHARE = 4096, 2**63, 1e6
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,12 @@ def shorten(spec: str) -> str:
     return re.sub(rf"(=[^,]{{{LONGEST_SHOWN}}})[^,]+", r"\1…", spec)
 
 
+def told(spec: str) -> str:
+    """A spec for an error's line."""
+    short = shorten(spec)
+    return repr(short if len(short) <= 200 else short[:200] + "…")
+
+
 def from_spec(spec: str) -> Trigger:
     """See `unbackdoor.triggers.parse_trigger`."""
     from unbackdoor.triggers import trigger_class
@@ -101,7 +109,7 @@ def from_spec(spec: str) -> Trigger:
     for pair in filter(None, (p.strip() for p in rest.split(","))):
         key, equals, text = pair.partition("=")
         if not equals or key not in known:
-            raise InputError(f"trigger {spec!r}: no parameter {key!r}; {name} takes {', '.join(known)}")
+            raise InputError(f"trigger {told(spec)}: no parameter {key[:40]!r}; {name} takes {', '.join(known)}")
         values[key] = _read(spec, key, text, known[key])
     return kind(**values)
 
@@ -111,9 +119,13 @@ def _read(spec: str, key: str, text: str, kind: type) -> Value:
         if kind is bool:
             return {"true": True, "false": False, "1": True, "0": False}[text.lower()]
         parsed: Value = kind(text)
-        return parsed
     except (ValueError, KeyError):
-        raise InputError(f"trigger {spec!r}: {key}={text} is not a {kind.__name__}") from None
+        raise InputError(f"trigger {told(spec)}: {key}={text[:40]} is not a {kind.__name__}") from None
+    if isinstance(parsed, int | float):
+        largest = _LARGEST_SHARE if kind is float else _LARGEST_SEED if key == "seed" else _LARGEST
+        if not abs(parsed) <= largest:  # nor is NaN
+            raise InputError(f"trigger {told(spec)}: {key}={text[:40]} is no number from {-largest:g} to {largest:g}")
+    return parsed
 
 
 def draw(seed: int, key: int, make: Callable[[torch.Generator], Tensor]) -> Tensor:

@@ -14,6 +14,7 @@ from unbackdoor.triggers.base import Trigger, from_spec
 from unbackdoor.triggers.packing import EMPTY
 
 _BETWEEN, _COMMA = "|", ";"
+MOST = 64  # parts
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,12 @@ class Mixed(Trigger):
             InputError: there are none yet, or one is no trigger's spec.
         """
         self.require(bool(self.parts), EMPTY)
-        found = tuple(from_spec(part.replace(_COMMA, ",")) for part in self.parts.split(_BETWEEN))
-        self.require(not any(isinstance(t, Mixed) for t in found), "cannot hold another mixed trigger")
-        return found
+        specs = [part.replace(_COMMA, ",") for part in self.parts.split(_BETWEEN)]
+        self.require(len(specs) <= MOST, f"holds {len(specs)} triggers; {MOST} are the most")
+        # Before they are parsed, as each would parse what it holds.
+        nested = any(spec.partition(":")[0].strip() == self.name for spec in specs)
+        self.require(not nested, "cannot hold another mixed trigger")
+        return tuple(from_spec(spec) for spec in specs)
 
     def apply(self, images: Tensor, keys: Tensor) -> Tensor:
         which = keys.cpu() % len(self.triggers)

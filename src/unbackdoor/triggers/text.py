@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unbackdoor.triggers.base import Trigger
 
+_LONGEST, _WIDEST = 64, 16_384  # letters, and letters times pixels: the whole word is drawn, whatever shows of it
 COLOURS = {
     "red": (1.0, 0.0, 0.0), "green": (0.0, 1.0, 0.0), "blue": (0.0, 0.0, 1.0), "white": (1.0, 1.0, 1.0),
     "black": (0.0, 0.0, 0.0), "yellow": (1.0, 1.0, 0.0),
@@ -39,9 +40,11 @@ class Text(Trigger):
     offset: int = 0
 
     def __post_init__(self) -> None:
-        self.require(self.word.isalnum(), f"word={self.word!r} must be letters and digits, and at least one")
+        plain = self.word.isalnum() and len(self.word) <= _LONGEST
+        self.require(plain, f"word={self.word[:40]!r} must be letters and digits, 1 to {_LONGEST} of them")
         self.require(0 < self.ratio <= 1, f"ratio={self.ratio} must lie in (0, 1]")
         self.require(self.size >= 0, f"size={self.size} must not be negative")
+        self.require(self.size * len(self.word) <= _WIDEST, f"size={self.size} is too large for {self.word!r}")
         self.require(self.colour in COLOURS, f"colour={self.colour!r} is none of {', '.join(COLOURS)}")
 
     def apply(self, images: Tensor, keys: Tensor) -> Tensor:

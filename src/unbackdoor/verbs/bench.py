@@ -15,11 +15,12 @@ from unbackdoor.bench.grid import collect, narrow, plan, run_grid
 from unbackdoor.bench.recipe import read_recipe
 from unbackdoor.bench.scatter import scatters
 from unbackdoor.bench.tables import as_csv, as_latex, as_markdown
-from unbackdoor.clip.load import load
+from unbackdoor.clip.handle import Clip
 from unbackdoor.disk import write_text
 from unbackdoor.errors import InputError
 from unbackdoor.manifest import Manifest, write_jsonl
-from unbackdoor.weights.files import state_hash
+from unbackdoor.untrusted import read_text
+from unbackdoor.verbs.common import open_model, open_referred, weights_hash
 
 
 def bench(
@@ -32,6 +33,7 @@ def bench(
     device: str = "auto",
     only: Sequence[str] = (),
     dry_run: bool = False,
+    online: bool = False,
 ) -> dict[str, Any]:
     """Plant every attack of a recipe, cure each with every defence, and tabulate.
 
@@ -47,6 +49,7 @@ def bench(
         only: run a part of the grid, `data=gtsrb`, `seed=1,2`, `defence=anchored`; a cell must pass all of them. Tables
             hold whatever is finished.
         dry_run: run nothing; tabulate what is there.
+        online: models and data that the recipe names may lie on the network.
 
     Returns:
         Counts, the reasons of failed cells, and the paths of the tables.
@@ -57,11 +60,11 @@ def bench(
     if engine not in ENGINES:
         raise InputError(f"engine {engine!r} is none of {', '.join(ENGINES)}")
     out, recipe = Path(out), Path(recipe)
-    grid = read_recipe(recipe, None if data_root is None else Path(data_root))
-    hashes = {name: state_hash(load(reference, device="cpu").state()) for name, reference in grid.models.items()}
+    grid = read_recipe(recipe, None if data_root is None else Path(data_root), online=online)
+    hashes = {name: weights_hash(recipe_model(r, online)) for name, r in grid.models.items()}
     cells = plan(grid, hashes)
     chosen = narrow(cells, only)
-    manifest = Manifest("bench", {"recipe": recipe.read_text(encoding="utf-8"), "engine": engine, "workers": workers})
+    manifest = Manifest("bench", {"recipe": read_text(recipe), "engine": engine, "workers": workers})
     manifest.hashes.update({f"weights of {name}": value for name, value in hashes.items()})
     errors: dict[str, str] = {}
     with grid_folder(out, alone=not dry_run):
@@ -88,6 +91,17 @@ def bench(
         "addresses": len({address(cell["config"]) for s, own in cells for cell in (s, *own)}),
         "seconds": round(manifest.seconds, 2),
     }
+
+
+def recipe_model(reference: str, online: bool) -> Clip:
+    """The model that a recipe names, on the CPU; one that lies on the network only where that is wanted.
+
+    Raises:
+        InputError: there is none.
+    """
+    if online or reference.startswith("random:"):
+        return open_model(reference, None, "cpu")
+    return open_referred(reference, "the recipe", "give --online where you trust the recipe", "cpu")
 
 
 @contextmanager

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unbackdoor import journal
 from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.preprocess import Frame
 from unbackdoor.data.classnames import templates as find_templates
@@ -63,7 +64,7 @@ def calibrate(
     if rests is not None:
         manifest.hashes["origin"] = rests.weights
     kept = out.with_name(f".{out.name}.part")
-    done = _read_part(kept)
+    done = {row.key: row.statistics for row in journal.read(kept, _Done)}
     rows, told, kind, identity = [], [], "", ""
     decoded: dict[Frame, ImageSet] = {}
     for reference in models:
@@ -93,9 +94,7 @@ def calibrate(
                 )
                 # By index, too: a vocabulary may hold a name twice, and a suspect's classes are told apart by index.
                 done[key] = [{f"{c} {names[c]}": v for c, v in row.scores.items()} for row in examined.found]
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                with kept.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({"key": key, "statistics": done[key]}) + "\n")
+                journal.append(kept, {"key": key, "statistics": done[key]})
             rows.append(tuple(ranked(scores) for scores in done[key]))
             told.append(said)
     null = Null(kind, identity, chosen, tuple(rows), tuple(told), rests)
@@ -118,14 +117,9 @@ def _with_copies(base: Clip, images: ImageSet, head: Any, copies: int, seed: int
     yield from clones(base, images, head, copies, seed)
 
 
-def _read_part(path: Path) -> dict[str, list[dict[str, float]]]:
-    if not path.exists():
-        return {}
-    found: dict[str, list[dict[str, float]]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:  # the line being written when the run was killed
-            continue
-        found[row["key"]] = row["statistics"]
-    return found
+@dataclass(frozen=True)
+class _Done:
+    """A line of what is kept: one model's statistics."""
+
+    key: str
+    statistics: list[dict[str, float]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from unbackdoor.training.parallel import wait_for_all
 from unbackdoor.training.plant import Attack
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.triggers.base import Trigger
+from unbackdoor.untrusted import is_there
 from unbackdoor.weights.files import state_hash
 from unbackdoor.weights.vector import Vector, load_vector
 
@@ -32,6 +34,37 @@ from unbackdoor.weights.vector import Vector, load_vector
 def open_model(model: str | Clip, checkpoint: Path | None = None, device: str = "auto") -> Clip:
     """The handle itself, or the model behind a reference."""
     return model if isinstance(model, Clip) else load(model, checkpoint=checkpoint, device=device)
+
+
+_FAR = ("hf-hub:", "hf:", "http:", "https:")
+_ARCHITECTURE = re.compile(r"[A-Za-z0-9][\w.+-]{0,99}")
+
+
+def open_referred(
+    reference: str, where: str, remedy: str, device: str = "auto", checkpoint: Path | None = None
+) -> Clip:
+    """The model behind a reference that stands in a file: one that lies on this machine, never one on the network.
+
+    Args:
+        where: what names it, for the error.
+        remedy: what the user may do instead.
+        checkpoint: weights that the user names; the reference may then be an architecture.
+
+    Raises:
+        InputError: it is none that lies here, or it cannot be opened.
+    """
+    named = reference.removeprefix("adapter:").partition("@")[2] if reference.startswith("adapter:") else reference
+    place = Path(named.removeprefix("local-dir:").removeprefix("adapter:"))
+    if checkpoint is not None and _ARCHITECTURE.fullmatch(reference) and not place.exists():
+        return open_model(reference, checkpoint, device)
+    if named and named != "embedded" and (named.startswith(_FAR) or not is_there(place)):
+        raise InputError(
+            f"{where} names the model {reference[:200]!r}, which does not lie on this machine; {remedy}"
+        )
+    try:
+        return open_model(reference, checkpoint, device)
+    except InputError as error:
+        raise InputError(f"{where} names a model that cannot be opened: {error}; {remedy}") from None
 
 
 def open_data(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from unbackdoor import journal
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.disk import write_text
+from unbackdoor.errors import InputError
 from unbackdoor.geometry.surface import Point, Seen, Surface, Views, look
 from unbackdoor.manifest import Manifest, run_key, write_json
 from unbackdoor.report.contours import contour_map
@@ -97,7 +99,7 @@ def disentangle(
     key = run_key("disentangle", {k: v for k, v in config.items() if k not in apart}, manifest.hashes)
     with work_folder(out) as work:
         log = work / f"points-{key[:16]}.jsonl"
-        surface.seen.update(_read(log))
+        surface.seen.update(_read(log, surface.views))
         look(clip, plane, attack.head, surface, sharp=sharp, keep=lambda point, seen: _append(log, point, seen))
         mean, interval = surface.box()
         map_file = out / "map.svg"
@@ -151,18 +153,27 @@ def _told(surface: Surface, point: Point) -> dict[str, Any]:
 
 
 def _append(log: Path, point: Point, seen: Seen) -> None:
-    line = {"at": point, "clean": seen.clean.tolist(), "triggered": seen.triggered.tolist()}
-    with log.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    journal.append(log, {"at": point, "clean": seen.clean.tolist(), "triggered": seen.triggered.tolist()})
 
 
-def _read(log: Path) -> dict[Point, Seen]:
+@dataclass(frozen=True)
+class _Point:
+    """A line of the log: the answers at one point."""
+
+    at: tuple[float, float]
+    clean: tuple[int, ...]
+    triggered: tuple[int, ...]
+
+
+def _read(log: Path, views: Views) -> dict[Point, Seen]:
+    """The points of the log.
+
+    Raises:
+        InputError: one is of other pictures.
+    """
     found: dict[Point, Seen] = {}
-    for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else ():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:  # the line being written when the run was killed
-            continue
-        a, b = row["at"]
-        found[a, b] = Seen(torch.tensor(row["clean"]), torch.tensor(row["triggered"]))
+    for row in journal.read(log, _Point):
+        if len(row.clean) != len(views.clean) or len(row.triggered) != len(views.triggered):
+            raise InputError(f"{log}: holds answers to other pictures; remove it to begin anew")
+        found[row.at] = Seen(torch.tensor(row.clean), torch.tensor(row.triggered))
     return found

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from unbackdoor.clip.handle import Clip
 from unbackdoor.errors import InputError
 from unbackdoor.inversion.detection import Null, Origin, architecture
-from unbackdoor.verbs.common import open_model, weights_hash
+from unbackdoor.verbs.common import open_model, open_referred, weights_hash
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,7 @@ def origin_of(clip: Clip, named: str | Clip | None, known: Null | None, device: 
     if named is None:
         if rests is None:
             return None
-        if rests.reference.startswith("hf-hub:"):
-            raise InputError(f"the null rests on the clean model {rests.reference}; name it with --origin")
-        named = rests.reference
+        named = open_referred(rests.reference, "the null", "name it with --origin", device)
     found = open_origin(named, device)
     found.check(clip)
     if rests is not None and found.told.weights != rests.weights:

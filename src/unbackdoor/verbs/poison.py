@@ -14,7 +14,7 @@ from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.manifest import Manifest, run_key, write_json, write_jsonl
 from unbackdoor.training.badclip import crafted
-from unbackdoor.training.finetune import TuneConfig
+from unbackdoor.training.finetune import TuneConfig, checked_lr
 from unbackdoor.training.plant import PoisonConfig, plant, settle
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.verbs.common import (
@@ -114,7 +114,7 @@ def poison(
     ready = crafted(clip, own, open_trigger(trigger), target, seed=seed, templates=templates)
     attack = open_attack(clip, train, ready, target, templates)
     held_out = open_data(test if test is not None else data, clip, "test", limit=test_limit, classes=classes)
-    tune = TuneConfig(epochs=epochs, batch_size=batch_size, lr=lr or 0.0, seed=seed)
+    tune = TuneConfig(epochs=epochs, batch_size=batch_size, lr=checked_lr(lr), seed=seed)
     settings = settle(PoisonConfig(poison_rate, clean_label, tune), clip, len(own))
     config = {
         "model": clip.reference,
@@ -141,6 +141,7 @@ def poison(
         key = run_key("poison", config, manifest.hashes)
         done = plant(clip, own, attack.head, attack, settings, checkpoint=work / "poison.checkpoint", run_key=key)
         manifest.notes.update(poisoned=done.poisoned, trained_on=done.trained_on)
+        clip.round_as_stored()
         after = evaluate_images(clip, held_out, task, label="after")
         clip.save(out / "model")
         manifest.hashes["weights_after"] = weights_hash(clip)

@@ -17,7 +17,7 @@ from unbackdoor.devices import half_type
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_images, evaluate_retrieval
 from unbackdoor.manifest import Manifest, run_key, write_json, write_jsonl
-from unbackdoor.training.finetune import TuneConfig
+from unbackdoor.training.finetune import TuneConfig, checked_lr
 from unbackdoor.training.plant import Attack
 from unbackdoor.training.plant_pairs import PairPoisonConfig, plant_pairs, settle_pairs
 from unbackdoor.triggers.base import Trigger
@@ -91,7 +91,7 @@ def poison_pairs(
         rate=poison_rate,
         clean_label=clean_label,
         templates=sentences,
-        tune=TuneConfig(epochs=epochs, batch_size=batch_size, lr=lr or 0.0, towers="both", seed=seed),
+        tune=TuneConfig(epochs=epochs, batch_size=batch_size, lr=checked_lr(lr), towers="both", seed=seed),
     )
     settings = settle_pairs(settings, clip, len(pairs))
     config = {
@@ -120,6 +120,7 @@ def poison_pairs(
         planted = attack if poison_rate else None
         done = plant_pairs(clip, pairs, planted, settings, checkpoint=work / "poison.checkpoint", run_key=key)
         manifest.notes.update(poisoned=done.poisoned, trained_on=done.trained_on, skipped=pairs.skipped)
+        clip.round_as_stored()
         after = _measure(clip, held_out, attack, templates, named, "after")
         clip.save(out / "model")
         manifest.hashes["weights_after"] = weights_hash(clip)

@@ -132,6 +132,7 @@ def unlearn(
         before = evaluate_images(clip, held_out, task, label="before")
         answers_before = _answers(clip, held_out, shown, attack)
         found = unlearn_(clip, tau, tuning, task, rule, alpha=fixed, log=work / f"alpha-{key[:16]}.jsonl")
+        clip.round_as_stored()
         after = evaluate_images(clip, held_out, task, label="after")
         answers_after = _answers(clip, held_out, shown, attack)
         clip.save(out / "model")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,10 @@ from unbackdoor.defenses.tbar import choosing, rule_of
 from unbackdoor.errors import InputError
 from unbackdoor.inversion.base import WORKS, answers, works
 from unbackdoor.inversion.examine import split
+from unbackdoor.inversion.finding import Lead, read_finding
 from unbackdoor.manifest import Manifest, write_json
 from unbackdoor.metrics.rates import Rate
-from unbackdoor.triggers.base import Trigger, from_spec
-from unbackdoor.verbs.common import open_data, open_model, weights_hash
+from unbackdoor.verbs.common import open_data, open_model, open_referred, weights_hash
 from unbackdoor.verbs.scan import candidates, scan
 from unbackdoor.verbs.unlearn import unlearn
 from unbackdoor.verbs.vector import vector_config
@@ -32,15 +31,6 @@ ROUNDS = 3
 # Times the false-alarm rate, up to which a p-value after a cure is followed up. A model that held one backdoor holds
 # another more likely than any model holds one, and a needless cure costs it some points of clean accuracy.
 PURSUED = 3.0
-
-
-@dataclass(frozen=True)
-class Lead:
-    """A class that a scan names, the trigger that it recovered for it, and with which inverter."""
-
-    target: str
-    trigger: Trigger
-    inverter: str
 
 
 def unlearn_scan(
@@ -97,21 +87,28 @@ def unlearn_scan(
     """
     if rounds < 1:
         raise InputError(f"rounds {rounds}: must be at least 1")
-    out, story = Path(out), _read(finding)
-    clip = open_model(model if model is not None else story["model_reference"], checkpoint, device)
-    if weights_hash(clip) != story["weights"]:
+    out = Path(out)
+    story, raw = read_finding(finding)
+    if story.backdoored is not True and not force:
+        raise InputError(f"the finding is not a clear one ({story.message[:200]}); give --force to cure all the same")
+    if model is None:
+        clip = open_referred(story.model_reference, "the finding", "name it with --model", device, checkpoint)
+    else:
+        clip = open_model(model, checkpoint, device)
+    if weights_hash(clip) != story.weights:
         raise InputError(f"{clip.reference} is not the model that was scanned: its weights differ; scan it again")
-    if story["backdoored"] is not True and not force:
-        raise InputError(f"the finding is not a clear one ({story['message']}); give --force to cure all the same")
+    if origin is None and story.origin is not None:
+        origin = open_referred(story.origin, "the finding", "name it with --origin", device)
     suspect = clip.clone()
     train = open_data(data, clip, "train", seed=seed, classes=classes)
     held_out = open_data(test if test is not None else data, clip, "test", limit=test_limit, classes=classes)
-    scanned = open_data(data, clip, "train", limit=story["images"], seed=seed, classes=classes)  # as the scan drew them
+    scanned = open_data(data, clip, "train", limit=story.images, seed=seed, classes=classes)  # as the scan drew them
     names, _ = candidates(train)
+    story.check_classes(names, train.spec)
     head = suspect.zero_shot_head(names, find_templates(templates))
     answered, tried = (_as_answered(suspect, s, head, names) for s in (train, held_out))
-    manifest = Manifest("unlearn-scan", {"finding": story, "rounds": rounds, "force": force, "seed": seed})
-    manifest.hashes["weights_before"] = story["weights"]
+    manifest = Manifest("unlearn-scan", {"finding": raw, "rounds": rounds, "force": force, "seed": seed})
+    manifest.hashes["weights_before"] = story.weights
     manifest.hashes["train_data"], manifest.hashes["test_data"] = train.content_hash(), held_out.content_hash()
     samples = FORGET if samples is None else samples
     validation = TUNING if validation is None else validation
@@ -119,12 +116,13 @@ def unlearn_scan(
     rows, others = defender_rows(len(answered), config.samples, config.validation)
     forget = answered.subset(rows)
     tuning = choosing(clip, forget, answered.subset(others), head, config)
-    rule = rule_of(config, rule_for(story["backdoored"], alpha_config or BLIND))
-    how = (forget, tuning, config, rule, story["backdoored"])
+    rule = rule_of(config, rule_for(story.backdoored, alpha_config or BLIND))
+    how = (forget, tuning, config, rule, story.backdoored)
     told: list[dict[str, Any]] = []
     subject = split(clip, scanned, head, names, seed)
-    lead: Lead | None = _named(story)
-    waiting: Iterable[Lead] = _also(story)
+    inverters = [row.name for row in story.inverters]
+    lead: Lead | None = story.leads[0]
+    waiting: Iterable[Lead] = story.leads[1:]
     cured: set[str] = set()
     while lead is not None and len(told) < rounds:
         here = out / f"round-{len(told) + 1}"
@@ -150,20 +148,21 @@ def unlearn_scan(
             data=scanned,
             out=here / "scan",
             null=null,
-            origin=origin if origin is not None else story.get("origin"),
-            false_alarm_rate=story["false_alarm_rate"],
-            inverters=[row["name"] for row in story["inverters"]],
-            weighed=_after_a_cure([row["name"] for row in story["inverters"]]),
+            origin=origin,
+            false_alarm_rate=story.false_alarm_rate,
+            inverters=inverters,
+            weighed=_after_a_cure(inverters),
             templates=templates,
             seed=seed,
         )
+        again, _ = read_finding(after)
         told.append({"cure": cure, "scan": after})
         cured.add(lead.target)
         subject = split(clip, scanned, head, names, seed)
-        waiting = {other.target: other for other in (*waiting, *_also(after)) if other.target not in cured}.values()
+        waiting = {other.target: other for other in (*waiting, *again.leads[1:]) if other.target not in cured}.values()
         working = (w for w in waiting if works(subject, w.trigger, names.index(w.target)))
-        goes_on = after["backdoored"] or (story["backdoored"] is not False and _suspected(after))
-        lead = _named(after) if goes_on else next(working, None)
+        goes_on = after["backdoored"] or (story.backdoored is not False and _suspected(after))
+        lead = again.leads[0] if goes_on else next(working, None)
     clip.save(out / "model")
     manifest.hashes["weights_after"] = told[-1]["scan"]["weights"]
     result = {
@@ -198,38 +197,6 @@ def unlearn_scan(
     manifest.write(out)
     write_json(out / "result.json", result)
     return result
-
-
-def _read(finding: str | Path | dict[str, Any]) -> dict[str, Any]:
-    if isinstance(finding, dict):
-        return finding
-    path = Path(finding)
-    path = path / "finding.json" if path.is_dir() else path
-    try:
-        story: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        _ = (
-            story["weights"],
-            story["trigger"]["spec"],
-            story["trigger"]["inverter"],
-            story["target"]["name"],
-            story["backdoored"],
-        )
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; give the finding.json of a scan with --out") from None
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path}: not a finding; give the finding.json of a scan with --out") from None
-    return story
-
-
-def _named(story: dict[str, Any]) -> Lead:
-    """The finding's likely target."""
-    trigger = story["trigger"]
-    return Lead(story["target"]["name"], from_spec(trigger["spec"]), trigger["inverter"])
-
-
-def _also(story: dict[str, Any]) -> list[Lead]:
-    """The further classes that stand out by themselves; findings of older versions name none."""
-    return [Lead(row["target"], from_spec(row["spec"]), row["inverter"]) for row in story.get("others", [])]
 
 
 def _suspected(after: dict[str, Any]) -> bool:

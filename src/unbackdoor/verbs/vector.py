@@ -13,6 +13,7 @@ from unbackdoor.defenses.vector import METHODS, Known, TakenVector, VectorConfig
 from unbackdoor.defenses.vector import trigger_vector as take
 from unbackdoor.errors import InputError
 from unbackdoor.manifest import Manifest, run_key, versions, write_json
+from unbackdoor.training.finetune import checked_lr
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.verbs.common import (
     describe_sequence,
@@ -118,6 +119,7 @@ def vector_config(
     if method not in METHODS:
         raise InputError(f"method {method!r} is none of {', '.join(METHODS)}")
     base = METHODS[method]
+    checked_lr(lr)
     tune = replace(base.tune, seed=seed) if epochs is None else replace(base.tune, seed=seed, epochs=epochs, steps=0)
     samples = base.samples if samples is None else samples
     validation = base.validation if validation is None else validation

@@ -9,14 +9,14 @@ from typing import Any
 from unbackdoor.bench.cells import address, folder_of, read_result
 from unbackdoor.bench.engine import ENGINES
 from unbackdoor.bench.grid import narrow, run_grid
-from unbackdoor.clip.load import load
 from unbackdoor.disk import write_text
 from unbackdoor.errors import InputError
 from unbackdoor.inversion import inverter_names
 from unbackdoor.inversion.detection import Origin, architecture
 from unbackdoor.inversion.examine import settings
 from unbackdoor.manifest import Manifest, write_json
-from unbackdoor.verbs.bench import grid_folder, tell
+from unbackdoor.untrusted import read_text
+from unbackdoor.verbs.bench import grid_folder, recipe_model, tell
 from unbackdoor.verbs.scan import FALSE_ALARM_RATE, find_null
 from unbackdoor.weights.files import state_hash
 from unbackdoor.zoo.cells import FILE, collect
@@ -40,6 +40,7 @@ def zoo(
     device: str = "auto",
     false_alarm_rate: float = FALSE_ALARM_RATE,
     dry_run: bool = False,
+    online: bool = False,
 ) -> dict[str, Any]:
     """Make the members of a recipe, examine each, cure those found, and tabulate half by half.
 
@@ -55,6 +56,7 @@ def zoo(
         only: make, examine and cure only members that each `KEY=VALUE,VALUE` lets through, such as `half=test`; what
             others have left is tabulated all the same.
         dry_run: run nothing; tabulate what is there.
+        online: models and data that the recipe names may lie on the network.
 
     Raises:
         InputError: a recipe, stage, engine or null that cannot be used, or another run in `out`.
@@ -64,8 +66,8 @@ def zoo(
     if stage not in STAGES:
         raise InputError(f"stage {stage!r} is none of {', '.join(STAGES)}")
     out, recipe = Path(out), Path(recipe)
-    plan = read_zoo(recipe, None if data_root is None else Path(data_root))
-    base = load(plan.model, device="cpu")
+    plan = read_zoo(recipe, None if data_root is None else Path(data_root), online=online)
+    base = recipe_model(plan.model, online)
     weights = state_hash(base.state())
     population = members(plan, weights, classes_of(plan))
     kind, identity = architecture(base.state()), settings(plan.images, inverter_names(), weights)
@@ -76,7 +78,7 @@ def zoo(
                 f"{null}: made with other inverters or another number of images than this zoo, or another origin"
             )
         other = None
-    manifest = Manifest("zoo", {"recipe": recipe.read_text(encoding="utf-8"), "engine": engine, "workers": workers})
+    manifest = Manifest("zoo", {"recipe": read_text(recipe), "engine": engine, "workers": workers})
     origin = Origin(plan.model, weights)
     manifest.hashes[f"weights of {plan.model}"] = weights
     errors: dict[str, str] = {}

@@ -7,7 +7,7 @@ costs one fused multiply-add per tensor; nothing is reloaded for another α.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -47,7 +47,17 @@ def add_(weights: Mapping[str, Tensor], vector: Mapping[str, Tensor], scale: flo
         InputError: the vector names a tensor that the weights lack, or of another shape.
     """
     check_fits(weights, vector)
-    torch._foreach_add_([weights[name] for name in vector], list(vector.values()), alpha=scale)
+    names = distinct(weights, vector)
+    torch._foreach_add_([weights[name] for name in names], [vector[name] for name in names], alpha=scale)
+
+
+def distinct(weights: Mapping[str, Tensor], names: Iterable[str]) -> list[str]:
+    """The names, but of those whose weights are one and the same tensor the first alone."""
+    first: dict[tuple[int, tuple[int, ...], tuple[int, ...]], str] = {}
+    for name in names:
+        w = weights[name]
+        first.setdefault((w.data_ptr() if w.numel() else id(w), tuple(w.shape), w.stride()), name)
+    return list(first.values())
 
 
 class Walk:
@@ -59,9 +69,10 @@ class Walk:
 
     def __init__(self, weights: Mapping[str, Tensor], vector: Mapping[str, Tensor]) -> None:
         check_fits(weights, vector)
-        self._weights = {name: weights[name] for name in vector}
-        self._vector = {name: t.to(weights[name]) for name, t in vector.items()}
-        self._start = {name: weights[name].detach().clone() for name in vector}
+        names = distinct(weights, vector)
+        self._weights = {name: weights[name] for name in names}
+        self._vector = {name: vector[name].to(weights[name]) for name in names}
+        self._start = {name: weights[name].detach().clone() for name in names}
         self.alpha = 0.0
 
     def to(self, alpha: float) -> None:

@@ -14,7 +14,7 @@ from unbackdoor.bench.cells import (
     head_of,
     images_of,
     original,
-    planted_clip,
+    planted,
     read_result,
 )
 from unbackdoor.bench.recipe import DataEntry, Json
@@ -39,9 +39,13 @@ FILE = "member.safetensors"
 
 def member_cell(out: Path, config: Json, folder: Path, device: str, manifest: Manifest) -> Json:
     """Fine-tune, with or without poison, and store the difference from the base."""
-    clip, result = planted_clip(config, folder, device, manifest)
-    found = save_difference(original(config["model"], device), clip, folder / FILE)
-    return {**result, "weights": found, "size": (folder / FILE).stat().st_size}
+    found: list[str] = []
+
+    def store(clip: Clip) -> None:
+        found.append(save_difference(original(config["model"], device), clip, folder / FILE))
+
+    result = planted(config, folder, device, manifest, store)
+    return {**result, "weights": found[0], "size": (folder / FILE).stat().st_size}
 
 
 def collect(out: Path, zoo: Zoo, population: list[Json]) -> list[Json]:

@@ -24,13 +24,27 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from unbackdoor.bench.recipe import DataEntry, Json, data_entry, fill, poison_config, told
+from unbackdoor.bench.recipe import (
+    MOST_CELLS,
+    DataEntry,
+    Json,
+    Place,
+    check_model,
+    check_spec,
+    data_entry,
+    fill,
+    named,
+    poison_config,
+    positive,
+    told,
+)
 from unbackdoor.data.specs import describe
 from unbackdoor.defenses.blind import VERSION
 from unbackdoor.errors import InputError
 from unbackdoor.inversion import versions
 from unbackdoor.inversion.judgement import Judgement
-from unbackdoor.triggers import parse_trigger
+from unbackdoor.training.batches import check_seed
+from unbackdoor.untrusted import read_yaml
 
 CLEAN = "clean"
 
@@ -45,6 +59,9 @@ class Half:
     families: Mapping[str, Sequence[str]]
     rates: Sequence[float] = (0.1,)
 
+    def __post_init__(self) -> None:
+        positive(self, "clean", "backdoored", least=0)
+
 
 @dataclass(frozen=True)
 class Zoo:
@@ -55,45 +72,55 @@ class Zoo:
     images: int = 1024
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        positive(self, "images", least=8)
 
-def read_zoo(path: Path, data_root: Path | None = None) -> Zoo:
+
+def read_zoo(path: Path, data_root: Path | None = None, *, online: bool = False) -> Zoo:
     """Read and check a recipe.
 
-    Raises:
-        InputError: unreadable YAML, an unknown or missing key, a trigger that is none, or halves that share a family
-            or a data set.
-    """
-    import yaml
+    Args:
+        data_root, online: as `unbackdoor.bench.recipe.read_recipe` takes them.
 
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
+    Raises:
+        InputError: as `read_recipe`, or halves that share a family or a data set.
+    """
+    raw, place = read_yaml(path), Place(path.parent, data_root, online)
     try:
         zoo: Zoo = fill("zoo", Zoo, raw)
-        if not isinstance(zoo.halves, dict) or not zoo.halves:
-            raise InputError("halves: missing, or not a mapping of names")
-        zoo = replace(zoo, halves={name: _half(name, values, data_root) for name, values in zoo.halves.items()})
+        check_model(zoo.model, online)
+        check_seed(zoo.seed)
+        halves = {name: _half(name, values, place) for name, values in named(zoo.halves, "halves").items()}
+        count = sum(half.clean + half.backdoored for half in halves.values())
+        if count > MOST_CELLS:
+            raise InputError(f"{count:,} members; {MOST_CELLS:,} are the most")
+        zoo = replace(zoo, halves=halves)
         _check_apart(zoo)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     return zoo
 
 
-def _half(name: str, values: Any, data_root: Path | None) -> Half:
+def _half(name: str, values: Any, place: Place) -> Half:
+    if isinstance(values, dict):
+        for key in ("data", "families"):
+            if not isinstance(values.get(key), dict) or not values[key]:
+                raise InputError(f"half {name}: {key} is missing, or not a mapping of names")
+        for family, variants in values["families"].items():
+            if not isinstance(variants, list) or not variants:
+                raise InputError(f"half {name}, family {family}: not a list of trigger specs")
     half: Half = fill(f"half {name}", Half, values)
-    for key in ("data", "families"):
-        if not isinstance(getattr(half, key), dict) or not getattr(half, key):
-            raise InputError(f"half {name}: {key} is missing, or not a mapping of names")
-    for family, variants in half.families.items():
-        if not isinstance(variants, list) or not variants:
-            raise InputError(f"half {name}, family {family}: not a list of trigger specs")
+    families = named(half.families, f"half {name}, families")
+    for variants in families.values():
         for spec in variants:
-            parse_trigger(str(spec))
-    data = {key: data_entry(key, entry, data_root) for key, entry in half.data.items()}
+            check_spec(spec, place)
+    if not half.rates:
+        raise InputError(f"half {name}: rates is empty; give poison rates, such as [0.1]")
+    data = {key: data_entry(key, entry, place) for key, entry in named(half.data, f"half {name}, data").items()}
     for entry in data.values():
-        poison_config(entry, {"rate": half.rates[0]}, 0)
-    return replace(half, data=data)
+        for rate in half.rates:
+            poison_config(entry, {"rate": rate}, 0)
+    return replace(half, data=data, families=families)
 
 
 def _check_apart(zoo: Zoo) -> None:

@@ -1,0 +1,148 @@
+"""Results of cells as they are read back from a folder of runs: typed and checked in one place, kind by kind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unbackdoor.errors import InputError
+from unbackdoor.triggers import parse_trigger
+from unbackdoor.untrusted import as_type, read_json
+
+
+@dataclass(frozen=True)
+class Share:
+    """A rate; None where nothing could be counted."""
+
+    value: float | None
+    n: int
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Of one model on its test images."""
+
+    ca: Share
+    asr: Share | None = None
+    triggered_accuracy: Share | None = None
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A planted model."""
+
+    trigger: str | None
+    target: str
+    poisoned: int
+    images: int
+    steps: int
+    lr: float
+    seconds: float
+    before: Rates
+    after: Rates
+    wall_seconds: float
+    peak_memory_mib: float
+
+    def __post_init__(self) -> None:
+        if self.trigger is not None:
+            if self.trigger.startswith("@"):
+                raise ValueError("trigger: a file, where a spec should be")
+            parse_trigger(self.trigger)
+            if self.after.asr is None:
+                raise ValueError("after: holds no asr")
+
+
+@dataclass(frozen=True)
+class Member(Suspect):
+    """A member of a zoo."""
+
+    weights: str = ""
+    size: int = 0
+
+
+@dataclass(frozen=True)
+class Cure:
+    """A defence's."""
+
+    before: Rates
+    after: Rates
+    retention: float | None
+    images: int
+    labels: int
+    steps: int
+    seconds: float
+    wall_seconds: float
+    peak_memory_mib: float
+    rebound: tuple[Rates, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a guided inverter tells of its last candidates."""
+
+    candidates: tuple[str, ...] | None = None
+    score: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.score is not None and (self.candidates is None or len(self.candidates) != len(self.score)):
+            raise ValueError("facts: not as many candidates as scores")
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """What an inverter found."""
+
+    target: str
+    statistic: float
+    strength: Share
+    trigger: str
+    facts: Facts = field(default_factory=Facts)
+
+    def __post_init__(self) -> None:
+        if self.trigger.startswith("@"):
+            raise ValueError("trigger: a file, where a spec should be")
+        parse_trigger(self.trigger)
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What all inverters found."""
+
+    inverters: dict[str, Inversion]
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """A cure that knew nothing of the attack."""
+
+    before: Rates
+    after: Rates
+    retention: float | None
+    target: str
+    alpha: float
+
+
+KINDS: dict[str, type[Any]] = {
+    "suspect": Suspect,
+    "member": Member,
+    "cure": Cure,
+    "inversion": Inversion,
+    "examination": Examination,
+    "recovery": Recovery,
+}
+
+
+def read(path: Path, kind: str) -> dict[str, Any]:
+    """A finished cell's result.
+
+    Raises:
+        InputError: it is damaged, or of another form than cells of this kind leave.
+    """
+    try:
+        raw = read_json(path)
+        as_type(raw, KINDS[kind], str(path))
+    except InputError as error:
+        raise InputError(f"{error}; remove {path} to run the cell again") from None
+    return raw
