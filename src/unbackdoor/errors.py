@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from unbackdoor.printable import terminal
 
+_LONGEST = 1500  # characters of a line; a stranger's name may have a million
+
 
 class InputError(ValueError):
     """Bad input from the user. The command line prints it as one line and exits with code 2.
@@ -12,7 +14,8 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(terminal(message))
+        text = terminal(message)
+        super().__init__(text if len(text) <= _LONGEST else f"{text[: _LONGEST - 300]} … {text[-200:]}")
 
 
 def first_line(error: BaseException) -> str:

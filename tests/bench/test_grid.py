@@ -26,6 +26,15 @@ from unbackdoor.verbs.bench import bench
 Cells = list[tuple[dict[str, Any], list[dict[str, Any]]]]
 
 
+SHARE = {"value": 0.5, "n": 2, "interval": [0.1, 0.9]}
+RATES = {"ca": SHARE, "asr": SHARE, "triggered_accuracy": SHARE}
+# What cells of either kind leave.
+LEFT = {
+    "trigger": "badnets:size=4", "target": "three", "poisoned": 1, "images": 8, "labels": 0, "steps": 2, "lr": 0.1,
+    "seconds": 1.0, "wall_seconds": 1.0, "peak_memory_mib": 1.0, "retention": 1.0, "before": RATES, "after": RATES,
+}  # fmt: skip
+
+
 class Pretended:
     """An engine that writes results without computing, `slots` at once, last submitted first done."""
 
@@ -45,8 +54,8 @@ class Pretended:
         config = self._held[handles[-1]]
         if self.fails(config):
             return handles[-1], (None, "no luck")
-        write_json(folder_of(self.out, config) / "result.json", {"address": address(config)})
-        return handles[-1], ({"address": address(config)}, None)
+        write_json(folder_of(self.out, config) / "result.json", {**LEFT, "address": address(config)})
+        return handles[-1], ({**LEFT, "address": address(config)}, None)
 
     def close(self) -> None:
         pass
@@ -71,6 +80,30 @@ def test_every_cell_once_and_suspects_before_their_cures(cells: Cells, tmp_path:
     again = Pretended(tmp_path)
     assert walk(cells, tmp_path, again) == ({}, []) and again.order == []
     assert len(collect(cells, tmp_path, {}).rows) == 14
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"after": {"ca": SHARE}}, "holds no asr"),
+        ({"trigger": "evil"}, "unknown trigger"),
+        ({"trigger": "@/etc/hostname"}, "a file"),
+        ({"trigger": 5}, "trigger"),
+        ({"before": 1}, "before"),
+        ({"lr": "x"}, "lr"),
+        ({"steps": None}, "steps"),
+    ],
+)
+def test_results_of_strangers_are_checked(change: dict[str, Any], part: str, cells: Cells, tmp_path: Path) -> None:
+    path = folder_of(tmp_path, cells[1][0]["config"]) / "result.json"
+    write_json(path, {**LEFT, **change})
+    with pytest.raises(InputError, match=part) as caught:
+        collect(cells, tmp_path, {})
+    assert f"remove {path}" in str(caught.value) and "\n" not in str(caught.value)
+    for text in ("", "[" * 100_000, "[]", '{"a": NaN}'):
+        path.write_text(text)
+        with pytest.raises(InputError, match="remove"):
+            collect(cells, tmp_path, {})
 
 
 def test_a_failing_cell_is_reported_and_the_rest_goes_on(cells: Cells, tmp_path: Path) -> None:

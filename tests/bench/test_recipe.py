@@ -105,6 +105,48 @@ def test_a_setting_moves_the_cells_it_decides_and_no_other(tmp_path: Path, chang
         (lambda r: r["data"]["digits"].update(defences={"published": 3}), "defences is not a mapping"),
         (lambda r: r["data"]["digits"].update(source="parquet:{data}/x"), "give --data-root"),
         (lambda r: r["rebound"].update(colour=1), "unknown key 'colour'"),
+        # of other types and sizes than they should be
+        (lambda r: r.update(model=5), "model 5"),
+        (lambda r: r.update(models=["embedded"]), "models: missing, or not a mapping"),
+        (lambda r: r.update(seeds=[10**30]), "seed 1000"),
+        (lambda r: r.update(seeds=list(range(2000))), "seeds: 2,000"),
+        (lambda r: r["data"]["digits"].update(source=["embedded:digits"]), "source: Expected str"),
+        (lambda r: r["data"]["digits"].update(target=3), "target: Expected str"),
+        (lambda r: r["data"]["digits"].update(target="\x1b[31m"), "cannot be shown"),
+        (lambda r: r["data"]["digits"].update(attacker=-5), "attacker -5"),
+        (lambda r: r["data"]["digits"].update(attacker="x"), "attacker"),
+        (lambda r: r["data"]["digits"].update(test_limit=0.5), "test_limit"),
+        (lambda r: r["data"]["digits"].update(class_range=[-5, 3]), "holds no class"),
+        (lambda r: r["data"]["digits"].update(class_range=["a", "b"]), "two whole numbers"),
+        (lambda r: r["data"]["digits"].update(classes=5), "classes: Expected"),
+        (lambda r: r["data"]["digits"].update(classes="/dev/zero"), "/dev/zero"),
+        (lambda r: r["data"]["digits"].update(templates="/dev/zero"), "/dev/zero"),
+        (lambda r: r["data"]["digits"].update(source="csv:/dev/zero"), "neither a file nor a folder"),
+        (lambda r: r["data"]["digits"]["poison"].update(rate=2.0), "poison rate is 2.0"),
+        (lambda r: r["data"]["digits"]["poison"].update(rate=float("nan")), "not finite"),
+        (lambda r: r["data"]["digits"]["poison"].update(epochs=-1), "epochs -1"),
+        (lambda r: r["data"]["digits"]["poison"].update(epochs="x"), "poison, epochs: Expected int"),
+        (lambda r: r["data"]["digits"]["poison"].update(lr=-1), "learning rate is -1"),
+        (lambda r: r["attacks"].update(bad=5), "give a trigger spec"),
+        (lambda r: r["attacks"].update(bad="badnets:size=1000000000"), "no number from"),
+        (lambda r: r["attacks"].update(bad={"trigger": "blended", "target": 3}), "the target 3"),
+        (lambda r: r["attacks"].update(bad="@/etc/hostname"), "lies outside"),
+        (lambda r: r["defences"].update(tbar=[1]), "not a mapping of settings"),
+        (lambda r: r["defences"].update(tbar={"samples": "many"}), "samples: Expected int"),
+        (lambda r: r["defences"].update(tbar={"rule": {"grid": ["x"]}}), "grid"),
+        (lambda r: r.update(rebound=[1]), "not a mapping"),
+        (lambda r: r["rebound"].update(steps=-5), "steps -5"),
+        # names that become files
+        (lambda r: r["attacks"].update({"x/../../outside": "blended"}), "becomes a file's name"),
+        (lambda r: r["attacks"].update({"\x1b[31m": "blended"}), "becomes a file's name"),
+        (lambda r: r["defences"].update({"../x": {"method": "nothing"}}), "becomes a file's name"),
+        (lambda r: r.update(data={"..": r["data"]["digits"]}), "becomes a file's name"),
+        (lambda r: r.update(models={"/m": "embedded"}), "becomes a file's name"),
+        # the network
+        (lambda r: r.update(model="hf-hub:some/model"), "give --online"),
+        (lambda r: r.update(models={"m": "hf-hub:some/model"}), "give --online"),
+        (lambda r: r["data"]["digits"].update(source="hf:some/data"), "give --online"),
+        (lambda r: r["data"]["digits"].update(test="hf:some/data#test"), "give --online"),
     ],
 )
 def test_bad_recipes_say_what_and_where(tmp_path: Path, change: Any, part: str) -> None:
@@ -119,5 +161,30 @@ def test_what_is_no_recipe_is_refused(tmp_path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
     with pytest.raises(InputError):
         read_recipe(path)
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="No such file"):
         read_recipe(tmp_path / "absent.yaml")
+
+
+def test_the_network_is_reached_where_the_user_says_so(tmp_path: Path) -> None:
+    path = write(tmp_path, lambda r: (r.update(model="hf-hub:a/b"), r["data"]["digits"].update(source="hf:a/b")))
+    grid = read_recipe(path, online=True)
+    assert grid.models == {"hf-hub:a/b": "hf-hub:a/b"} and grid.data["digits"].source == "hf:a/b"
+
+
+def test_a_trigger_file_beside_the_recipe_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "patch.txt").write_text("blended")
+    path = write(tmp_path, lambda r: r["attacks"].update(own="@patch.txt"))
+    assert read_recipe(path).attacks["own"]["trigger"] == "@patch.txt"
+    (tmp_path / "patch.txt").unlink()
+    (tmp_path / "patch.txt").symlink_to("/etc/hostname")
+    with pytest.raises(InputError, match="lies outside"):
+        read_recipe(path)
+
+
+def test_every_recipe_here_is_read() -> None:
+    root = Path(__file__).parent.parent.parent / "recipes"
+    found = [p for p in root.glob("bench/*.yaml")]
+    assert len(found) > 5
+    for path in found:
+        assert plan(read_recipe(path, Path("data")), {"embedded": "h"})

@@ -128,6 +128,10 @@ def test_null_round_trip(tmp_path: Path) -> None:
     assert read_null(tmp_path / "null.jsonl") == with_origin
 
 
+def null_text(line: str, inverters: object = ("patch", "warp"), origin: object = None) -> str:
+    return json.dumps({"architecture": "a", "settings": "s", "inverters": inverters, "origin": origin}) + "\n" + line
+
+
 @pytest.mark.parametrize(
     ("text", "part"),
     [
@@ -135,22 +139,24 @@ def test_null_round_trip(tmp_path: Path) -> None:
         ("", "not a null"),
         ("{}", "not a null"),
         ("[1, 2", "not a null"),
-        (json.dumps({"architecture": "a", "settings": "s", "inverters": ["x"]}) + '\n{"model": "m"}', "not a null"),
-        (
-            json.dumps({"architecture": "a", "settings": "s", "inverters": ["x", "y"]})
-            + '\n{"model": "m", "statistics": [{"a": 1}]}',
-            "lacks statistics",
-        ),
-        (
-            json.dumps({"architecture": "a", "settings": "s", "inverters": ["x"]})
-            + '\n{"model": "m", "statistics": [{}]}',
-            "lacks statistics",
-        ),
-        (  # of a version that kept no classes
-            json.dumps({"architecture": "a", "settings": "s", "inverters": ["x"]})
-            + '\n{"model": "m", "statistics": [1.5]}',
-            "not a null",
-        ),
+        (null_text('{"model": "m"}', ["patch"]), "statistics"),
+        (null_text('{"model": "m", "statistics": [{"a": 1}]}'), "statistics of 1 inverters, not of 2"),
+        (null_text('{"model": "m", "statistics": [{}]}', ["patch"]), "has no statistic"),
+        (null_text('{"model": "m", "statistics": [1.5]}', ["patch"]), "not a null"),  # of a version without classes
+        (null_text('{"model": "m", "statistics": [{"a": 1e9}]}', ["patch"]), "beyond"),
+        (null_text('{"model": "m", "statistics": [{"a": 1e999}]}', ["patch"]), "too large"),
+        (null_text('{"model": "m", "statistics": [{"a": NaN}]}', ["patch"]), "NaN"),
+        (null_text('{"model": 5, "statistics": [{"a": 1}]}', ["patch"]), "model"),
+        (null_text("[]", ["patch"]), "not a null"),
+        (null_text("", ["evil"]), "unknown inverter 'evil'"),
+        (null_text("", ["patch", "patch"]), "twice"),
+        (null_text("", "patch"), "inverters"),
+        (null_text("", []), "no inverter"),
+        (null_text("", ["patch"], {"reference": "embedded"}), "origin"),
+        (null_text("", ["patch"], "embedded"), "origin"),
+        ("[" * 100_000, "nested deeper"),
+        ("9" * 5000, "digits"),
+        ("\0", "not a null"),
     ],
 )
 def test_broken_nulls_are_refused_in_a_line(text: str | None, part: str, tmp_path: Path) -> None:

@@ -76,6 +76,7 @@ BAD = [
     (put("others", value=[{"target": "one"}]), "others"),
     (put("others", value=[{"target": "one", "spec": "evil", "inverter": "patch"}]), "unknown trigger"),
     (put("origin", value=5), "origin"),
+    (put("message", value="\x1b]0;pwned\x07"), "message: holds characters that cannot be shown"),
     (put("model_reference", value=Path("x")), "not what scan returned"),
 ]
 
@@ -98,8 +99,8 @@ def test_files_that_are_no_findings(text: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "reference",
-    ["hf-hub:evil/evil", "evil/evil", "ViT-B-32:openai", "ViT-B-32", "hf:x", "https://evil", "adapter:x@hf-hub:evil/evil",
-     "adapter:x@evil/evil", "local-dir:none", "/dev/none", "", "a\0b", "x" * 9000],
+    ["hf-hub:evil/evil", "evil/evil", "ViT-B-32:openai", "ViT-B-32", "hf:x", "https://evil",
+     "adapter:x@hf-hub:evil/evil", "adapter:x@evil/evil", "local-dir:none", "/dev/none", "", "a\0b", "x" * 9000],
 )  # fmt: skip
 def test_references_of_files_stay_on_this_machine(reference: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def reached(*_: object, **__: object) -> None:

@@ -77,6 +77,10 @@ class _Point:
     asr: tuple[int, int]
     triggered_accuracy: tuple[int, int]
 
+    def __post_init__(self) -> None:
+        if not all(0 <= hits <= n for hits, n in (self.ca, self.asr, self.triggered_accuracy)):
+            raise ValueError("counts more hits than images")
+
     def rates(self) -> BackdoorRates:
         return BackdoorRates(*(Rate(*counts) for counts in (self.ca, self.asr, self.triggered_accuracy)))
 

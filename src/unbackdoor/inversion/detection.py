@@ -110,6 +110,8 @@ def read_null(path: Path) -> Null:
             raise InputError(f"{path}: is empty")
         head = as_type(values[0], _Head, f"{path}, line 1")
         lines = [as_type(v, _Line, f"{path}, model {i}") for i, v in enumerate(values[1:], 1)]
+        if not lines:
+            raise InputError(f"{path}: holds no clean model; make one with scan --calibrate")
         rows = tuple(tuple(_checked(line, head, f"{path}, model {i}")) for i, line in enumerate(lines, 1))
     except InputError as error:
         raise InputError(f"not a null of scan --calibrate: {error}") from None

@@ -10,6 +10,7 @@ from typing import Any
 
 from unbackdoor.errors import InputError, first_line
 from unbackdoor.inversion import inverter_names
+from unbackdoor.printable import terminal
 from unbackdoor.triggers.base import Trigger, from_spec
 from unbackdoor.untrusted import as_type, parse_json, read_json
 
@@ -98,6 +99,10 @@ class Finding:
             raise ValueError(f"images {self.images}: must lie in 1 to {_MOST_IMAGES:,}")
         if not 0 < self.false_alarm_rate < 1:
             raise ValueError(f"false_alarm_rate {self.false_alarm_rate}: must lie in (0, 1)")
+        for name in ("message", "model_reference", "origin", "weights"):
+            text = getattr(self, name) or ""
+            if terminal(text) != text:
+                raise ValueError(f"{name}: holds characters that cannot be shown")
         if not self.inverters or len(self.others) > _MOST:
             raise ValueError("names no inverter" if not self.inverters else f"names {len(self.others)} other classes")
         ran = [row.name for row in self.inverters]

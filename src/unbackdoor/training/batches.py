@@ -9,7 +9,6 @@ from torch import Tensor
 
 from unbackdoor.errors import InputError
 
-
 LARGEST_SEED = 2**40  # times a million, plus a step, it still is a generator's seed
 
 

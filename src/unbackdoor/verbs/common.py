@@ -58,9 +58,7 @@ def open_referred(
     if checkpoint is not None and _ARCHITECTURE.fullmatch(reference) and not place.exists():
         return open_model(reference, checkpoint, device)
     if named and named != "embedded" and (named.startswith(_FAR) or not is_there(place)):
-        raise InputError(
-            f"{where} names the model {reference[:200]!r}, which does not lie on this machine; {remedy}"
-        )
+        raise InputError(f"{where} names the model {reference[:200]!r}, which does not lie on this machine; {remedy}")
     try:
         return open_model(reference, checkpoint, device)
     except InputError as error:
