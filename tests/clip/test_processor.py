@@ -75,7 +75,7 @@ def png(image: Image.Image, **options: Any) -> bytes:
 
 def ours(name: str, settings: Json) -> Preprocess:
     given = {"image_processor_type": f"{name}ImageProcessor", **settings}
-    return preprocess("here", given, Tower("clip", 32, True), white=_puts_on_white())
+    return preprocess("here", given, Tower("clip_vision_model", 32, True), white=_puts_on_white())
 
 
 def theirs(name: str, settings: Json, end: str = "") -> Any:
@@ -175,7 +175,9 @@ def test_neither_library_turns_pictures_by_their_exif() -> None:
 @pytest.mark.parametrize("spelling", ["{}ImageProcessor", "{}ImageProcessorFast", "{}FeatureExtractor"])
 def test_what_a_file_leaves_out_is_the_class_s_own(name: str, spelling: str) -> None:
     side = 384 if name == "ConvNext" else 224
-    step = preprocess("here", {"image_processor_type": spelling.format(name)}, Tower("clip", side, True), white=True)
+    step = preprocess(
+        "here", {"image_processor_type": spelling.format(name)}, Tower("clip_vision_model", side, True), white=True
+    )
     image = Image.fromarray(smooth(300, 410))
     wanted = theirs(name, {}, "Pil")(image, return_tensors="pt")["pixel_values"]
     assert bytes_apart(framed(step, png(image)), wanted, step) < 0.01
@@ -206,6 +208,8 @@ def test_what_a_file_leaves_out_is_the_class_s_own(name: str, spelling: str) -> 
         ({"resample": "bicubic"}, "resample 'bicubic' is none of"),
         ({"rescale_factor": 0}, "rescale_factor 0 is no usable number"),
         ({"rescale_factor": "1/255"}, "is no usable number"),
+        ({"image_mean": [10**400] * 3}, "image mean must be three numbers"),
+        ({"image_mean": [float("nan")] * 3}, "image mean must be three numbers"),
         ({"image_mean": [0.5, 0.5]}, "image mean must be three numbers"),
         ({"image_mean": [0.5, 0.5, "x"]}, "image mean must be three numbers"),
         ({"image_std": [0.5, 0.5, 0]}, "image std must be three positive numbers"),
@@ -220,7 +224,7 @@ def test_what_a_file_leaves_out_is_the_class_s_own(name: str, spelling: str) -> 
 )
 def test_settings_that_are_refused(settings: Json, part: str) -> None:
     with pytest.raises(InputError) as caught:
-        preprocess("here", settings, Tower("clip", 32, True), white=True)
+        preprocess("here", settings, Tower("clip_vision_model", 32, True), white=True)
     assert part in str(caught.value) and "\n" not in str(caught.value)
 
 

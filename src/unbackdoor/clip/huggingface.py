@@ -1,8 +1,7 @@
-"""Hugging Face folders: `CLIPModel`, `SiglipModel`, `VisionTextDualEncoderModel`."""
+"""Hugging Face's dual encoders: folders as the library writes them, and models in memory."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,117 +9,106 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unbackdoor.clip.fitting import fit_state
+from unbackdoor.clip.allowed import Sizes
+from unbackdoor.clip.fitting import check_shapes, fit_state
 from unbackdoor.clip.handle import Clip, Format
+from unbackdoor.clip.huggingface_files import find_weights, write_weights
+from unbackdoor.clip.huggingface_table import Listed, image_tower, listed, longest_text
 from unbackdoor.clip.library import guarded
-from unbackdoor.clip.preprocess import Preprocess, checked_side
-from unbackdoor.clip.processor import Tower, preprocess, read_settings
+from unbackdoor.clip.preprocess import Preprocess
+from unbackdoor.clip.processor import preprocess, read_settings
+from unbackdoor.clip.renaming import names_of
+from unbackdoor.clip.skeleton import built, outline
+from unbackdoor.clip.tokenizers import Watch, has_tokenizer, load_tokenizer
 from unbackdoor.disk import copy_companions, write_text
 from unbackdoor.errors import InputError, first_line
-from unbackdoor.weights.files import read_checkpoint, write_tensors
-from unbackdoor.weights.stored import beside
+from unbackdoor.notices import warn
+from unbackdoor.untrusted import parse_json, read_text
 
-_TABLE = {
-    "clip": ("CLIPModel", ("vision_model.", "visual_projection.")),
-    "siglip": ("SiglipModel", ("vision_model.",)),
-    "vision-text-dual-encoder": ("VisionTextDualEncoderModel", ("vision_model.", "visual_projection.")),
-}
-_DUAL = "vision-text-dual-encoder"
-_WEIGHTS, _INDEX, _OLD = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
-_TOKENIZERS = (
-    "tokenizer.json",
-    "vocab.json",
-    "vocab.txt",
-    "spiece.model",
-    "tokenizer.model",
-    "sentencepiece.bpe.model",
-)
+_CONFIG = "config.json"
+Encode = Callable[[list[str]], dict[str, Tensor]]
 
 
 def from_folder(folder: Path, reference: str) -> Clip:
-    """A folder with `config.json` and weights; nothing is fetched and no code of the folder is run."""
+    """A folder with `config.json` and weights; nothing is fetched, and nothing of the folder is run.
+
+    Raises:
+        InputError: no transformers; another model than a dual encoder of pictures of one size; settings that are not
+            allowed; weights that are not there, or do not fit.
+    """
     try:
-        import transformers
+        import transformers  # noqa: F401
     except ImportError:
         raise InputError(f"{reference}: Hugging Face models need transformers; install unbackdoor[hf]") from None
-    config = _read_json(folder / "config.json")
-    kind = str(config.get("model_type"))
-    if kind not in _TABLE:
-        # Siglip2Model takes packed patches of any aspect, not images; fixed-size SigLIP 2 models say siglip.
-        raise InputError(f"{reference}: model_type {kind!r} is none of {', '.join(_TABLE)}")
-    name, prefixes = _TABLE[kind]
-    try:
-        model_class = getattr(transformers, name)
-        model: nn.Module = model_class(model_class.config_class.from_dict(config)).float()
-    except Exception as error:  # a stranger's configuration can fail anywhere inside the library
-        raise InputError(f"{folder / 'config.json'}: {name} cannot be built ({first_line(error)})") from None
-    state, files = _read_weights(folder, reference)
-    own = model.state_dict()
-    # Old files hold these counters, which newer versions compute; they go back unchanged.
-    counters = {k: v for k, v in state.items() if k not in own and k.endswith("position_ids")}
-    types = fit_state(model, {k: v for k, v in state.items() if k not in counters}, reference)
+    what, text = str(folder / _CONFIG), read_text(folder / _CONFIG)
+    config = parse_json(text, what)
+    if not isinstance(config, dict):
+        raise InputError(f"{what}: holds no JSON object")
+    weights = find_weights(folder, reference)
+    chosen = listed(config, what, Sizes.of(weights.shapes))
 
-    def save(stored: dict[str, Tensor], target: Path) -> None:
-        copy_companions(folder, target, but=("config.json",))
-        write_text(target / "config.json", json.dumps(config, indent=2) + "\n")
-        _write_weights({**stored, **counters}, files, target)
+    def create() -> nn.Module:
+        return _create(chosen)
 
-    layout = Format("hf", prefixes, _image, _text_encoder(folder, config, kind), save, f"Hugging Face {name}")
-    return Clip(model, reference, _preprocess(folder, config), layout, types)
+    skeleton = outline(create, what)
+    names = names_of(skeleton, weights.shapes, str(folder))
+    check_shapes(skeleton, names.shapes(weights.shapes), str(folder))
+    step = _preprocess(folder, chosen, skeleton)
+    with torch.random.fork_rng(devices=[]):
+        model = built(create, what).eval()
+    stored = weights.read()
+    types = fit_state(model, names.inside(stored), str(folder))
+    _check_takes(model, step.size, what)
+    kept = {name: stored[name] for name in names.kept}
 
+    def save(state: dict[str, Tensor], target: Path) -> None:
+        copy_companions(folder, target, but=(_CONFIG,))
+        write_text(target / _CONFIG, text)
+        write_weights({**names.outside(state), **kept}, weights.files, target)
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable JSON ({error})") from None
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: holds no JSON object")
-    return found
+    encode = _text_encoder(lambda: _tokenizer(folder, chosen, model), _rows(model), str(folder))
+    layout = Format(
+        "hf", chosen.family.image_prefixes, _image, encode, save, f"Hugging Face {chosen.family.architecture}"
+    )
+    return Clip(model, reference, step, layout, types)
 
 
-def _read_weights(folder: Path, reference: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The state dict, and which file held which tensor."""
-    if (folder / _INDEX).is_file():
-        found = _read_json(folder / _INDEX).get("weight_map")
-        if not isinstance(found, dict) or not found:
-            raise InputError(f"{folder / _INDEX}: holds no weight_map; fetch the model again")
-        places = {str(k): str(v) for k, v in found.items()}
-        if not all(beside(f) for f in places.values()):
-            raise InputError(f"{folder / _INDEX}: names a file outside its folder; the index is damaged or hostile")
-        shards = {f: read_checkpoint(folder / f) for f in sorted(set(places.values()))}
-        missing = [n for n, f in places.items() if n not in shards[f]]
-        if missing:
-            raise InputError(f"{folder / _INDEX}: {len(missing)} tensors are not where it says (first {missing[0]})")
-        return {n: shards[f][n] for n, f in places.items()}, places
-    for file in (_WEIGHTS, _OLD):
-        if (folder / file).is_file():
-            state = read_checkpoint(folder / file)
-            return state, dict.fromkeys(state, _WEIGHTS)
-    raise InputError(f"{reference}: neither {_WEIGHTS} nor {_INDEX} is there")
+def _create(chosen: Listed) -> nn.Module:
+    import transformers
+
+    model_class = getattr(transformers, chosen.family.architecture)
+    model: nn.Module = model_class(model_class.config_class.from_dict(chosen.config)).float()
+    return model
 
 
-def _write_weights(stored: dict[str, Tensor], files: dict[str, str], target: Path) -> None:
-    """One file, or the same shards with their index."""
-    shards: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in stored.items():
-        if name in files:  # buffers that the file left out stay out
-            shards.setdefault(files[name], {})[name] = tensor
-    for file, tensors in shards.items():
-        write_tensors(target / file, tensors, {"format": "pt"})
-    if set(shards) != {_WEIGHTS}:
-        total = sum(t.numel() * t.element_size() for t in stored.values())
-        index = {"metadata": {"total_size": total}, "weight_map": {n: f for n, f in files.items() if n in stored}}
-        write_text(target / _INDEX, json.dumps(index, indent=2) + "\n")
-
-
-def _preprocess(folder: Path, config: dict[str, Any]) -> Preprocess:
+def _preprocess(folder: Path, chosen: Listed, model: Any) -> Preprocess:
     settings = read_settings(folder)
-    vision = config.get("vision_config") or {}
-    kind = str(config.get("model_type"))
-    side = checked_side(str(folder / "config.json"), vision.get("image_size") or 224)
-    tower = Tower(str(vision.get("model_type")) if kind == _DUAL else kind, side, True)
+    tower = image_tower(chosen.vision, model.config.vision_config, str(folder / _CONFIG))
+    if settings is None:
+        warn(
+            f"{folder}: no preprocessor_config.json; pictures are taken as {chosen.vision} usually takes them, at "
+            f"{tower.side} pixels"
+        )
     return preprocess(str(folder), settings or {}, tower, white=_puts_on_white())
+
+
+def _check_takes(model: Any, side: int, what: str) -> None:
+    """Whether both towers give one row of numbers for each input, of one width.
+
+    Not tried on the meta device, where it would cost nothing: BEiT keeps what it computes there for later models.
+    """
+    ids = torch.zeros(1, 2, dtype=torch.long)
+    try:
+        with torch.no_grad():
+            rows = [_image(model, torch.zeros(1, 3, side, side)), _pooled(model.get_text_features(input_ids=ids))]
+        shapes = [tuple(row.shape) for row in rows]
+    except Exception as error:  # a configuration that can be built can still be none that works
+        raise InputError(
+            f"{what}: its towers take no picture of {side} pixels or no text ({type(error).__name__}: "
+            f"{first_line(error)})"
+        ) from None
+    if shapes[0] != shapes[1] or len(shapes[0]) != 2:
+        raise InputError(f"{what}: its towers give vectors of different shapes, {shapes[0]} and {shapes[1]}")
 
 
 def _puts_on_white() -> bool:
@@ -143,49 +131,57 @@ def _image(model: nn.Module, images: Tensor) -> Tensor:
     return _pooled(model.get_image_features(pixel_values=images))  # type: ignore[operator]
 
 
-def _text_encoder(folder: Path, config: dict[str, Any], kind: str) -> Callable[[nn.Module, Sequence[str]], Tensor]:
-    cache: list[Callable[[list[str]], dict[str, Tensor]]] = []
+def _rows(model: Any) -> int:
+    """Tokens that the text tower has."""
+    return int(model.config.text_config.vocab_size)
+
+
+def _text_encoder(
+    open_tokenizer: Callable[[], Encode], rows: int, what: str
+) -> Callable[[nn.Module, Sequence[str]], Tensor]:
+    cache: list[Encode] = []
+    watch = Watch(what, rows)
 
     def text(model: nn.Module, texts: Sequence[str]) -> Tensor:
         if not cache:
-            cache.append(_tokenizer(folder, config, kind))
+            cache.append(open_tokenizer())
+        encoded = watch(lambda: cache[0](list(texts)), len(texts), lambda found: found["input_ids"])
         device = next(model.parameters()).device
-        inputs = {k: v.to(device) for k, v in cache[0](list(texts)).items()}
+        inputs = {k: v.to(device) for k, v in encoded.items()}
         return _pooled(model.get_text_features(**inputs))  # type: ignore[operator]
 
     return text
 
 
-def _tokenizer(folder: Path, config: dict[str, Any], kind: str) -> Callable[[list[str]], dict[str, Tensor]]:
-    text_config = config.get("text_config") or {}
-    length = int(text_config.get("max_position_embeddings") or 77)
-    if any((folder / f).is_file() for f in _TOKENIZERS):
-        from transformers import AutoTokenizer
+def _tokenizer(folder: Path, chosen: Listed, model: Any) -> Encode:
+    length = longest_text(chosen.text, model.config.text_config)
+    if has_tokenizer(folder):
+        return _encoding(load_tokenizer(folder), length, padded=chosen.family.padded)
+    if chosen.text == "clip_text_model" and _rows(model) == 49408:
+        return _byte_pairs(length)
+    raise InputError(f"{folder}: no tokenizer files, so no text can be encoded; add tokenizer.json")
 
-        try:
-            with guarded():
-                found = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-        except Exception as error:  # damaged files fail in many ways
-            raise InputError(f"{folder}: its tokeniser cannot be loaded ({first_line(error)})") from None
-        padding = "max_length" if kind.startswith("siglip") else "longest"
 
-        def tokenize(texts: list[str]) -> dict[str, Tensor]:
-            encoded = found(texts, padding=padding, truncation=True, max_length=length, return_tensors="pt")
-            keys = ("input_ids",) if kind.startswith("siglip") else ("input_ids", "attention_mask")
-            return {k: encoded[k] for k in keys}
+def _encoding(tokenizer: Any, length: int, *, padded: bool) -> Encode:
+    def encode(texts: list[str]) -> dict[str, Tensor]:
+        padding = "max_length" if padded else "longest"
+        found = tokenizer(texts, padding=padding, truncation=True, max_length=length, return_tensors="pt")
+        return {k: found[k] for k in (("input_ids",) if padded else ("input_ids", "attention_mask"))}
 
-        return tokenize
-    if kind == "clip" and int(text_config.get("vocab_size") or 49408) == 49408:
-        import open_clip
+    return encode
 
-        plain = open_clip.SimpleTokenizer(context_length=length)
 
-        def tokenize_bpe(texts: list[str]) -> dict[str, Tensor]:
-            ids = plain(texts)
-            ends = ids.argmax(dim=1)
-            ids = ids[:, : int(ends.max()) + 1]
-            mask = torch.arange(ids.shape[1]) <= ends[:, None]
-            return {"input_ids": ids, "attention_mask": mask.long()}
+def _byte_pairs(length: int) -> Encode:
+    """OpenAI's own, which every CLIP of this vocabulary reads."""
+    import open_clip
 
-        return tokenize_bpe
-    raise InputError(f"{folder}: no tokeniser files, so no text can be encoded; add tokenizer.json")
+    plain = open_clip.SimpleTokenizer(context_length=length)
+
+    def encode(texts: list[str]) -> dict[str, Tensor]:
+        ids = plain(texts)
+        ends = ids.argmax(dim=1)
+        ids = ids[:, : int(ends.max()) + 1]
+        mask = torch.arange(ids.shape[1]) <= ends[:, None]
+        return {"input_ids": ids, "attention_mask": mask.long()}
+
+    return encode

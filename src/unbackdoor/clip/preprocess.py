@@ -16,7 +16,7 @@ from unbackdoor.errors import InputError
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 FITS = ("squash", "shortest", "longest", "none")
 MODES = ("bicubic", "bilinear", "nearest", "box", "hamming", "lanczos")
-_LEAST_STD = 1e-6  # less would blow float32 up
+_LEAST_STD, _MOST = 1e-6, 1e6  # of means and standard deviations; beyond them float32 loses the picture
 LARGEST = 2048  # pixels of a side; a file that asks for more asks for memory
 
 
@@ -167,13 +167,8 @@ def checked(what: str, frame: Frame, *, mean: Any, std: Any) -> Preprocess:
         if value not in known:
             raise InputError(f"{what}: {name} {value!r} is none of {', '.join(known)}")
     for name, values in (("mean", mean), ("std", std)):
-        numbers = isinstance(values, list | tuple) and all(type(v) in (int, float) for v in values)
-        if (
-            not numbers
-            or len(values) != 3
-            or not all(map(math.isfinite, values))
-            or (name == "std" and min(values) < _LEAST_STD)
-        ):
+        numbers = isinstance(values, list | tuple) and all(type(v) in (int, float) and abs(v) < _MOST for v in values)
+        if not numbers or len(values) != 3 or (name == "std" and min(values) < _LEAST_STD):
             wanted = "positive numbers" if name == "std" else "numbers"
             raise InputError(f"{what}: image {name} must be three {wanted}, not {values!r}")
     return Preprocess(frame, tuple(map(float, mean)), tuple(map(float, std)))

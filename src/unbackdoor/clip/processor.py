@@ -36,15 +36,12 @@ _CLASSES: dict[str, dict[str, Any]] = {
     "ConvNext": {**_OF_VIT, "resample": 3, "square": False, "side": 384},
 }
 _SIDE = 224  # of all other classes
-# The class that the library takes for a model of this type.
+# The class that the library takes for a tower of this type.
 _BY_TYPE = {
-    "clip": "CLIP",
     "clip_vision_model": "CLIP",
-    "altclip": "CLIP",
-    "metaclip_2": "CLIP",
-    "chinese_clip": "ChineseCLIP",
+    "altclip_vision_model": "CLIP",
+    "metaclip_2_vision_model": "CLIP",
     "chinese_clip_vision_model": "ChineseCLIP",
-    "siglip": "Siglip",
     "siglip_vision_model": "Siglip",
     "vit": "ViT",
     "swin": "ViT",
