@@ -12,8 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.clip.families import FAMILIES, SIDE, features, write_family
+from tests.clip.families import FAMILIES, SIDE, family_model, features, write_family
 from unbackdoor import load
+from unbackdoor.clip.huggingface import from_object, is_hugging_face
 from unbackdoor.errors import InputError
 
 TEXTS = ["a photo of the red star", "cat", "nine"]
@@ -422,3 +423,58 @@ def test_a_tokenizer_of_another_vocabulary_is_refused(dual: Path, tmp_path: Path
     (folder / "vocab.txt").write_text(words)
     with pytest.raises(InputError, match="they do not belong together"):
         load(str(folder)).encode_text(["unheard"])
+
+
+# --- models in memory ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip", "altclip", "vit", "dinov2-gated", "convnext", "roberta"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_model_in_memory(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    from transformers import AutoImageProcessor, AutoTokenizer
+
+    model = write_family(name, tmp_path / "in")
+    tokenizer, images = (
+        AutoTokenizer.from_pretrained(tmp_path / "in"),
+        AutoImageProcessor.from_pretrained(tmp_path / "in"),
+    )
+    before = {n: t.clone() for n, t in model.to(dtype).state_dict().items()}
+    clip = from_object(model, tokenizer, images)
+    wanted = features(model.float(), model.get_image_features, pixel_values=normal(pictures()))
+    with torch.no_grad():
+        torch.testing.assert_close(clip.encode_image(pictures()), wanted, atol=1e-6, rtol=1e-5)
+        for p in clip.image_parameters().values():
+            p.mul_(0.5)
+    model.to(dtype)
+    assert all(torch.equal(model.state_dict()[n], t) for n, t in before.items())  # the user's own is left alone
+    clip.save(tmp_path / "out")
+    files = [load_file(tmp_path / f / "model.safetensors") for f in ("in", "out")]
+    assert files[0].keys() == files[1].keys() and {t.dtype for t in files[1].values()} == {dtype}
+    again = load(str(tmp_path / "out"))
+    assert again.preprocess == clip.preprocess
+    torch.testing.assert_close(again.encode_text(TEXTS), clip.encode_text(TEXTS), atol=2e-3, rtol=0)
+    theirs = type(model).from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
+    found = features(theirs, theirs.get_image_features, pixel_values=normal(pictures()))
+    torch.testing.assert_close(found, again.encode_image(pictures()).detach(), atol=1e-6, rtol=1e-5)
+
+
+def test_a_processor_is_both(tmp_path: Path) -> None:
+    from transformers import AutoImageProcessor, AutoTokenizer, VisionTextDualEncoderProcessor
+
+    model = write_family("vit", tmp_path / "in")
+    both = VisionTextDualEncoderProcessor(
+        AutoImageProcessor.from_pretrained(tmp_path / "in"), AutoTokenizer.from_pretrained(tmp_path / "in")
+    )
+    clip, other = from_object(model, both), load(str(tmp_path / "in"))
+    assert clip.preprocess == other.preprocess
+    torch.testing.assert_close(clip.encode_text(TEXTS), other.encode_text(TEXTS))
+
+
+def test_other_objects() -> None:
+    from transformers import BertConfig, BertModel
+
+    assert not is_hugging_face(torch.nn.Linear(2, 2))
+    assert not is_hugging_face(BertModel(BertConfig(hidden_size=8, num_attention_heads=1, num_hidden_layers=1)))
+    assert is_hugging_face(family_model("clip"))
+    with pytest.raises(InputError, match="no tokenizer was given"):
+        from_object(family_model("clip")).encode_text(["cat"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,12 @@ from torch import Tensor, nn
 from unbackdoor.clip.allowed import Sizes
 from unbackdoor.clip.fitting import check_shapes, fit_state
 from unbackdoor.clip.handle import Clip, Format
-from unbackdoor.clip.huggingface_files import find_weights, write_weights
-from unbackdoor.clip.huggingface_table import Listed, image_tower, listed, longest_text
+from unbackdoor.clip.huggingface_files import WEIGHTS, find_weights, write_weights
+from unbackdoor.clip.huggingface_table import FAMILIES, Listed, image_tower, listed, longest_text
 from unbackdoor.clip.library import guarded
 from unbackdoor.clip.preprocess import Preprocess
 from unbackdoor.clip.processor import preprocess, read_settings
-from unbackdoor.clip.renaming import names_of
+from unbackdoor.clip.renaming import library_names, names_of
 from unbackdoor.clip.skeleton import built, outline
 from unbackdoor.clip.tokenizers import Watch, has_tokenizer, load_tokenizer
 from unbackdoor.disk import copy_companions, write_text
@@ -25,7 +27,7 @@ from unbackdoor.errors import InputError, first_line
 from unbackdoor.notices import warn
 from unbackdoor.untrusted import parse_json, read_text
 
-_CONFIG = "config.json"
+_CONFIG, _MEMORY = "config.json", "a model in memory"
 Encode = Callable[[list[str]], dict[str, Tensor]]
 
 
@@ -53,7 +55,7 @@ def from_folder(folder: Path, reference: str) -> Clip:
     skeleton = outline(create, what)
     names = names_of(skeleton, weights.shapes, str(folder))
     check_shapes(skeleton, names.shapes(weights.shapes), str(folder))
-    step = _preprocess(folder, chosen, skeleton)
+    step = _preprocess(str(folder), read_settings(folder), chosen, skeleton)
     with torch.random.fork_rng(devices=[]):
         model = built(create, what).eval()
     stored = weights.read()
@@ -67,10 +69,68 @@ def from_folder(folder: Path, reference: str) -> Clip:
         write_weights({**names.outside(state), **kept}, weights.files, target)
 
     encode = _text_encoder(lambda: _tokenizer(folder, chosen, model), _rows(model), str(folder))
-    layout = Format(
-        "hf", chosen.family.image_prefixes, _image, encode, save, f"Hugging Face {chosen.family.architecture}"
-    )
-    return Clip(model, reference, step, layout, types)
+    return Clip(model, reference, step, _format(chosen, encode, save), types)
+
+
+def is_hugging_face(model: nn.Module) -> bool:
+    """Whether a module is one of the library's dual encoders."""
+    names = {family.architecture for family in FAMILIES.values()}
+    return type(model).__module__.startswith("transformers.") and type(model).__name__ in names
+
+
+def from_object(model: nn.Module, tokenizer: Any = None, processor: Any = None) -> Clip:
+    """The handle over a copy of a model that is in memory, on the CPU and in float32.
+
+    Args:
+        tokenizer: the library's; may be left out for models of CLIP's vocabulary. A processor will do for both.
+        processor: of images, or of both; without one pictures are taken as the architecture usually takes them.
+
+    Raises:
+        InputError: a model that is opened from no folder either, or whose weights are not plain numbers.
+    """
+    processor = tokenizer if processor is None and hasattr(tokenizer, "image_processor") else processor
+    tokenizer = getattr(tokenizer if tokenizer is not None else processor, "tokenizer", tokenizer)
+    images = getattr(processor, "image_processor", processor)
+    packed = [n for n, p in model.named_parameters() if not p.is_floating_point() or p.is_meta]
+    if packed:
+        raise InputError(f"{_MEMORY}: {packed[0]} is no plain floating-point tensor; load the model without quantising")
+    types = {name: t.dtype for name, t in model.state_dict().items()}
+    whole: Any = copy.deepcopy(model).float().cpu().requires_grad_(True).eval()
+    whole.config.architectures = [type(model).__name__]
+    text = whole.config.to_json_string()
+    chosen = listed(parse_json(text, _MEMORY), _MEMORY)
+    settings = None if images is None else parse_json(images.to_json_string(), _MEMORY)
+    step = _preprocess(_MEMORY, settings, chosen, whole)
+    _check_takes(whole, step.size, _MEMORY)
+    names = names_of(whole, library_names(whole), _MEMORY)
+
+    def save(state: dict[str, Tensor], target: Path) -> None:
+        with tempfile.TemporaryDirectory() as place:
+            for part in (tokenizer, images):
+                if part is not None:
+                    part.save_pretrained(place)
+            copy_companions(Path(place), target, but=(_CONFIG,))
+        write_text(target / _CONFIG, text)
+        stored = names.outside(state)
+        write_weights(stored, dict.fromkeys(stored, WEIGHTS), target)
+
+    def open_tokenizer() -> Encode:
+        length = longest_text(chosen.text, whole.config.text_config)
+        if tokenizer is not None:
+            return _encoding(tokenizer, length, padded=chosen.family.padded)
+        return _byte_pairs_of(chosen, whole, length, f"{_MEMORY}: no tokenizer was given; give the model's own")
+
+    encode = _text_encoder(open_tokenizer, _rows(whole), _MEMORY)
+    return Clip(whole, _MEMORY, step, _format(chosen, encode, save), types)
+
+
+def _format(
+    chosen: Listed,
+    encode: Callable[[nn.Module, Sequence[str]], Tensor],
+    save: Callable[[dict[str, Tensor], Path], None],
+) -> Format:
+    architecture = chosen.family.architecture
+    return Format("hf", chosen.family.image_prefixes, _image, encode, save, f"Hugging Face {architecture}")
 
 
 def _create(chosen: Listed) -> nn.Module:
@@ -81,15 +141,14 @@ def _create(chosen: Listed) -> nn.Module:
     return model
 
 
-def _preprocess(folder: Path, chosen: Listed, model: Any) -> Preprocess:
-    settings = read_settings(folder)
-    tower = image_tower(chosen.vision, model.config.vision_config, str(folder / _CONFIG))
+def _preprocess(what: str, settings: dict[str, Any] | None, chosen: Listed, model: Any) -> Preprocess:
+    tower = image_tower(chosen.vision, model.config.vision_config, what)
     if settings is None:
         warn(
-            f"{folder}: no preprocessor_config.json; pictures are taken as {chosen.vision} usually takes them, at "
+            f"{what}: no preprocessor_config.json; pictures are taken as {chosen.vision} usually takes them, at "
             f"{tower.side} pixels"
         )
-    return preprocess(str(folder), settings or {}, tower, white=_puts_on_white())
+    return preprocess(what, settings or {}, tower, white=_puts_on_white())
 
 
 def _check_takes(model: Any, side: int, what: str) -> None:
@@ -157,9 +216,9 @@ def _tokenizer(folder: Path, chosen: Listed, model: Any) -> Encode:
     length = longest_text(chosen.text, model.config.text_config)
     if has_tokenizer(folder):
         return _encoding(load_tokenizer(folder), length, padded=chosen.family.padded)
-    if chosen.text == "clip_text_model" and _rows(model) == 49408:
-        return _byte_pairs(length)
-    raise InputError(f"{folder}: no tokenizer files, so no text can be encoded; add tokenizer.json")
+    return _byte_pairs_of(
+        chosen, model, length, f"{folder}: no tokenizer files, so no text can be encoded; add tokenizer.json"
+    )
 
 
 def _encoding(tokenizer: Any, length: int, *, padded: bool) -> Encode:
@@ -171,8 +230,14 @@ def _encoding(tokenizer: Any, length: int, *, padded: bool) -> Encode:
     return encode
 
 
-def _byte_pairs(length: int) -> Encode:
-    """OpenAI's own, which every CLIP of this vocabulary reads."""
+def _byte_pairs_of(chosen: Listed, model: Any, length: int, otherwise: str) -> Encode:
+    """OpenAI's own tokens, which every CLIP of this vocabulary reads.
+
+    Raises:
+        InputError: `otherwise`, where the vocabulary is another.
+    """
+    if chosen.text != "clip_text_model" or _rows(model) != 49408:
+        raise InputError(otherwise)
     import open_clip
 
     plain = open_clip.SimpleTokenizer(context_length=length)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unbackdoor.clip.skeleton import shapes_of
 from unbackdoor.errors import InputError
 
 # TensorFlow's names, in files of before 2020.
@@ -86,6 +87,16 @@ def names_of(model: nn.Module, stored: Mapping[str, tuple[int, ...]], what: str)
             taken[target] = name
         places[name] = targets
     return Names(places, tuple(kept))
+
+
+def library_names(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Names and shapes under which the installed version saves a model that it built."""
+    state = {name: t.to("meta") for name, t in model.state_dict().items()}
+    try:
+        from transformers.core_model_loading import revert_weight_conversion
+    except ImportError:  # before version 5
+        return shapes_of(state)
+    return shapes_of(revert_weight_conversion(model, state))
 
 
 class _Renaming:
