@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from tests.clip.families import FAMILIES, SIDE, family_model, features, write_family
 from unbackdoor import load
 from unbackdoor.clip.huggingface import from_object, is_hugging_face
+from unbackdoor.defenses.vector import TakenVector
 from unbackdoor.errors import InputError
 
 TEXTS = ["a photo of the red star", "cat", "nine"]
@@ -478,3 +479,27 @@ def test_other_objects() -> None:
     assert is_hugging_face(family_model("clip"))
     with pytest.raises(InputError, match="no tokenizer was given"):
         from_object(family_model("clip")).encode_text(["cat"])
+
+
+# --- vectors ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["clip", "vit", "swin", "altclip"])
+def test_vectors_go_between_files_and_modules(name: str, tmp_path: Path) -> None:
+    """A vector bears the module's names; `weights apply` finds what they are in the file, and verbs the reverse."""
+    from unbackdoor.verbs import weights
+    from unbackdoor.verbs.common import open_vector
+    from unbackdoor.verbs.vector import store
+
+    write_family(name, tmp_path / "in")
+    clip = load(str(tmp_path / "in"))
+    vector = {n: torch.full_like(p, 0.25) for n, p in clip.image_parameters().items()}
+    store(tmp_path / "v.safetensors", TakenVector(vector, 1, 1, 0.0, [0.0]), {"model": "x"}, "hash", clip)
+    weights.apply(tmp_path / "in", tmp_path / "v.safetensors", alpha=2.0, out=tmp_path / "moved")
+    moved = load(str(tmp_path / "moved")).state()
+    for n, t in clip.state().items():
+        assert torch.equal(moved[n], t - 0.5 if n in vector else t), n
+    weights.diff(tmp_path / "in", tmp_path / "moved", out=tmp_path / "d.safetensors")
+    found, _ = open_vector(tmp_path / "d.safetensors", clip)
+    assert found.keys() == clip.state().keys()
+    assert all(torch.allclose(found[n], 2 * t, atol=1e-6) for n, t in vector.items())

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unbackdoor.clip.preprocess import Frame, Preprocess
+from unbackdoor.clip.renaming import Names
 from unbackdoor.errors import InputError
 from unbackdoor.weights.files import state_hash
 
@@ -30,6 +31,7 @@ class Format:
         text: (model, texts) → embeddings.
         save: (model state as stored, folder) → None.
         architecture: for people.
+        names: of tensors in the file, where the module calls them otherwise.
     """
 
     kind: str
@@ -38,6 +40,7 @@ class Format:
     text: Callable[[nn.Module, Sequence[str]], Tensor]
     save: Callable[[dict[str, Tensor], Path], None]
     architecture: str
+    names: Names = field(default_factory=Names)
 
 
 @dataclass

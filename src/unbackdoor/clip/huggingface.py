@@ -19,7 +19,7 @@ from unbackdoor.clip.huggingface_table import FAMILIES, Listed, image_tower, lis
 from unbackdoor.clip.library import guarded
 from unbackdoor.clip.preprocess import Preprocess
 from unbackdoor.clip.processor import preprocess, read_settings
-from unbackdoor.clip.renaming import library_names, names_of
+from unbackdoor.clip.renaming import Names, library_names, names_of
 from unbackdoor.clip.skeleton import built, outline
 from unbackdoor.clip.tokenizers import Watch, has_tokenizer, load_tokenizer
 from unbackdoor.disk import copy_companions, write_text
@@ -69,7 +69,7 @@ def from_folder(folder: Path, reference: str) -> Clip:
         write_weights({**names.outside(state), **kept}, weights.files, target)
 
     encode = _text_encoder(lambda: _tokenizer(folder, chosen, model), _rows(model), str(folder))
-    return Clip(model, reference, step, _format(chosen, encode, save), types)
+    return Clip(model, reference, step, _format(chosen, names, encode, save), types)
 
 
 def is_hugging_face(model: nn.Module) -> bool:
@@ -121,16 +121,17 @@ def from_object(model: nn.Module, tokenizer: Any = None, processor: Any = None) 
         return _byte_pairs_of(chosen, whole, length, f"{_MEMORY}: no tokenizer was given; give the model's own")
 
     encode = _text_encoder(open_tokenizer, _rows(whole), _MEMORY)
-    return Clip(whole, _MEMORY, step, _format(chosen, encode, save), types)
+    return Clip(whole, _MEMORY, step, _format(chosen, names, encode, save), types)
 
 
 def _format(
     chosen: Listed,
+    names: Names,
     encode: Callable[[nn.Module, Sequence[str]], Tensor],
     save: Callable[[dict[str, Tensor], Path], None],
 ) -> Format:
     architecture = chosen.family.architecture
-    return Format("hf", chosen.family.image_prefixes, _image, encode, save, f"Hugging Face {architecture}")
+    return Format("hf", chosen.family.image_prefixes, _image, encode, save, f"Hugging Face {architecture}", names)
 
 
 def _create(chosen: Listed) -> nn.Module:

@@ -8,7 +8,7 @@ never sees the file.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -32,16 +32,25 @@ class Names:
         kept: names of the file that the module computes by itself.
     """
 
-    places: dict[str, tuple[str, ...]]
+    places: dict[str, tuple[str, ...]] = field(default_factory=dict)
     kept: tuple[str, ...] = ()
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """Name in the file → name in the module, where the two differ and stand for one whole tensor."""
+        return {name: targets[0] for name, targets in self.places.items() if targets != (name,) and len(targets) == 1}
+
+    def translated(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Any part of a state by its names in the module; what bears no name of the file stays as it is."""
+        found: dict[str, Tensor] = {}
+        for name, t in tensors.items():
+            targets = self.places.get(name, (name,))
+            found.update(zip(targets, (t,) if len(targets) == 1 else t.chunk(len(targets)), strict=True))
+        return found
 
     def inside(self, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensors by their names in the module; pieces of one are views of it."""
-        found: dict[str, Tensor] = {}
-        for name, targets in self.places.items():
-            pieces = (stored[name],) if len(targets) == 1 else stored[name].chunk(len(targets))
-            found.update(zip(targets, pieces, strict=True))
-        return found
+        return self.translated({name: stored[name] for name in self.places})
 
     def outside(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The inverse of `inside`, in the file's own order; what the file left out stays out."""

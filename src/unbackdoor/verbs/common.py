@@ -144,13 +144,13 @@ def retention(before: BackdoorRates, after: BackdoorRates) -> float | None:
 
 
 def open_vector(path: Path, clip: Clip) -> tuple[Vector, dict[str, str]]:
-    """A vector's file, on the model's device, and its metadata.
+    """A vector's file, on the model's device and by the model's own names, and its metadata.
 
     Raises:
         InputError: unreadable, or no vector.
     """
     vector, told = load_vector(path)
-    return {name: t.to(clip.device) for name, t in vector.items()}, told
+    return {name: t.to(clip.device) for name, t in clip.format.names.translated(vector).items()}, told
 
 
 def weights_hash(clip: Clip) -> str:

@@ -28,13 +28,13 @@ from unbackdoor.verbs.common import (
     open_attack,
     open_data,
     open_model,
+    open_vector,
     rates_dict,
     retention,
     weights_hash,
     work_folder,
 )
 from unbackdoor.verbs.vector import DEFAULT_METHOD, store, vector_config, vector_facts
-from unbackdoor.weights.vector import load_vector
 
 EXAMPLES = 6
 
@@ -121,13 +121,13 @@ def unlearn(
     shown = _pick_examples(held_out, attack.target)
     with work_folder(out) as work:
         if vector is not None:
-            tau, origin = load_vector(Path(vector))
+            tau, origin = open_vector(Path(vector), clip)
             facts: dict[str, Any] = {"file": str(vector), "origin": origin.get("suspect")}
         else:
             known = Known(forget, attack.trigger, attack.target, attack.head)
             taken = take(clip, known, config, checkpoint=work / "vector.checkpoint", run_key=key)
             tau, facts = taken.vector, {"method": method, **vector_facts(clip, taken, config)}
-            store(out / "vector.safetensors", taken, settings, manifest.hashes["weights_before"])
+            store(out / "vector.safetensors", taken, settings, manifest.hashes["weights_before"], clip)
             manifest.notes["loss"] = describe_sequence(taken.losses)
         before = evaluate_images(clip, held_out, task, label="before")
         answers_before = _answers(clip, held_out, shown, attack)

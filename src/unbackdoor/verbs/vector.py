@@ -84,7 +84,7 @@ def trigger_vector(
         checkpoint=partial,
         run_key=run_key("vector", settings, manifest.hashes),
     )
-    store(out, taken, settings, manifest.hashes["weights"])
+    store(out, taken, settings, manifest.hashes["weights"], clip)
     partial.unlink(missing_ok=True)
     manifest.notes["loss"] = describe_sequence(taken.losses)
     write_json(out.with_name(f"{out.name}.manifest.json"), manifest.as_dict())
@@ -126,10 +126,11 @@ def vector_config(
     return settled(replace(base, tune=tune, samples=samples, validation=validation), clip, lr)
 
 
-def store(out: Path, taken: TakenVector, settings: dict[str, Any], suspect_hash: str) -> None:
-    """Write the vector with where it came from."""
+def store(out: Path, taken: TakenVector, settings: dict[str, Any], suspect_hash: str, clip: Clip) -> None:
+    """Write the vector with where it came from, and with what the model's own file calls its tensors."""
     flat = {k: str(v) for k, v in settings.items()}
-    save_vector(out, taken.vector, {**flat, "suspect": suspect_hash, "unbackdoor": versions()["unbackdoor"]})
+    aliases = {name: inside for name, inside in clip.format.names.aliases.items() if inside in taken.vector}
+    save_vector(out, taken.vector, {**aliases, **flat, "suspect": suspect_hash, "unbackdoor": versions()["unbackdoor"]})
 
 
 def vector_facts(clip: Clip, taken: TakenVector, config: VectorConfig) -> dict[str, Any]:
