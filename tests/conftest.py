@@ -12,6 +12,42 @@ import torch
 ROOT = Path(__file__).parent.parent
 
 
+# A test that never runs is no test: what was skipped is listed, and with UNBACKDOOR_NO_SKIPS=1 fails the run.
+_SKIPPED: dict[str, str] = {}
+_ALLOWED = ("CUDA", "GPU")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    _note(report)
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    _note(report)
+
+
+def _note(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        _SKIPPED[report.nodeid] = reason.removeprefix("Skipped: ")
+
+
+def _unexpected() -> dict[str, str]:
+    return {test: reason for test, reason in _SKIPPED.items() if not any(word in reason for word in _ALLOWED)}
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        terminalreporter.section(f"{len(_SKIPPED)} skipped")
+        for test, reason in sorted(_SKIPPED.items()):
+            terminalreporter.line(f"{test}: {reason}")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if os.environ.get("UNBACKDOOR_NO_SKIPS") == "1" and "PYTEST_XDIST_WORKER" not in os.environ and _unexpected():
+        session.exitstatus = 1
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _few_threads() -> None:
     # Tiny tensors: more threads only wait for one another, above all beside another process of tests.
