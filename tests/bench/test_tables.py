@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -92,3 +93,22 @@ def test_scatter_puts_points_where_they_belong() -> None:
 
 def test_nothing_finished_gives_empty_tables() -> None:
     assert as_markdown([]).strip() == "" and scatters([]) == {} and per_defence([]) == []
+
+
+EVIL = "=1|`<b>\x1b[31m\n&%$#_{}~^\\\\"
+
+
+def test_names_of_strangers_stay_text() -> None:
+    rows = [{**row, "model": EVIL, "data": EVIL, "attack": EVIL} for row in ROWS]
+    rows += [{**row, "defence": EVIL} for row in rows if row["kind"] == "cure"]
+    plain, hostile = as_markdown(ROWS), as_markdown(rows)
+    heads = {line.count("|") for line in plain.splitlines()}
+    # A bar of a name is escaped; what is left are the columns', and no line more than there are rows.
+    assert {line.replace("\\\\", "").replace("\\|", "").count("|") for line in hostile.splitlines()} == heads
+    assert "<b>" not in hostile and "\x1b" not in hostile and "\\`" in hostile
+    for row in csv.reader(io.StringIO(as_csv(rows))):
+        assert not any(cell.startswith(("=", "+", "@")) for cell in row) and "\x1b" not in "".join(row)
+    tex = as_latex(rows)
+    assert "\x1b" not in tex and r"\&\%\$\#\_\{\}\textasciitilde{}\textasciicircum{}\textbackslash{}" in tex
+    for svg in scatters(rows).values():
+        ElementTree.fromstring(svg)

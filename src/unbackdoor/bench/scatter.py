@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from unbackdoor.bench.tables import COLUMNS, per_attack
+from unbackdoor.printable import terminal
 
 _W, _H, _LEFT, _TOP, _SIDE = 620, 380, 56, 34, 290
 _COLOURS = (
@@ -41,7 +42,7 @@ def _svg(attack: str, points: list[tuple[str, str, Any, Any]], defences: list[st
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_W} {_H}" font-family="sans-serif" font-size="12">',
         f'<rect width="{_W}" height="{_H}" fill="white"/>',
-        f'<text x="{_LEFT}" y="20" font-weight="bold">{escape(attack)}: CA against ASR after the cure (%)</text>',
+        f'<text x="{_LEFT}" y="20" font-weight="bold">{_plain(attack)}: CA against ASR after the cure (%)</text>',
     ]
     for tick in range(0, 101, 25):
         out.append(f'<path d="M{_LEFT} {y(tick):.1f}h{_SIDE}M{x(tick):.1f} {_TOP}v{_SIDE}" stroke="#ddd" fill="none"/>')
@@ -62,12 +63,16 @@ def _svg(attack: str, points: list[tuple[str, str, Any, Any]], defences: list[st
     for i, defence in enumerate(defences):
         top = _TOP + 8 + 18 * i
         out.append(_mark("circle", left, top, _COLOURS[i % len(_COLOURS)], defence))
-        out.append(f'<text x="{left + 12}" y="{top + 4}">{escape(defence)}</text>')
+        out.append(f'<text x="{left + 12}" y="{top + 4}">{_plain(defence)}</text>')
     for i, data in enumerate(sets):
         top = _TOP + 20 + 18 * (len(defences) + i)
         out.append(_mark(_SHAPES[i % len(_SHAPES)], left, top, "#888", data))
-        out.append(f'<text x="{left + 12}" y="{top + 4}">{escape(data)}</text>')
+        out.append(f'<text x="{left + 12}" y="{top + 4}">{_plain(data)}</text>')
     return "\n".join([*out, "</svg>"]) + "\n"
+
+
+def _plain(text: str) -> str:
+    return escape(terminal(text))
 
 
 def _mark(shape: str, x: float, y: float, colour: str, title: str) -> str:
@@ -77,4 +82,4 @@ def _mark(shape: str, x: float, y: float, colour: str, title: str) -> str:
         "diamond": f"M{x:.1f} {y - 6:.1f}l6 6l-6 6l-6 -6z",
         "triangle": f"M{x:.1f} {y - 6:.1f}l6 10h-12z",
     }
-    return f'<path d="{paths[shape]}" fill="{colour}" fill-opacity="0.8"><title>{escape(title)}</title></path>'
+    return f'<path d="{paths[shape]}" fill="{colour}" fill-opacity="0.8"><title>{_plain(title)}</title></path>'

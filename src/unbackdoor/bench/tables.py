@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from unbackdoor.printable import csv_cell, latex, markdown
+
 Json = dict[str, Any]
 
 
@@ -201,18 +203,18 @@ def as_markdown(rows: Sequence[Json]) -> str:
     planted = attacks(rows)
     if planted:
         body = [
-            [model, data, attack, str(n), *(c.text("{:.1f}") for c in cells)]
+            [*map(markdown, (model, data, attack)), str(n), *(c.text("{:.1f}") for c in cells)]
             for model, data, attack, n, *cells in planted
         ]
         head = ["model", "data", "attack", "seeds", "CA", "CA without poison", "difference", "ASR"]
         out.append("## Attacks\n\n" + table(head, body))
     whole = per_defence(rows)
     if whole:
-        body = [[line.labels[0], line.labels[1], str(line.seeds), *shown(line)] for line in whole]
+        body = [[*map(markdown, line.labels[:2]), str(line.seeds), *shown(line)] for line in whole]
         out.append("## Defences, over all\n\n" + table(["over", "defence", "seeds", *heads], body))
     blocks = per_attack(rows)
     if blocks:
-        body = [[*line.labels, str(line.seeds), *shown(line)] for block in blocks for line in block]
+        body = [[*map(markdown, line.labels), str(line.seeds), *shown(line)] for block in blocks for line in block]
         out.append("## Defences, attack by attack\n\n" + table([*_PLACES, *heads], body))
     return "\n\n".join(out) + "\n"
 
@@ -225,7 +227,9 @@ def as_csv(rows: Sequence[Json]) -> str:
     for block in per_attack(rows):
         for line in block:
             numbers = [x for cell in line.cells for x in (cell.mean, cell.deviation)]
-            writer.writerow([*line.labels, line.seeds, *("" if x is None else f"{x:.4f}" for x in numbers)])
+            writer.writerow(
+                [*map(csv_cell, line.labels), line.seeds, *("" if x is None else f"{x:.4f}" for x in numbers)]
+            )
     return file.getvalue()
 
 
@@ -233,10 +237,7 @@ def as_latex(rows: Sequence[Json]) -> str:
     """The attack-by-attack table for booktabs: rates and cost, one rule between attacks."""
     kept = [i for i, c in enumerate(COLUMNS) if c.name not in ("labels", "steps", "MiB")]
 
-    def escaped(text: str) -> str:
-        return "".join(f"\\{c}" if c in "&%$#_{}" else c for c in text)
-
-    head = " & ".join([*map(escaped, _PLACES[1:]), *(escaped(COLUMNS[i].name) for i in kept)])
+    head = " & ".join([*map(latex, _PLACES[1:]), *(latex(COLUMNS[i].name) for i in kept)])
     out = [f"\\begin{{tabular}}{{lllr{'r' * len(kept)}}}", "\\toprule", head + r" \\"]
     for block in per_attack(rows):
         out.append("\\midrule")
@@ -245,5 +246,5 @@ def as_latex(rows: Sequence[Json]) -> str:
             for i in kept:
                 text = line.cells[i].text(COLUMNS[i].shown, r" \pm ").replace("–", "-")
                 texts.append(f"$\\mathbf{{{text}}}$" if line.cells[i].best else f"${text}$")
-            out.append(" & ".join([*map(escaped, line.labels[1:]), str(line.seeds), *texts]) + r" \\")
+            out.append(" & ".join([*map(latex, line.labels[1:]), str(line.seeds), *texts]) + r" \\")
     return "\n".join([*out, "\\bottomrule", "\\end{tabular}"]) + "\n"

@@ -36,6 +36,8 @@ def contour_map(
 
     from contourpy import FillType, LineType, contour_generator
 
+    from unbackdoor.printable import terminal
+
     low, high = axis[0], axis[-1]
     wide, tall = _W - _LEFT - _RIGHT, _H - _TOP - _BOTTOM
 
@@ -54,9 +56,9 @@ def contour_map(
     )
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_W} {_H}" font-family="sans-serif" font-size="12" '
-        f'role="img" aria-label="{escape(title)}">',
+        f'role="img" aria-label="{escape(terminal(title))}">',
         f'<rect width="{_W}" height="{_H}" fill="white"/>',
-        f'<text x="{_LEFT + wide / 2:.0f}" y="20" text-anchor="middle" font-size="14">{escape(title)}</text>',
+        f'<text x="{_LEFT + wide / 2:.0f}" y="20" text-anchor="middle" font-size="14">{escape(terminal(title))}</text>',
     ]
     for lower, upper in itertools.pairwise(LEVELS):
         # Values at the very top belong to the last band.

@@ -8,6 +8,7 @@ from typing import Any
 
 from unbackdoor.metrics.auroc import auroc
 from unbackdoor.metrics.rates import Rate
+from unbackdoor.printable import markdown
 from unbackdoor.zoo.verdicts import Verdict
 
 Json = dict[str, Any]
@@ -92,7 +93,8 @@ def as_markdown(result: Json) -> str:
     ]
     for row in result["detection"]:
         lines.append(
-            f"| {row['family']} | {area_text(row['auroc'])} | {rate_text(row['found'])} | {row['undecided']} | "
+            f"| {markdown(row['family'])} | {area_text(row['auroc'])} | {rate_text(row['found'])} | "
+            f"{row['undecided']} | "
             f"{row['not_taken']} | {rate_text(row['right_target'])} |"
         )
     alarms = result["false_alarms"]
