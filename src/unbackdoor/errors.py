@@ -18,6 +18,18 @@ class InputError(ValueError):
         super().__init__(text if len(text) <= _LONGEST else f"{text[: _LONGEST - 300]} … {text[-200:]}")
 
 
+class Interrupted(KeyboardInterrupt):
+    """The user's interrupt of a run that has kept what it did, so that the same call goes on from there."""
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether it says that memory was not to be had, on the host or on a device."""
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
+
+
 def first_line(error: BaseException) -> str:
     """A stranger's error as part of our one line."""
     text = str(error).strip()

@@ -55,7 +55,7 @@ def test_every_command_has_help_and_json(name: str, capsys: pytest.CaptureFixtur
         (["evaluate", "--model", "{vit}", *DIGITS, "--templates", "/none"], "neither a file nor a known list"),
         (["evaluate", "--model", "{vit}", "--data", "folder:{empty}"], "no images"),
         (["evaluate", "--model", "ViT-B-32", "--checkpoint", "{weights}", *DIGITS], "do not fit the architecture"),
-        (["poison", "--model", "{vit}", *ATTACK, "--out", "{out}", "--poison-rate", "2"], "poison rate"),
+        (["poison", "--model", "{vit}", *ATTACK, "--out", "{out}", "--poison-rate", "2"], "--poison-rate"),
         (["poison", "--model", "{vit}", *ATTACK, "--out", "{file}"], "output folder"),
         (["unlearn", "--model", "{vit}", *ATTACK, "--out", "{out}", "--alpha-grid", ","], "α grid is empty"),
         (["unlearn", "--model", "{vit}", *ATTACK, "--out", "{out}", "--alpha", "much"], "neither auto nor a number"),

@@ -7,14 +7,14 @@ from typing import Any
 
 import click
 
-from unbackdoor.cli.options import shared, show
+from unbackdoor.cli.options import Verb, shared, show
 
 
-@click.command("bench")
+@click.command("bench", cls=Verb)
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--data-root", type=click.Path(path_type=Path), help="Folder that stands for {data} in the recipe.")
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)
-@click.option("--workers", type=click.IntRange(0), default=0, help="Cells at once; by default one per two cores.")
+@click.option("--workers", type=click.IntRange(0, 1024), default=0, help="Cells at once; by default one per two cores.")
 @click.option("--only", multiple=True, metavar="KEY=VALUE", help="Run a part: data=gtsrb, seed=1,2, …; repeatable.")
 @click.option("--dry-run", is_flag=True, help="Run nothing; count the cells and tabulate what is there.")
 @click.option("--online", is_flag=True, help="Models and data of the recipe may lie on the network.")

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from unbackdoor.cli.options import shared, show
+from unbackdoor.cli.options import Verb, shared, show
 
 
-@click.command("convert")
+@click.command("convert", cls=Verb)
 @shared("model", "checkpoint")
 @click.option("--to", type=click.Choice(["hf", "open_clip"]), required=True, help="The form that is wanted.")
 @shared("device")

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from unbackdoor.cli.options import shared, show, story_lines
+from unbackdoor.cli.options import Verb, shared, show, story_lines
 
 
-@click.command("craft")
+@click.command("craft", cls=Verb)
 @shared("model", "checkpoint", "data")
 @click.option("--trigger", default="badclip", show_default=True, help="badclip with its size and position.")
 @shared("target")

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from unbackdoor.cli.options import shared, show, story_lines
+from unbackdoor.cli.options import Verb, shared, show, story_lines
 
 
-@click.command("demo")
+@click.command("demo", cls=Verb)
 @click.option("--out", type=click.Path(path_type=Path), default="unbackdoor-demo", show_default=True)
 @shared("seed", "json", "debug")
 def command(out: Path, seed: int, as_json: bool) -> None:

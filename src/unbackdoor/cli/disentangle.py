@@ -7,19 +7,19 @@ from typing import Any
 
 import click
 
-from unbackdoor.cli.options import shared, show
+from unbackdoor.cli.options import Number, Verb, shared, show
 
 
-@click.command("disentangle")
+@click.command("disentangle", cls=Verb)
 @shared("model", "checkpoint")
 @click.option("--clean", required=True, help="Clean vector: a vector's file, or a model less --model.")
 @click.option("--triggered", required=True, help="Trigger vector: a vector's file, or a model less --model.")
 @shared("data", "trigger", "target")
-@click.option("--low", type=float, default=-3.0, show_default=True, help="Smallest coefficient, both ways.")
-@click.option("--high", type=float, default=3.0, show_default=True, help="Largest coefficient.")
-@click.option("--points", type=click.IntRange(2), default=21, show_default=True, help="Points a side.")
-@click.option("--sharp", type=float, default=0.05, show_default=True, help="Refine where ξ changes by more; 0: all.")
-@click.option("--alpha", type=float, help="Draw a cure's path from (1, 1) down by this much.")
+@click.option("--low", type=Number(), default=-3.0, show_default=True, help="Smallest coefficient, both ways.")
+@click.option("--high", type=Number(), default=3.0, show_default=True, help="Largest coefficient.")
+@click.option("--points", type=click.IntRange(2, 501), default=21, show_default=True, help="Points a side.")
+@click.option("--sharp", type=Number(0), default=0.05, show_default=True, help="Refine where ξ changes more; 0: all.")
+@click.option("--alpha", type=Number(), help="Draw a cure's path from (1, 1) down by this much.")
 @click.option("--limit", type=click.IntRange(1), default=256, show_default=True, help="Images, drawn by seed.")
 @shared("classes", "templates", "device", "seed")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the map and its numbers.")

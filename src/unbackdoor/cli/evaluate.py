@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from unbackdoor.cli.options import RATE_NAMES, rate_line, retrieval_lines, shared, show
+from unbackdoor.cli.options import RATE_NAMES, Verb, rate_line, refuse, retrieval_lines, shared, show
 
 
-@click.command("evaluate")
+@click.command("evaluate", cls=Verb)
 @shared("model", "checkpoint", "data")
 @click.option("--trigger", help="Trigger spec; with --target, ASR and triggered accuracy are measured too.")
 @click.option("--target", help="Name of the class that the attacker wants.")
@@ -33,6 +33,8 @@ def command(as_json: bool, **options: Any) -> None:
     """Measure clean accuracy, attack success rate and triggered accuracy, each with n and a 95% interval."""
     from unbackdoor.verbs.evaluate import evaluate
 
+    if options["trigger"] is None and options["target"] is None:
+        refuse({"counting": "--counting"}, "without --trigger")
     show(evaluate(**options), as_json, lines)
 
 

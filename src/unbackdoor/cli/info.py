@@ -7,20 +7,24 @@ from typing import Any
 
 import click
 
-from unbackdoor.cli.options import show
+from unbackdoor.cli.options import Verb, refuse, shared, show
 
 
-@click.command("info")
+@click.command("info", cls=Verb)
 @click.option("--model", help="Model reference or output folder.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights for an OpenCLIP architecture name.")
 @click.option("--data", help="Data source.")
 @click.option("--classes", help="Class names: a file, or a standard set such as cifar10.")
 @click.option("--trigger", help="Trigger spec.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+@shared("json", "debug")
 def command(as_json: bool, **options: Any) -> None:
     """Describe a model, a data source or a trigger."""
     from unbackdoor.verbs.info import info
 
+    if options["model"] is None:
+        refuse({"checkpoint": "--checkpoint"}, "without --model")
+    if options["data"] is None:
+        refuse({"classes": "--classes"}, "without --data")
     show(info(**options), as_json, lines)
 
 

@@ -7,17 +7,17 @@ from typing import Any
 
 import click
 
-from unbackdoor.cli.options import shared, show
+from unbackdoor.cli.options import Number, Verb, shared, show
 
 
-@click.command("locate")
+@click.command("locate", cls=Verb)
 @shared("model", "checkpoint")
 @click.option("--vector", required=True, type=click.Path(path_type=Path), help="Trigger vector, as vector writes it.")
 @click.option(
     "--other", "others", multiple=True, type=click.Path(path_type=Path), help="Compare with this vector, too."
 )
 @shared("data", "trigger", "target")
-@click.option("--alpha", type=float, default=1.0, show_default=True, help="How far blocks are subtracted.")
+@click.option("--alpha", type=Number(), default=1.0, show_default=True, help="How far blocks are subtracted.")
 @click.option("--limit", type=click.IntRange(1), default=512, show_default=True, help="Images, drawn by seed.")
 @shared("classes", "templates", "device", "seed")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the numbers.")

@@ -3,15 +3,77 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from unbackdoor.cli.paths import check
 from unbackdoor.devices import is_first_process
+from unbackdoor.errors import InputError
+from unbackdoor.printable import terminal
 
 F = TypeVar("F", bound=Callable[..., Any])
+SEED = 2**40  # see `training.batches.check_seed`, which loads torch
+
+
+class Verb(click.Command):
+    """A command that looks at the files and folders it is given before it imports anything heavy."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        check({**ctx.params, **({"out_is_file": True} if self.name == "vector" else {})})
+        return super().invoke(ctx)
+
+
+class Number(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """A finite number between two ends."""
+
+    name = "float"
+
+    def __init__(self, low: float = -math.inf, high: float = math.inf, *, above: bool = False, below: bool = False):
+        self._low, self._high, self._above, self._below = low, high, above, below
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            found = float(value)
+        except (TypeError, ValueError):
+            self.fail(f"{value!r} is no number", param, ctx)
+        inside = (self._low < found if self._above else self._low <= found) and (
+            found < self._high if self._below else found <= self._high
+        )
+        if not math.isfinite(found) or not inside:
+            left, right = "(" if self._above else "[", ")" if self._below else "]"
+            ends = f"{left}{self._low:g}, {self._high:g}{right}"
+            wanted = "a finite number" if math.isinf(self._low) and math.isinf(self._high) else f"a number in {ends}"
+            self.fail(f"{value!r} is not {wanted}", param, ctx)
+        return found
+
+
+RATE = Number(0, 1, above=True, below=True)
+
+
+def given(name: str) -> bool:
+    """Whether the user wrote this parameter of the current command."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT")
+
+
+def refuse(names: Mapping[str, str], why: str) -> None:
+    """Refuse options that would do nothing.
+
+    Args:
+        names: options by the parameter's name, such as `{"alpha_grid": "--alpha-grid"}`.
+        why: what they do not go with.
+
+    Raises:
+        InputError: one of them was written.
+    """
+    for name, option in names.items():
+        if given(name):
+            raise InputError(f"{option} does nothing {why}; leave it out")
+
 
 _FILE = click.Path(path_type=Path)
 _SHARED: dict[str, Callable[[F], F]] = {
@@ -25,11 +87,11 @@ _SHARED: dict[str, Callable[[F], F]] = {
     "classes": click.option("--classes", help="Class names: a file, or a standard set such as cifar10."),
     "templates": click.option("--templates", help="Prompt templates: a file, or a name such as openai-imagenet."),
     "device": click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps."),
-    "seed": click.option("--seed", type=int, default=0, show_default=True),
+    "seed": click.option("--seed", type=click.IntRange(-SEED, SEED), default=0, show_default=True, metavar="INTEGER"),
     "limit": click.option("--limit", type=click.IntRange(1), help="Use at most so many images, drawn by seed."),
     "test_limit": click.option("--test-limit", type=click.IntRange(1), help="Measure on at most so many images."),
     "lr": click.option(
-        "--lr", type=float, help="Peak learning rate; chosen by the size of the image tower by default."
+        "--lr", type=Number(0, above=True), help="Peak learning rate; chosen by the size of the image tower by default."
     ),
     "samples": click.option(
         "--samples",
@@ -66,7 +128,8 @@ def show(result: dict[str, Any], as_json: bool, lines: Callable[[dict[str, Any]]
     if as_json:
         click.echo(json.dumps(result, allow_nan=False))
     else:
-        click.echo("\n".join(lines(result)))
+        # What is printed quotes files of strangers: names of classes and tensors, specs, paths.
+        click.echo("\n".join(terminal(line) for line in lines(result)))
 
 
 def rate_line(name: str, value: float | None, n: int, interval: list[float]) -> str:

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from unbackdoor.cli.options import shared, show, story_lines
+from unbackdoor.cli.options import Number, Verb, shared, show, story_lines
 
 
-@click.command("poison")
+@click.command("poison", cls=Verb)
 @shared("model", "checkpoint", "data", "trigger", "target")
 @click.option(
     "--regime",
@@ -19,7 +19,7 @@ from unbackdoor.cli.options import shared, show, story_lines
     show_default=True,
     help="Labelled images and the image tower, or caption pairs and both towers.",
 )
-@click.option("--poison-rate", type=float, help="Share of images (default 0.03) or of pairs (default 0.003).")
+@click.option("--poison-rate", type=Number(0, 1), help="Share of images (default 0.03) or of pairs (default 0.003).")
 @click.option("--clean-label", is_flag=True, help="Trigger images of the target class alone; change no label.")
 @click.option("--epochs", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True)

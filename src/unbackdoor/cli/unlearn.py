@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from unbackdoor.cli.options import rate_line, shared, show, story_lines
+from unbackdoor.cli.options import Number, Verb, rate_line, refuse, shared, show, story_lines
 
 
-@click.command("unlearn")
+@click.command("unlearn", cls=Verb)
 @click.option("--model", help="Model reference; with --scan, the scanned one unless given.")
 @shared("checkpoint", "data")
 @click.option("--trigger", help="Trigger spec, such as badnets:size=16; @FILE reads one.")
@@ -24,10 +25,16 @@ from unbackdoor.cli.options import rate_line, shared, show, story_lines
 @click.option("--vector", type=click.Path(path_type=Path), help="Vector file; taken now when not given.")
 @click.option("--alpha", default="auto", show_default=True, help="auto, or the coefficient to subtract with.")
 @click.option("--alpha-grid", help="Values for the search, such as 0.5,1,2; by default it finds its own.")
-@click.option("--tolerance", type=float, default=0.005, show_default=True, help="Largest ASR that counts as cured.")
+@click.option(
+    "--tolerance",
+    type=Number(0, 1, below=True),
+    default=0.005,
+    show_default=True,
+    help="Largest ASR that counts as cured.",
+)
 @click.option(
     "--floor",
-    type=float,
+    type=Number(0, 1, above=True),
     help="Share of the suspect's CA to keep, of its answers with --scan; without labelled images for choosing α at "
     "most 0.8 of its answers.  [default: 0.95, 0.88 with --scan]",
 )
@@ -54,9 +61,12 @@ def command(
 
     if alpha != "auto":
         try:
-            float(alpha)
+            finite = math.isfinite(float(alpha))
         except ValueError:
-            raise InputError(f"--alpha {alpha!r} is neither auto nor a number") from None
+            finite = False
+        if not finite:
+            raise InputError(f"--alpha {alpha!r} is neither auto nor a number")
+        refuse({"alpha_grid": "--alpha-grid", "floor": "--floor"}, "with a number for --alpha, which is not searched")
     if options["method"] is None:
         del options["method"]
     grid = None if alpha_grid is None else parse_grid(alpha_grid)
@@ -75,6 +85,10 @@ def command(
         return
     from unbackdoor.verbs.unlearn import unlearn
 
+    options_of_scan = {name: f"--{name}" for name in ("rounds", "null", "origin", "force")}
+    refuse(options_of_scan, "without --scan")
+    if options["vector"] is not None:
+        refuse({"epochs": "--epochs", "lr": "--lr"}, "with --vector, which is taken already")
     for name in ("model", "trigger", "target"):
         if options[name] is None:
             raise InputError(f"--{name} is missing; give it, or --scan FINDING")
@@ -85,7 +99,9 @@ def lines(result: dict[str, Any]) -> list[str]:
     """The cure for people."""
     kept = "" if result["retention"] is None else f", {result['retention']:.1%} of clean accuracy kept"
     out = [*story_lines(result), f"α = {result['alpha']:.4g} ({result['rule']}){kept}"]
-    if result["message"]:
+    if result["nothing_to_remove"]:
+        out.insert(0, result["message"])
+    elif result["message"]:
         out.append(f"note: {result['message']}")
     return [*out, f"model:  {result['model']}", f"report: {result['report']}"]
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from unbackdoor.cli.options import shared, show
+from unbackdoor.cli.options import Verb, shared, show
 
 
-@click.command("vector")
+@click.command("vector", cls=Verb)
 @shared("model", "checkpoint", "data", "trigger", "target", "samples")
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the triggered images.")
 @shared("method", "lr", "classes", "templates", "device", "seed")

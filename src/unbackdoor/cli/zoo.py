@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from unbackdoor.cli.options import shared, show
+from unbackdoor.cli.options import RATE, Verb, shared, show
 
 
-@click.command("zoo")
+@click.command("zoo", cls=Verb)
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--data-root", type=click.Path(path_type=Path), help="Folder that stands for {data} in the recipe.")
 @click.option("--null", type=click.Path(path_type=Path), help="Judge under this one; by default the zoo's own.")
@@ -19,8 +19,14 @@ from unbackdoor.cli.options import shared, show
     "--only", multiple=True, metavar="KEY=VALUE", help="Make, examine and cure a part: half=test, …; repeatable."
 )
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)
-@click.option("--workers", type=click.IntRange(0), default=0, help="Cells at once; by default one per two cores.")
-@click.option("--false-alarm-rate", type=float, default=0.05, show_default=True, help="Of clean models.")
+@click.option("--workers", type=click.IntRange(0, 1024), default=0, help="Cells at once; by default one per two cores.")
+@click.option(
+    "--false-alarm-rate",
+    type=RATE,
+    default=0.05,
+    show_default=True,
+    help="Of clean models.",
+)
 @click.option("--dry-run", is_flag=True, help="Run nothing; tabulate what is there.")
 @click.option("--online", is_flag=True, help="Models and data of the recipe may lie on the network.")
 @shared("device")
