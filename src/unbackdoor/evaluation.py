@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -11,12 +14,15 @@ from torch import Tensor
 from unbackdoor.answers import Answers
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
+from unbackdoor.disk import write_text
 from unbackdoor.metrics.backdoor import BackdoorMeter, BackdoorRates
 from unbackdoor.metrics.rates import Rate
 from unbackdoor.metrics.retrieval import RetrievalMeter
 from unbackdoor.progress import Progress
 from unbackdoor.triggers.base import Trigger
+from unbackdoor.untrusted import as_type, read_json
 
+KEPT_SECONDS = 60.0
 _BATCH, _BYTES = 128, 10_000_000
 
 
@@ -89,6 +95,70 @@ def evaluate_images(
             if enough is not None and done < len(index) and enough(meter.compute()):
                 break
     return meter.compute()
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """What a file holds of a pass that goes on: images seen, hits and images of every rate."""
+
+    done: int
+    ca: tuple[int, int]
+    asr: tuple[int, int] | None = None
+    triggered_accuracy: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if any(not 0 <= hits <= n for hits, n in filter(None, (self.ca, self.asr, self.triggered_accuracy))):
+            raise ValueError("counts more hits than images")
+
+    @property
+    def rates(self) -> BackdoorRates:
+        pairs = (self.ca, self.asr, self.triggered_accuracy)
+        return BackdoorRates(*(None if pair is None else Rate(*pair) for pair in pairs))  # type: ignore[arg-type]
+
+
+def evaluate_kept(clip: Clip, data: ImageSet, task: Task, kept: Path | None, *, label: str | None) -> BackdoorRates:
+    """`evaluate_images`, which goes on after a kill: what was counted is written every minute and at the end.
+
+    Args:
+        kept: file of this very model, data and task, named so by the caller; None keeps nothing.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    if kept is None:
+        return evaluate_images(clip, data, task, label=label)
+    before = as_type(read_json(kept), _Counted, str(kept)) if kept.exists() else None
+    start, size = (before.done if before else 0), batch_size(clip.image_size, clip.device)
+    clock, batches = time.monotonic(), 0
+
+    def store(done: int, rates: BackdoorRates) -> BackdoorRates:
+        whole = rates if before is None else _sum(before.rates, rates)
+        counts = {"ca": whole.ca, "asr": whole.asr, "triggered_accuracy": whole.triggered_accuracy}
+        told = {name: None if rate is None else [rate.hits, rate.n] for name, rate in counts.items()}
+        write_text(kept, json.dumps({"done": done, **told}))
+        return whole
+
+    def keep(rates: BackdoorRates) -> bool:
+        nonlocal clock, batches
+        batches += 1
+        if time.monotonic() - clock >= KEPT_SECONDS:
+            store(start + batches * size, rates)
+            clock = time.monotonic()
+        return False
+
+    if before is not None and start >= len(data):
+        return before.rates
+    order = torch.arange(start, len(data))
+    return store(len(data), evaluate_images(clip, data, task, order=order, enough=keep, label=label))
+
+
+def _sum(one: BackdoorRates, other: BackdoorRates) -> BackdoorRates:
+    def both(a: Rate | None, b: Rate | None) -> Rate | None:
+        return None if a is None or b is None else Rate(a.hits + b.hits, a.n + b.n)
+
+    ca = both(one.ca, other.ca)
+    assert ca is not None
+    return BackdoorRates(ca, both(one.asr, other.asr), both(one.triggered_accuracy, other.triggered_accuracy))
 
 
 @torch.inference_mode()

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import platform
-import resource
 import sys
 import time
 from collections.abc import Mapping
@@ -25,6 +24,7 @@ class Manifest:
 
     verb: str
     config: dict[str, Any]
+    run: str = ""  # identity of the run, from `run_key`
     hashes: dict[str, str] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
     started: float = field(default_factory=time.time)
@@ -39,6 +39,7 @@ class Manifest:
         """JSON form; peak memory is the process's largest resident set, in MiB, since `reset_peak_memory` if ever."""
         return {
             "verb": self.verb,
+            "run": self.run,
             "config": self.config,
             "hashes": self.hashes,
             "notes": self.notes,
@@ -62,8 +63,17 @@ def peak_memory() -> float:
         with open("/proc/self/status", encoding="ascii") as file:
             return next(int(line.split()[1]) for line in file if line.startswith("VmHWM:")) / 1024
     except (OSError, StopIteration):
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak / (1024 if sys.platform != "darwin" else 1024**2)
+        return _peak_elsewhere()
+
+
+def _peak_elsewhere() -> float:
+    """Where there is no /proc: macOS tells by `resource`, Windows has no such module, and 0 stands for unknown."""
+    try:
+        import resource
+    except ImportError:
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024 if sys.platform != "darwin" else 1024**2)
 
 
 def reset_peak_memory() -> None:

@@ -217,8 +217,7 @@ def test_bad_cells_end_in_exit_code_two(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_two_grids_in_one_folder_are_refused_and_a_look_is_not(tmp_path: Path) -> None:
-    import fcntl
-
+    fcntl = pytest.importorskip("fcntl")
     (tmp_path / "out").mkdir()
     with (tmp_path / "out" / ".lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -245,7 +244,6 @@ def test_a_killed_grid_goes_on_and_leaves_no_workers(tmp_path: Path) -> None:
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
-@pytest.mark.slow
 def test_ray_runs_the_same_cells(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     recipe = write(tmp_path, small)

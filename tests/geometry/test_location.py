@@ -93,4 +93,4 @@ def test_locate_writes_what_it_tells(tmp_path: Path) -> None:
     assert len([e for e in picture.iter() if e.get("class", "").startswith("dot")]) == 18  # CA and ASR at nine points
     save_vector(tmp_path / "odd.safetensors", {"visual.none": torch.zeros(2)}, {})
     with pytest.raises(InputError, match="another architecture"):
-        locate(vector=tmp_path / "odd.safetensors", out=out, **common)
+        locate(vector=tmp_path / "odd.safetensors", out=tmp_path / "odd", **common)

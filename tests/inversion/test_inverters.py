@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests.inversion.toy import CORNER, NAMES, TARGET, toy_clip, toy_subject
-from unbackdoor.inversion import guided, inverter, inverter_names, spectral, wave
-from unbackdoor.inversion.base import WORKS, Recovered, Subject, answers, try_out, works
+from tests.inversion.toy import CORNER, NAMES, SIDE, TARGET, toy_clip, toy_subject
+from unbackdoor.inversion import guided, inverter, inverter_names, module_of, patch, spectral, wave
+from unbackdoor.inversion.base import WORKS, Recovered, Subject, Work, answers, try_out, works
 from unbackdoor.inversion.collapse import mean_cosine
 from unbackdoor.inversion.guided import Family, GuidedConfig, Search, invert_guided, leads, standing
 from unbackdoor.inversion.patch import FAMILY as PATCH
@@ -353,3 +355,56 @@ def test_a_trigger_works_where_it_turns_half_of_the_pictures(backdoored: Subject
     assert not works(backdoored, corner, 0) and not works(toy_subject(0.0), corner, TARGET)
     turned = replace(backdoored.held, images=(corner(backdoored.held.float_batch(torch.arange(16))) * 255).byte())
     assert not works(replace(backdoored, held=turned), corner, TARGET), "no picture is left to turn"
+
+
+@pytest.mark.parametrize("name", ["patch", "spectral", "colour"])
+def test_many_classes_are_searched_in_groups_to_the_same_end(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With room for two candidates at a time, what comes out is what comes out at once, up to rounding."""
+    config = GuidedConfig(passes=240, finalists=2)
+    family = import_module(module_of(name)).family(SIDE)
+    whole = invert_guided(toy_subject(6.0), family, config)
+    sizes = []
+    monkeypatch.setattr(guided, "group_size", lambda *_: sizes.append(2) or 2)
+    parts = invert_guided(toy_subject(6.0), family, config)
+    assert sizes == [2] and parts.target == whole.target and parts.facts["candidates"] == whole.facts["candidates"]
+    assert parts.facts["cost"] == pytest.approx(whole.facts["cost"], rel=1e-2)
+
+
+def test_groups_are_as_large_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject, family = toy_subject(6.0), patch.family(SIDE)
+    raw = family.start(5, SIDE, torch.Generator().manual_seed(0))
+    whole = guided.group_size(subject, family, raw, 4)
+    assert whole >= 1000, "small models are searched as ever"
+    monkeypatch.setattr(guided, "MEMORY", guided.MEMORY // whole * 3)
+    assert guided.group_size(subject, family, raw, 4) == 3
+    assert guided.group_size(subject, family, raw, 4000) == 1
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_killed_search_goes_on_to_the_same_end(
+    grouped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, family = GuidedConfig(passes=240, finalists=2), patch.family(SIDE)
+    monkeypatch.setattr(guided, "KEPT_SECONDS", 0.0)
+    if grouped:
+        monkeypatch.setattr(guided, "group_size", lambda *_: 2)
+    whole = invert_guided(toy_subject(6.0), family, config)
+    left = [0]
+    cost = guided._cost
+
+    def dies(*args: Any) -> Any:
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return cost(*args)
+
+    subject = replace(toy_subject(6.0), work=Work(tmp_path, "k" * 20))
+    for calls in (15, 12, 8):
+        left[0] = calls
+        monkeypatch.setattr(guided, "_cost", dies)
+        with pytest.raises(KeyboardInterrupt):
+            invert_guided(subject, family, config)
+    monkeypatch.setattr(guided, "_cost", cost)
+    assert list(tmp_path.iterdir())
+    again = invert_guided(subject, family, config)
+    assert again.trigger.spec() == whole.trigger.spec() and again.facts == whole.facts

@@ -6,6 +6,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,18 +14,17 @@ import torch
 from tests.inversion.toy import NAMES, TARGET, toy_clip, toy_images
 from unbackdoor import calibrate, load, scan, unlearn_scan
 from unbackdoor.cli import main as cli
-from unbackdoor.errors import InputError
+from unbackdoor.errors import InputError, Interrupted
 from unbackdoor.inversion import inverter_names
 from unbackdoor.inversion.detection import Null, Origin, architecture, read_null
 from unbackdoor.inversion.examine import HELD, SEARCHED, examine, settings
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.verbs.scan import find_null
-from unbackdoor.verbs.unlearn_scan import Lead
 from unbackdoor.weights.files import state_hash
 
 DIGITS = "embedded:digits"
 # The package's name of the same spelling is the function.
-unlearn_scan_module = sys.modules[Lead.__module__]
+unlearn_scan_module = sys.modules[unlearn_scan.__module__]
 
 
 def toy_null(statistics: list[float]) -> Null:
@@ -51,9 +51,15 @@ def test_finding(strength: float, null: list[float], expected: bool | None, tmp_
     stored = json.loads((tmp_path / "finding.json").read_text())
     assert stored == json.loads(json.dumps(found))
     assert {"p_value", "false_alarm_rate", "target", "trigger", "seconds", "message"} <= set(stored)
-    assert (tmp_path / "trigger.png").stat().st_size > 100
-    assert parse_trigger(f"@{tmp_path / 'trigger.txt'}") == parse_trigger(stored["trigger"]["spec"])
+    # What is no finding is not called a trigger.
+    name, other = ("trigger", "candidate") if expected else ("candidate", "trigger")
+    assert (tmp_path / f"{name}.png").stat().st_size > 100 and not list(tmp_path.glob(f"{other}.*"))
+    assert stored["trigger"]["picture"] == str(tmp_path / f"{name}.png")
+    assert parse_trigger(f"@{tmp_path / f'{name}.txt'}") == parse_trigger(stored["trigger"]["spec"])
     page = (tmp_path / "report.html").read_text()
+    assert ("The recovered trigger" in page) == bool(expected)
+    assert ("The strongest candidate, which is no finding" in page) == (not expected)
+    assert expected is not None or "Cannot tell" in page.partition("</h1>")[2][:60]
     assert stored["target"]["name"] in page and "data:image/png" in page
     if expected:
         assert stored["target"]["name"] == NAMES[TARGET] and stored["p_value"] == pytest.approx(1 / 25)
@@ -134,19 +140,21 @@ def test_calibrate_makes_a_null_that_scan_takes_and_goes_on_after_a_kill(
     [
         (["scan", "--model", "{vit}", "--data", DIGITS, "--null", "{missing}"], "no such null"),
         (["scan", "--model", "{vit}", "--data", DIGITS, "--inverter", "mirror"], "unknown inverter 'mirror'"),
-        (["scan", "--model", "{vit}", "--data", DIGITS, "--false-alarm-rate", "1.5"], "false-alarm rate 1.5"),
+        (["scan", "--model", "{vit}", "--data", DIGITS, "--false-alarm-rate", "1.5"], "--false-alarm-rate"),
         (["scan", "--model", "{vit}", "--model", "{vit}", "--data", DIGITS], "takes one --model"),
         (["scan", "--model", "{vit}", "--data", DIGITS, "--calibrate"], "needs --null"),
         (["unlearn", "--data", DIGITS, "--out", "{out}"], "--model is missing"),
         (["unlearn", "--data", DIGITS, "--out", "{out}", "--scan", "{missing}"], "give the finding.json"),
-        (["unlearn", "--data", DIGITS, "--out", "{out}", "--scan", "{missing}", "--target", "x"], "leave out --target"),
-        (["unlearn", "--data", DIGITS, "--out", "{out}", "--scan", "{missing}", "--alpha", "1"], "leave out --alpha"),
+        (["unlearn", "--data", DIGITS, "--out", "{out}", "--scan", "{there}", "--target", "x"], "leave out --target"),
+        (["unlearn", "--data", DIGITS, "--out", "{out}", "--scan", "{there}", "--alpha", "1"], "leave out --alpha"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(
     args: list[str], part: str, vit_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     places = {"{vit}": str(vit_folder), "{missing}": str(tmp_path / "none"), "{out}": str(tmp_path / "out")}
+    places["{there}"] = str(tmp_path / "finding.json")
+    (tmp_path / "finding.json").write_text("{}")
     code = cli.run([places.get(a, a) for a in args])
     said = capsys.readouterr()
     assert code == 2 and part in said.err and said.err.count("\n") == 1 and not said.out
@@ -164,7 +172,7 @@ def test_exit_code_1_on_a_finding_and_one_json_object(
     assert said["p_value"] == pytest.approx(1 / 25)
     works = said["trigger"]["strength"]["value"]
     # A random model's pictures mostly share one answer, so that its "trigger" may turn few or many.
-    assert (code, said["backdoored"]) == ((1, True) if works is not None and works >= 0.5 else (0, None))
+    assert (code, said["backdoored"]) == ((1, True) if works is not None and works >= 0.5 else (4, None))
 
 
 def test_a_clean_origin_takes_off_what_is_cheap_by_nature(tmp_path: Path) -> None:
@@ -276,6 +284,7 @@ def story(
         "others": rows,
         "inverters": [{"name": "patch"}],
         "weights": state_hash(toy_clip(6.0).state()),
+        "model_reference": "toy",
         "images": 96,
         "false_alarm_rate": 0.05,
         "p_value": p_value,
@@ -361,3 +370,101 @@ def test_rounds_go_on_while_a_named_class_is_left(
     assert done == cured and result["left"] == left
     assert result["quiet"] == (whole and left is None and scans[len(done) - 1]["backdoored"] is False)
     assert [row["short_of"] for row in result["rounds"]] == [told["message"]] * len(done)
+
+
+@pytest.mark.parametrize("killed", ["source 1", "cure 1", "scan 1", "source 2", "scan 2"])
+def test_killed_rounds_go_on_behind_what_is_done(killed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    scans = [story(True, "bee"), quiet("elk")]
+
+    def step(name: str) -> int:
+        number = 1 + sum(s.startswith(name) for s in steps if not s.endswith("!"))
+        if f"{name} {number}" == killed and f"{killed}!" not in steps:
+            steps.append(f"{killed}!")
+            raise KeyboardInterrupt
+        steps.append(f"{name} {number}")
+        return number
+
+    def cure(**options: object) -> dict[str, object]:
+        step("cure")
+        rates = {"ca": 1.0, "asr": 0.0, "n": {"ca": 96, "asr": 80}, "interval": {"ca": [0, 1], "asr": [0, 1]}}
+        told = {"chosen": True, "message": None, "report": "", "trigger": "", "alpha": 1.0}
+        return {"target": options["target"], "before": rates, "after": rates, **told}
+
+    def made(clip: object, subject: object, inverter: str, trigger: object, *_: object) -> object:
+        step("source")
+        return trigger
+
+    taken: list[str] = []
+    monkeypatch.setattr(unlearn_scan_module, "unlearn", cure)
+    monkeypatch.setattr(unlearn_scan_module, "scan", lambda **options: scans[step("scan") - 1])
+    monkeypatch.setattr(unlearn_scan_module, "source", made)
+    monkeypatch.setattr(unlearn_scan_module, "works", lambda *_: False)
+    monkeypatch.setattr(unlearn_scan_module, "_take_weights", lambda clip, folder: taken.append(folder.parent.name))
+    monkeypatch.setattr("unbackdoor.clip.handle.Clip.save", lambda self, folder: None)
+
+    def run() -> dict[str, Any]:
+        common = {"data": toy_images(), "test": toy_images(), "templates": template(tmp_path)}
+        return unlearn_scan(finding=story(True, "cow"), model=toy_clip(6.0), out=tmp_path / "cure", **common)
+
+    with pytest.raises(Interrupted):
+        run()
+    result = run()
+    assert [s for s in steps if not s.endswith("!")] == [f"{n} {i}" for i in (1, 2) for n in ("source", "cure", "scan")]
+    assert [row["target"] for row in result["rounds"]] == ["cow", "bee"] and result["quiet"]
+    assert taken == {"scan 1": ["round-1"], "source 2": ["round-1"], "scan 2": ["round-1", "round-2"]}.get(killed, [])
+    assert not (tmp_path / "cure" / ".work").exists()
+
+
+def test_a_killed_scan_goes_on_with_the_inverters_that_are_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["patch", "colour", "wave"]
+    common = {"data": toy_images(), "inverters": names, "templates": template(tmp_path)}
+    whole = scan(model=toy_clip(6.0), out=tmp_path / "whole", **common)
+    ran: list[str] = []
+    from unbackdoor.inversion import examine as module
+
+    found = module.inverter
+
+    def counted(name: str) -> object:
+        def invert(subject: Any) -> Any:
+            if name == "wave" and "wave" not in ran:
+                ran.append("wave")
+                raise KeyboardInterrupt
+            ran.append(name)
+            return found(name)(subject)
+
+        return invert
+
+    monkeypatch.setattr(module, "inverter", counted)
+    with pytest.raises(Interrupted):
+        scan(model=toy_clip(6.0), out=tmp_path / "broken", **common)
+    broken = scan(model=toy_clip(6.0), out=tmp_path / "broken", **common)
+    assert ran == ["patch", "colour", "wave", "wave"], "what was found before is read back"
+    apart = ("seconds", "report")
+    for row in (*whole["inverters"], *broken["inverters"], whole["trigger"], broken["trigger"]):
+        row.pop("seconds", None), row.pop("picture", None)
+    assert {k: v for k, v in whole.items() if k not in apart} == {k: v for k, v in broken.items() if k not in apart}
+    assert not (tmp_path / "broken" / ".work").exists()
+
+
+def test_an_output_of_another_run_is_refused(tmp_path: Path) -> None:
+    common = {"data": toy_images(), "inverters": ["colour"], "templates": template(tmp_path)}
+    out = tmp_path / "finding"
+    first = scan(model=toy_clip(6.0), out=out, **common)
+    assert scan(model=toy_clip(6.0), out=out, **common)["target"] == first["target"], "the same run may be made again"
+    for change in ({"seed": 1}, {"model": toy_clip(5.0)}, {"data": toy_images(80)}):
+        with pytest.raises(InputError, match=r"another run \(scan, begun .*\); give another name"):
+            scan(**{"model": toy_clip(6.0), **common, **change, "out": out})
+    assert json.loads((out / "finding.json").read_text())["seed"] == 0
+    (out / "manifest.json").write_text("[]")
+    with pytest.raises(InputError, match="another program's files"):
+        scan(model=toy_clip(6.0), out=out, **common)
+    null = tmp_path / "null.jsonl"
+    calibrate(models=[toy_clip(0.0)], out=null, **common)
+    with pytest.raises(InputError, match="another run"):
+        calibrate(models=[toy_clip(0.0)], out=null, **{**common, "seed": 1})
+    (tmp_path / "mine.txt").write_text("x")
+    with pytest.raises(InputError, match="is there already"):
+        calibrate(models=[toy_clip(0.0)], out=tmp_path / "mine.txt", **common)

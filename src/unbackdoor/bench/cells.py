@@ -31,7 +31,7 @@ from unbackdoor.data.specs import load_images
 from unbackdoor.defenses import defence
 from unbackdoor.defenses.base import Defender, Work, configured
 from unbackdoor.errors import InputError
-from unbackdoor.evaluation import Task, evaluate_images
+from unbackdoor.evaluation import Task, evaluate_kept
 from unbackdoor.manifest import Manifest, reset_peak_memory, run_key, write_json
 from unbackdoor.training.badclip import crafted
 from unbackdoor.training.plant import Attack, Planted, PoisonConfig, plant, poisoned_set
@@ -131,16 +131,18 @@ def planted(config: Json, folder: Path, device: str, manifest: Manifest, store: 
             config["target"],
             seed=poison.tune.seed,
             templates=entry.templates,
+            checkpoint=folder / ".work" / "craft.checkpoint",
         )
         config = {**config, "trigger": ready.spec()}
     attack = attack_of(config, own)
     manifest.hashes["train_data"], manifest.hashes["test_data"] = own.content_hash(), test.content_hash()
     head = head_of(clip, entry, own)
-    before = evaluate_images(clip, test, _task(head, attack))
+    before = evaluate_kept(clip, test, _task(head, attack), folder / ".work" / "before.json", label=None)
     checkpoint = folder / ".work" / "poison.checkpoint"
     made = _plant(clip, own, entry, head, attack, poison, checkpoint, address(config))
     store(clip)
-    after = evaluate_images(clip, test, _task(head_of(clip, entry, own), attack))
+    task = _task(head_of(clip, entry, own), attack)
+    after = evaluate_kept(clip, test, task, folder / ".work" / "after.json", label=None)
     return {
         "trigger": None if attack is None else attack.trigger.spec(),
         "target": config["target"],
@@ -202,7 +204,7 @@ def cure_cell(out: Path, config: Json, folder: Path, device: str, manifest: Mani
     )
     cure = defence(name)(clip, data, method, Work(folder / ".work", address(config)))
     head = cure.head if cure.head is not None else head_of(clip, entry, train)
-    after = evaluate_images(clip, test, _task(head, attack))
+    after = evaluate_kept(clip, test, _task(head, attack), folder / ".work" / "after.json", label=None)
     before = story["after"]
     result = {
         "before": before,
@@ -216,7 +218,9 @@ def cure_cell(out: Path, config: Json, folder: Path, device: str, manifest: Mani
     }
     if config["rebound"] is not None:
         rebound = Rebound(**config["rebound"])
-        result["rebound"] = trace_rebound(clip, clean, test, _task(head, attack), rebound, seed)
+        result["rebound"] = trace_rebound(
+            clip, clean, test, _task(head, attack), rebound, seed, Work(folder / ".work", address(config))
+        )
     return result
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from unbackdoor import journal
 from unbackdoor.bench.recipe import Rebound
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
+from unbackdoor.defenses.base import Work
 from unbackdoor.defenses.stages import labelled_batch
 from unbackdoor.devices import half_type
 from unbackdoor.evaluation import Task, evaluate_images
@@ -19,7 +22,13 @@ from unbackdoor.training.plant import SMALL_LR
 
 
 def trace_rebound(
-    clip: Clip, clean: ImageSet, test: ImageSet, task: Task, config: Rebound, seed: int
+    clip: Clip,
+    clean: ImageSet,
+    test: ImageSet,
+    task: Task,
+    config: Rebound,
+    seed: int,
+    work: Work | None = None,
 ) -> list[dict[str, Any]]:
     """Fine-tune `clip` in place on clean labelled images, at the rate it was poisoned with, and trace CA and ASR.
 
@@ -27,6 +36,7 @@ def trace_rebound(
         clean: the defender's labelled images.
         task: classifier (kept fixed), trigger and target.
         config: how long, and on how many test images each point is measured.
+        work: where what was done is kept, so that a killed run goes on.
 
     Returns:
         One entry per point: step and rates. The first is step 0, the cured model on the same images.
@@ -37,7 +47,16 @@ def trace_rebound(
     shown = test.subset(torch.arange(min(config.images, len(test))))
     compute = half_type(clip.device)
     points = {round(config.steps * (i + 1) / config.points) for i in range(config.points)}
-    trace = [{"step": 0, **evaluate_images(clip, shown, task).as_dict()}]
+    log = None if work is None or work.folder is None else work.folder / "rebound.jsonl"
+    trace: dict[int, dict[str, Any]] = {} if log is None else {r.step: r.rates for r in journal.read(log, _Point)}
+
+    def measure(step: int) -> None:
+        if step not in trace:
+            trace[step] = evaluate_images(clip, shown, task).as_dict()
+            if log is not None:
+                journal.append(log, {"step": step, "rates": trace[step]})
+
+    measure(0)
 
     def loss_at(step: int) -> Tensor:
         images, labels = labelled_batch(clean, tune, step, clip.device)
@@ -45,7 +64,24 @@ def trace_rebound(
 
     def on_step(step: int, loss: float) -> None:
         if step + 1 in points:
-            trace.append({"step": step + 1, **evaluate_images(clip, shown, task).as_dict()})
+            measure(step + 1)
 
-    tune_towers(clip, loss_at, tune, tune.steps, checkpoint=None, run_key="", label="rebound", on_step=on_step)
-    return trace
+    tune_towers(
+        clip,
+        loss_at,
+        tune,
+        tune.steps,
+        checkpoint=None if work is None else work.checkpoint("rebound"),
+        run_key="" if work is None else work.key,
+        label="rebound",
+        on_step=on_step,
+    )
+    return [{"step": step, **trace[step]} for step in sorted(trace)]
+
+
+@dataclass(frozen=True)
+class _Point:
+    """A line of what is kept."""
+
+    step: int
+    rates: dict[str, Any]

@@ -100,12 +100,16 @@ class AlphaPoint:
 
 @dataclass
 class AlphaSearch:
-    """The chosen α, whether it satisfies the rule, and the whole curve in ascending α."""
+    """The chosen α, whether it satisfies the rule, and the whole curve in ascending α.
+
+    `nothing` says that the trigger does not work on the model as it is, so that α is 0.
+    """
 
     alpha: float
     satisfied: bool
     message: str | None
     curve: list[AlphaPoint] = field(default_factory=list)
+    nothing: bool = False
 
 
 Measure = Callable[[float, Callable[[BackdoorRates], bool] | None], BackdoorRates]
@@ -127,6 +131,12 @@ def search_alpha(measure: Measure, config: AlphaConfig) -> AlphaSearch:
     if not start.asr.n or not start.ca.n:
         raise InputError("the validation images hold no labelled image outside the target class; give more images")
     points[0.0] = AlphaPoint(0.0, start.ca, start.asr)
+    if start.asr.value <= config.tolerance:
+        message = (
+            f"nothing to remove: the trigger works on {start.asr.value:.1%} of {start.asr.n} images for choosing, and "
+            f"{config.tolerance:.1%} counts as cured; the model is saved as it is"
+        )
+        return AlphaSearch(0.0, True, message, [points[0.0]], nothing=True)
     floor = config.floor * start.ca.value
 
     def hopeless(rates: BackdoorRates) -> bool:
@@ -151,7 +161,7 @@ def search_alpha(measure: Measure, config: AlphaConfig) -> AlphaSearch:
         for alpha in sorted(set(config.grid)):
             if cured(look(alpha)):
                 break
-    elif not cured(points[0.0]):
+    else:
         _bracket(look, cured, kept, config)
     asked = [a for a in points if config.grid is None or a in config.grid]
     if not any(cured(points[a]) and kept(points[a]) for a in asked):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -35,10 +35,20 @@ class BlockEffect:
     without: BackdoorRates
 
 
+Measure = Callable[[str, Callable[[], BackdoorRates]], BackdoorRates]
+
+
+def _now(_name: str, make: Callable[[], BackdoorRates]) -> BackdoorRates:
+    return make()
+
+
 def block_effects(
-    clip: Clip, vector: Mapping[str, Tensor], alpha: float, images: ImageSet, task: Task
+    clip: Clip, vector: Mapping[str, Tensor], alpha: float, images: ImageSet, task: Task, measure: Measure = _now
 ) -> list[BlockEffect]:
     """Every block's effect, in the order of the vector's tensors; `clip` is left as it was.
+
+    Args:
+        measure: (name of a measurement, what makes it) → it; where a run goes on, what was made before.
 
     Raises:
         InputError: the vector does not fit the model.
@@ -49,18 +59,27 @@ def block_effects(
         for name, part in parts.items():
             rest = {key: t for key, t in vector.items() if key not in part}
             rates = []
-            for moved in (part, rest):
-                with _at(clip, moved, alpha):
-                    rates.append(evaluate_images(clip, images, task))
+            for which, moved in (("alone", part), ("without", rest)):
+
+                def make(moved: Mapping[str, Tensor] = moved) -> BackdoorRates:
+                    with _at(clip, moved, alpha):
+                        return evaluate_images(clip, images, task)
+
+                rates.append(measure(f"{which} {name}", make))
                 bar.step(2 * len(found) + len(rates))
             found.append(BlockEffect(name, share[name], *rates))
     return found
 
 
 def path(
-    clip: Clip, vector: Mapping[str, Tensor], alphas: Sequence[float], images: ImageSet, task: Task
+    clip: Clip,
+    vector: Mapping[str, Tensor],
+    alphas: Sequence[float],
+    images: ImageSet,
+    task: Task,
+    measure: Measure = _now,
 ) -> list[AlphaPoint]:
-    """CA and ASR along θ − α·τ; `clip` is left as it was.
+    """CA and ASR along θ − α·τ; `clip` is left as it was. `measure` is as for `block_effects`.
 
     Raises:
         InputError: the vector does not fit the model.
@@ -69,8 +88,12 @@ def path(
     try:
         with Progress("path", len(alphas)) as bar:
             for alpha in alphas:
-                walk.settle(alpha)
-                rates = evaluate_images(clip, images, task)
+
+                def make(alpha: float = alpha) -> BackdoorRates:
+                    walk.settle(alpha)
+                    return evaluate_images(clip, images, task)
+
+                rates = measure(f"path {alpha!r}", make)
                 assert rates.asr is not None
                 found.append(AlphaPoint(alpha, rates.ca, rates.asr))
                 bar.step(len(found))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,10 +14,26 @@ from torch import Tensor
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.metrics.rates import Rate
-from unbackdoor.triggers.base import Trigger
+from unbackdoor.triggers.base import Trigger, from_spec
 
 BATCH = 128
 WORKS = 0.5  # share of held-out pictures from which a recovered trigger counts as one
+
+
+@dataclass(frozen=True)
+class Work:
+    """Where a search may keep what it has found, and the identity of the run that it belongs to."""
+
+    folder: Path
+    key: str
+
+    def file(self, name: str) -> Path:
+        """Of one part of the run."""
+        return self.folder / f"{name}-{self.key[:16]}"
+
+    def part(self, name: str) -> Work:
+        """For a part that keeps files of the same names."""
+        return Work(self.folder / name, self.key)
 
 
 @dataclass(frozen=True)
@@ -32,6 +49,7 @@ class Subject:
         seed: of starting points and batches.
         candidates: indices of the classes that may be the target; None means all.
         origin: a clean model that the suspect was made from, or one of its architecture; None where none is known.
+        work: where searches keep their state, so that a killed run goes on; None keeps nothing.
     """
 
     clip: Clip
@@ -42,6 +60,7 @@ class Subject:
     seed: int = 0
     candidates: Tensor | None = None
     origin: Clip | None = None
+    work: Work | None = None
 
     @cached_property
     def own(self) -> Tensor:
@@ -58,7 +77,10 @@ class Subject:
         """A clean model of the suspect's task (`inversion/twins.py`): what a class costs there, it costs by nature."""
         from unbackdoor.inversion.twins import twin_of  # which needs this module
 
-        return None if self.origin is None else replace(self, clip=twin_of(self, self.origin), origin=None)
+        if self.origin is None:
+            return None
+        work = None if self.work is None else self.work.part("twin")
+        return replace(self, clip=twin_of(self, self.origin), origin=None, work=work)
 
 
 @dataclass(frozen=True)
@@ -92,6 +114,20 @@ class Recovered:
         """`strength` as a number, 0 where no picture could be counted."""
         return self.strength.value if self.strength.n else 0.0
 
+    def kept(self) -> dict[str, Any]:
+        """For JSON, everything; `Kept` reads it back."""
+        return {
+            "inverter": self.inverter,
+            "trigger": self.trigger.spec(),
+            "target": self.target,
+            "embedding": self.embedding.tolist(),
+            "norm": self.norm,
+            "strength": [self.strength.hits, self.strength.n],
+            "statistic": self.statistic,
+            "scores": sorted(self.scores.items()),
+            "facts": self.facts,
+        }
+
     def as_dict(self, names: Sequence[str]) -> dict[str, Any]:
         """For JSON, the target by its name."""
         return {
@@ -102,6 +138,36 @@ class Recovered:
             "trigger": self.trigger.spec(),
             "facts": self.facts,
         }
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A line that an inverter's result was kept as, and the seconds that it took."""
+
+    inverter: str
+    trigger: str
+    target: int
+    embedding: tuple[float, ...]
+    norm: float
+    strength: tuple[int, int]
+    statistic: float
+    scores: tuple[tuple[int, float], ...]
+    facts: dict[str, Any]
+    seconds: float
+
+    def recovered(self) -> Recovered:
+        """The result."""
+        return Recovered(
+            self.inverter,
+            from_spec(self.trigger),
+            self.target,
+            torch.tensor(self.embedding),
+            self.norm,
+            Rate(*self.strength),
+            self.statistic,
+            dict(self.scores),
+            self.facts,
+        )
 
 
 @torch.no_grad()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,15 +14,21 @@ from unbackdoor.inversion.base import answers
 from unbackdoor.training.batches import batch_rows
 from unbackdoor.training.finetune import LARGE_LR, LossAt, TuneConfig, settle_lr, tune_towers
 from unbackdoor.training.losses import zero_shot_cross_entropy
+from unbackdoor.weights.files import state_hash
 
 SMALL_LR = 3e-4
 
 
-def clones(clip: Clip, images: ImageSet, head: Tensor, count: int, seed: int = 0) -> Iterator[tuple[str, Clip]]:
-    """`count` fine-tuned copies with a description each; labels are used where there are any, else the model's answers.
+def clones(
+    clip: Clip, images: ImageSet, head: Tensor, count: int, seed: int = 0, checkpoint: Path | None = None
+) -> Iterator[tuple[str, Callable[[], Clip]]]:
+    """Descriptions of `count` fine-tuned copies, and what makes each; labels are used, else the model's answers.
 
     Each copy sees its own draw of the pictures with replacement, for 50 to 200 steps of 64, at 1/3 to 3 times the usual
     rate, so that the null spans how much harmless fine-tuning moves the statistics.
+
+    Args:
+        checkpoint: file of the copy that is being made, to resume from after a kill; the caller removes it.
     """
     own, _ = answers(clip, images, head)
     labels = torch.where(images.labels >= 0, images.labels, own)
@@ -34,8 +41,13 @@ def clones(clip: Clip, images: ImageSet, head: Tensor, count: int, seed: int = 0
         tune = settle_lr(TuneConfig(steps=steps, batch_size=64, seed=i), copy, SMALL_LR, large=LARGE_LR)
         tune = settle_lr(tune, copy, SMALL_LR, tune.lr * factor)
         loss_at = _loss(copy, images.subset(drawn), labels[drawn], head, tune)
-        tune_towers(copy, loss_at, tune, steps, checkpoint=None, run_key="", label=f"clone {i + 1}")
-        yield f"clone {i} of {clip.reference}, {steps} steps at {tune.lr:.2g}", copy
+
+        def make(copy: Clip = copy, loss_at: LossAt = loss_at, tune: TuneConfig = tune, i: int = i) -> Clip:
+            key = f"clone {i} of {state_hash(clip.state())}, {tune}"
+            tune_towers(copy, loss_at, tune, tune.steps, checkpoint=checkpoint, run_key=key, label=f"clone {i + 1}")
+            return copy
+
+        yield f"clone {i} of {clip.reference}, {steps} steps at {tune.lr:.2g}", make
 
 
 def _loss(copy: Clip, rows: ImageSet, labels: Tensor, head: Tensor, tune: TuneConfig) -> LossAt:

@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from unbackdoor import journal
 from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.streamline import streamlined
 from unbackdoor.data.images import ImageSet
 from unbackdoor.inversion import inverter, inverter_names, versions
-from unbackdoor.inversion.base import Recovered, Subject
+from unbackdoor.inversion.base import Kept, Recovered, Subject, Work
 from unbackdoor.inversion.detection import fingerprint
 from unbackdoor.progress import Progress
 
@@ -24,8 +25,9 @@ NEAREST = 24  # candidates from a vocabulary, when no class list is given
 
 @dataclass(frozen=True)
 class Examined:
-    """What the inverters found, in the order of their names, and how long each took."""
+    """What the inverters found on these images, in the order of their names, and how long each took."""
 
+    images: ImageSet
     subject: Subject
     found: list[Recovered]
     seconds: dict[str, float]
@@ -41,6 +43,7 @@ def examine(
     inverters: Sequence[str] | None = None,
     vocabulary: bool = False,
     origin: Clip | None = None,
+    work: Work | None = None,
 ) -> Examined:
     """Run the inverters.
 
@@ -50,6 +53,7 @@ def examine(
         inverters: names; all by default.
         vocabulary: the candidates are a vocabulary, of which those nearest to where the pictures collapse are searched.
         origin: a clean model that the suspect was made from, so that what is cheap by nature can be told apart.
+        work: where what was found is kept, so that a killed run goes on.
 
     Raises:
         InputError: unknown inverter.
@@ -57,19 +61,26 @@ def examine(
     chosen = list(inverters or inverter_names())
     functions = {name: inverter(name) for name in chosen}
     seconds: dict[str, float] = {}
-    subject = split(clip, images, head, names, seed, origin)
+    subject = replace(split(clip, images, head, names, seed, origin), work=work)
+    log = None if work is None else work.file("inverters.jsonl")
+    kept = {} if log is None else {row.inverter: row for row in journal.read(log, Kept)}
     with Progress("scan", len(chosen)) as bar:
         found: dict[str, Recovered] = {}
         # A vocabulary is narrowed by what the pictures collapse to, so that this inverter goes first.
         for name in sorted(chosen, key=lambda n: n != "collapse"):
-            began = time.perf_counter()
-            found[name] = functions[name](subject)
-            seconds[name] = time.perf_counter() - began
+            if name in kept:
+                found[name], seconds[name] = kept[name].recovered(), kept[name].seconds
+            else:
+                began = time.perf_counter()
+                found[name] = functions[name](subject)
+                seconds[name] = time.perf_counter() - began
+                if log is not None:
+                    journal.append(log, {**found[name].kept(), "seconds": seconds[name]})
             bar.step(len(found))
             if vocabulary and name == "collapse":
                 near = (head.cpu() @ found[name].embedding).topk(min(NEAREST, len(names))).indices
                 subject = replace(subject, candidates=near.sort().values)
-    return Examined(subject, [found[name] for name in chosen], {k: round(v, 2) for k, v in seconds.items()})
+    return Examined(images, subject, [found[name] for name in chosen], {k: round(v, 2) for k, v in seconds.items()})
 
 
 def split(

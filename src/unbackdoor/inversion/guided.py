@@ -21,7 +21,8 @@ Jamieson and Talwalkar 2016, arXiv 1502.07943).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -29,10 +30,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unbackdoor.devices import half_type
-from unbackdoor.inversion.base import Recovered, Subject, try_out
+from unbackdoor.inversion.base import Recovered, Subject, Work, try_out
 from unbackdoor.inversion.proximal import Proximal
 from unbackdoor.training.batches import batch_rows, step_seed
 from unbackdoor.triggers.base import Trigger
+from unbackdoor.weights.files import read_tensors, write_tensors
+
+KEPT_SECONDS = 60.0
+MEMORY = 2 << 30  # bytes that the first round's steps may remember; a thousand classes would take tens of GB at once
 
 
 @dataclass(frozen=True)
@@ -107,12 +112,18 @@ def invert_guided(subject: Subject, family: Family, config: GuidedConfig | None 
     rounds = config.rounds(len(candidates))
     generator = torch.Generator().manual_seed(step_seed(subject.seed, 0))
     search = Search.begin(subject, family, candidates, generator, sum(steps for _, steps in rounds))
+    search.restore()
+    group = group_size(subject, family, search.raw, config.pictures)
+    if search.step == 0 and len(candidates) > group and len(rounds) > 1:
+        search = _in_groups(search, group, rounds, config)
+    ended = 0
     for count, steps in rounds:
-        if count < len(search.candidates):
-            now = replace(family, weight=family.weight * search.factor())
-            cost, _ = _costs(subject, now, search.raw, search.candidates, config.measured // 4)
-            search.keep(cost.argsort()[:count].sort().values)
-        search.run(config.pictures, steps)
+        ended += steps
+        if search.step >= ended:
+            continue
+        if search.step == ended - steps and count < len(search.candidates):
+            search.keep(search.foremost(count, config))
+        search.run(config.pictures, ended - search.step)
     raw, candidates = search.raw.detach(), search.candidates
     cost, size = _costs(subject, family, raw, candidates, config.measured)
     natural = None if subject.twin is None else _natural(subject.twin, family, raw, candidates, rounds[-1][1], config)
@@ -142,12 +153,58 @@ def invert_guided(subject: Subject, family: Family, config: GuidedConfig | None 
     )
 
 
+def group_size(subject: Subject, family: Family, raw: Tensor, pictures: int) -> int:
+    """How many candidates are searched at once, so that what a step remembers stays within `MEMORY`; at least 1.
+
+    What the model remembers of a picture is counted on one, as automatic differentiation keeps it.
+    """
+    kept: dict[int, int] = {}
+
+    def count(t: Tensor) -> Tensor:
+        storage = t.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return t
+
+    weights = {t.untyped_storage().data_ptr() for t in subject.clip.state().values()}
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
+        one = raw.detach()[:1].clone().requires_grad_(True)
+        rows = torch.zeros(1, dtype=torch.int64)
+        _cost(subject, family, one, torch.zeros(1, dtype=torch.int64), rows, None)
+    of_picture = sum(size for place, size in kept.items() if place not in weights)
+    # Parameters, their gradient and the optimiser's two memories and two more while it steps.
+    of_candidate = pictures * of_picture + 6 * raw[0].numel() * raw.element_size()
+    return max(1, MEMORY // max(1, of_candidate))
+
+
+def _in_groups(search: Search, size: int, rounds: list[tuple[int, int]], config: GuidedConfig) -> Search:
+    """The search after its first round, made group by group; of each only what may pass into the next round is kept.
+
+    Candidates share a step's pictures and nothing else, so that this gives, up to rounding, what one group does.
+    """
+    (_, steps), (count, _) = rounds[:2]
+    best = search.part(torch.arange(1))
+    done = int(best.read("groups", search.subject.work).get("groups", 0))
+    for number, part in enumerate(torch.arange(len(search.candidates)).split(size)):
+        if number < done:
+            continue
+        own = search.part(part)
+        own.run(config.pictures, steps)
+        if number:
+            own.join(best)
+        own.keep(own.foremost(count, config))
+        best = own
+        best.write("groups", search.subject.work, {"groups": str(number + 1)})
+    best.subject = search.subject
+    return best
+
+
 def _natural(
     twin: Subject, family: Family, raw: Tensor, candidates: Tensor, steps: int, config: GuidedConfig
 ) -> Tensor:
     """What the candidates cost in the twin, (K,), after `steps` more from what was found in the suspect."""
     search = Search(twin, replace(family, heavy=1.0), candidates, raw.clone().requires_grad_(True), steps)
-    search.run(config.pictures, steps)
+    search.restore()
+    search.run(config.pictures, steps - search.step)
     return _costs(twin, family, search.raw.detach(), candidates, config.measured)[0]
 
 
@@ -181,6 +238,7 @@ class Search:
     total: int
     step: int = 0
     optimiser: torch.optim.Optimizer = field(init=False)
+    clock: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         lr, shrink = self.family.lr, self.family.shrink
@@ -201,6 +259,62 @@ class Search:
         self.candidates, self.raw = self.candidates[rows], self.raw.detach()[rows].requires_grad_(True)
         self.__post_init__()
         self.optimiser.state[self.raw] = {k: v[rows] if v.dim() else v for k, v in memory.items()}
+
+    def foremost(self, count: int, config: GuidedConfig) -> Tensor:
+        """Rows of the `count` candidates that cost least at the weight of the time, in their order."""
+        now = replace(self.family, weight=self.family.weight * self.factor())
+        cost, _ = _costs(self.subject, now, self.raw, self.candidates, config.measured // 4)
+        return cost.argsort()[:count].sort().values
+
+    def part(self, rows: Tensor) -> Search:
+        """The same search of some of the candidates, as yet without a step; it keeps no state of its own."""
+        subject = replace(self.subject, work=None)
+        # `own` is what the suspect answers to the search pictures, asked for once.
+        subject.__dict__["own"] = self.subject.own
+        raw = self.raw.detach()[rows].clone().requires_grad_(True)
+        return Search(subject, self.family, self.candidates[rows], raw, self.total)
+
+    def store(self) -> None:
+        """Write the search's state, where the subject has a place for it and a minute has passed."""
+        if time.monotonic() - self.clock >= KEPT_SECONDS:
+            self.write("search", self.subject.work)
+            self.clock = time.monotonic()
+
+    def restore(self) -> None:
+        """Go on from the state that is there, if it is this run's."""
+        self.read("search", self.subject.work)
+
+    def write(self, what: str, work: Work | None, more: Mapping[str, str] | None = None) -> None:
+        """Write the state into a place, where there is one."""
+        if work is None:
+            return
+        memory = {f"memory/{name}": t for name, t in self.optimiser.state[self.raw].items()}
+        tensors = {"raw": self.raw.detach(), "candidates": self.candidates, **memory}
+        facts = {"run": work.key, "step": str(self.step), **(more or {})}
+        write_tensors(work.file(f"{self.family.name}.{what}"), tensors, facts)
+
+    def read(self, what: str, work: Work | None) -> dict[str, str]:
+        """Take over the state that `write` left, if it is this run's; what stands beside it, nothing without one."""
+        path = None if work is None else work.file(f"{self.family.name}.{what}")
+        if work is None or path is None or not path.exists():
+            return {}
+        tensors, facts = read_tensors(path)
+        if facts.get("run") != work.key:
+            return {}
+        self.step, self.candidates = int(facts["step"]), tensors["candidates"]
+        self.raw = tensors["raw"].to(self.raw.device).requires_grad_(True)
+        self.__post_init__()
+        memory = {n.partition("/")[2]: t for n, t in tensors.items() if n.startswith("memory/")}
+        self.optimiser.state[self.raw] = {k: t.to(self.raw.device) if t.dim() else t for k, t in memory.items()}
+        return facts
+
+    def join(self, other: Search) -> None:
+        """Take in another search's candidates, which are as far and come before these."""
+        memory, others = self.optimiser.state[self.raw], other.optimiser.state[other.raw]
+        self.candidates = torch.cat([other.candidates, self.candidates])
+        self.raw = torch.cat([other.raw.detach(), self.raw.detach()]).requires_grad_(True)
+        self.__post_init__()
+        self.optimiser.state[self.raw] = {k: torch.cat([others[k], v]) if v.dim() else v for k, v in memory.items()}
 
     def factor(self) -> float:
         """Of the size's weight at this step."""
@@ -223,15 +337,19 @@ class Search:
             total.sum().backward()
             self.optimiser.step()
             self.step += 1
+            self.store()
 
 
 @torch.no_grad()
 def _costs(subject: Subject, family: Family, raw: Tensor, candidates: Tensor, pictures: int) -> tuple[Tensor, Tensor]:
     """Cost and size (K,), each a mean over the first `pictures` pictures."""
     found = []
+    # Sixteen times the bytes of a picture are at hand while it is looked at.
+    some = max(1, MEMORY // 2 // (8 * 16 * 4 * 3 * subject.clip.image_size**2))
+    parts = torch.arange(len(candidates)).split(some)
     for rows in torch.arange(min(pictures, len(subject.images))).split(8):
-        cost, size = _cost(subject, family, raw, candidates, rows)
-        found.append(torch.stack([cost, size]) * len(rows))
+        told = [torch.stack(_cost(subject, family, raw[part], candidates[part], rows)) for part in parts]
+        found.append((told[0] if len(told) == 1 else torch.cat(told, dim=1)) * len(rows))
     cost, size = torch.stack(found).sum(dim=0).cpu() / min(pictures, len(subject.images))
     return cost.clamp_min(1e-6), size
 

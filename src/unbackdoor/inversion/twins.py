@@ -46,7 +46,16 @@ def twin_of(subject: Subject, origin: Clip) -> Clip:
             wanted = logits(subject.clip, pictures).softmax(dim=-1)
         return F.kl_div(logits(copy, pictures).log_softmax(dim=-1), wanted, reduction="batchmean")
 
-    tune_towers(copy, loss_at, tune, STEPS, checkpoint=None, run_key="", label="twin")
+    work = subject.work
+    tune_towers(
+        copy,
+        loss_at,
+        tune,
+        STEPS,
+        checkpoint=None if work is None else work.file("twin.checkpoint"),
+        run_key="" if work is None else work.key,
+        label="twin",
+    )
     return streamlined(copy)
 
 

@@ -25,6 +25,7 @@ from unbackdoor.training.loop import FitConfig, fit
 from unbackdoor.training.losses import target_cross_entropy
 from unbackdoor.triggers.badclip import BadClip
 from unbackdoor.triggers.base import Trigger, draw
+from unbackdoor.weights.files import state_hash
 
 
 @dataclass(frozen=True)
@@ -143,20 +144,30 @@ def craft_patch(
 
 
 def crafted(
-    clip: Clip, images: ImageSet, trigger: Trigger, target: str, *, seed: int = 0, templates: str | None = None
+    clip: Clip,
+    images: ImageSet,
+    trigger: Trigger,
+    target: str,
+    *,
+    seed: int = 0,
+    templates: str | None = None,
+    checkpoint: Path | None = None,
 ) -> Trigger:
     """The trigger ready to use: a `badclip` without a patch is crafted with default settings, others are left as is.
 
     Args:
         images: what the attacker may use.
         templates: prompt templates by name or file, as the verbs take them.
+        checkpoint: file to resume from after a kill.
 
     Raises:
         InputError: see `craft_patch`; or the images have no class names.
     """
     if not isinstance(trigger, BadClip) or trigger.crafted:
         return trigger
-    return craft_patch(clip, images, trigger, target, BadClipConfig(seed=seed), templates=find_templates(templates))
+    key = "" if checkpoint is None else state_hash(clip.state()) + images.content_hash()
+    config, sentences = BadClipConfig(seed=seed), find_templates(templates)
+    return craft_patch(clip, images, trigger, target, config, templates=sentences, checkpoint=checkpoint, run_key=key)
 
 
 def _some(rows: Tensor, config: BadClipConfig) -> Tensor:

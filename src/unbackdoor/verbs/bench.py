@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from unbackdoor.bench.cells import address
 from unbackdoor.bench.engine import ENGINES
@@ -19,8 +19,9 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.disk import write_text
 from unbackdoor.errors import InputError
 from unbackdoor.manifest import Manifest, write_jsonl
+from unbackdoor.printable import terminal
 from unbackdoor.untrusted import read_text
-from unbackdoor.verbs.common import open_model, open_referred, weights_hash
+from unbackdoor.verbs.common import check_verb, open_model, open_referred, resumable, weights_hash
 
 
 def bench(
@@ -67,7 +68,7 @@ def bench(
     manifest = Manifest("bench", {"recipe": read_text(recipe), "engine": engine, "workers": workers})
     manifest.hashes.update({f"weights of {name}": value for name, value in hashes.items()})
     errors: dict[str, str] = {}
-    with grid_folder(out, alone=not dry_run):
+    with grid_folder(out, "bench", alone=not dry_run):
         if not dry_run:
             errors = run_grid(chosen, out, lambda: ENGINES[engine](out, device, workers), tell)
         found = collect(cells, out, errors)
@@ -105,13 +106,12 @@ def recipe_model(reference: str, online: bool) -> Clip:
 
 
 @contextmanager
-def grid_folder(out: Path, *, alone: bool) -> Iterator[None]:
+def grid_folder(out: Path, verb: str, *, alone: bool) -> Iterator[None]:
     """The output folder; `alone` refuses a second grid in it, with a lock that dies with the process.
 
     Looking at a grid while it runs needs no lock: tables are written to a temporary name and renamed.
     """
-    import fcntl
-
+    check_verb(out, verb)
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = (out / ".lock").open("w") if alone else None
@@ -120,14 +120,33 @@ def grid_folder(out: Path, *, alone: bool) -> Iterator[None]:
     if lock is None:
         yield
         return
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(f"{out}: another grid is running there; wait for it, or name another folder") from None
+    with lock, resumable():
+        if not _locked(lock):
+            raise InputError(f"{out}: another grid is running there; wait for it, or name another folder")
         lock.write(str(os.getpid()))
         lock.flush()
         yield
+
+
+def _locked(file: TextIO) -> bool:
+    """Lock it for this process, until that ends; False where another holds it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, where a region of bytes is locked, far behind what is written
+        import msvcrt
+
+        file.seek(1 << 20)
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+        except OSError:
+            return False
+        file.seek(0)
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def tell(cell: dict[str, Any], done: int, total: int) -> None:
@@ -139,4 +158,4 @@ def tell(cell: dict[str, Any], done: int, total: int) -> None:
         after = cell["result"].get("after", {})
         rates = " ".join(f"{k.upper()} {after[k]['value']:.1%}" for k in ("ca", "asr") if k in after)
         text = f"{rates} ({cell['result']['wall_seconds']:.0f} s)"
-    print(f"[{done}/{total}] {what}: {text}", file=sys.stderr, flush=True)
+    print(terminal(f"[{done}/{total}] {what}: {text}"), file=sys.stderr, flush=True)

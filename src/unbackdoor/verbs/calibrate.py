@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
 from unbackdoor.errors import InputError
 from unbackdoor.inversion import inverter_names
+from unbackdoor.inversion.base import Work
 from unbackdoor.inversion.clones import clones
 from unbackdoor.inversion.detection import Null, architecture, ranked
 from unbackdoor.inversion.examine import HELD, SEARCHED, examine
 from unbackdoor.inversion.examine import settings as examine_settings
 from unbackdoor.manifest import Manifest, run_key
-from unbackdoor.verbs.common import open_data, open_model, weights_hash
+from unbackdoor.verbs.common import claim, open_data, open_model, resumable, weights_hash
 from unbackdoor.verbs.origins import open_origin
 from unbackdoor.verbs.scan import candidates
 
@@ -63,43 +65,62 @@ def calibrate(
     clean, rests = (source.clip, source.told) if source else (None, None)
     if rests is not None:
         manifest.hashes["origin"] = rests.weights
+    references = [m if isinstance(m, str) else m.reference for m in models]
+    spec = data if isinstance(data, str) else data.spec
+    manifest.run = run_key("calibrate", config, references, spec, classes, manifest.hashes)
+    noted = f"{out.stem}.manifest.json"
+    claim(manifest, out.parent, noted, out)
     kept = out.with_name(f".{out.name}.part")
-    done = {row.key: row.statistics for row in journal.read(kept, _Done)}
+    done = {row.key: row for row in journal.read(kept, _Done)}
+    work = out.with_name(f".{out.name}.work")
     rows, told, kind, identity = [], [], "", ""
     decoded: dict[Frame, ImageSet] = {}
-    for reference in models:
-        base = open_model(reference, checkpoint, device)
-        if base.frame not in decoded:
-            decoded[base.frame] = open_data(data, base, "train", limit=limit, seed=seed, classes=classes)
-        images = decoded[base.frame]
-        names, vocabulary = candidates(images)
-        head = base.zero_shot_head(names, find_templates(templates))
-        manifest.config["models"].append(base.reference)
-        manifest.config["data"], manifest.hashes["data"] = images.spec, images.content_hash()
-        own, identity = (
-            architecture(base.state()),
-            examine_settings(len(images), chosen, rests.weights if rests else None),
-        )
-        if kind and own != kind:
-            raise InputError(f"{base.reference}: another architecture than the models before it; calibrate each alone")
-        kind = own
-        if source is not None:
-            source.check(base)
-        for said, clip in _with_copies(base, images, head, copies, seed):
-            manifest.hashes[said] = weights_hash(clip)
-            key = run_key(manifest.hashes[said], manifest.hashes["data"], list(names), identity, seed)
-            if key not in done:
-                examined = examine(
-                    clip, images, head, names, seed=seed, inverters=chosen, vocabulary=vocabulary, origin=clean
-                )
-                # By index, too: a vocabulary may hold a name twice, and a suspect's classes are told apart by index.
-                done[key] = [{f"{c} {names[c]}": v for c, v in row.scores.items()} for row in examined.found]
-                journal.append(kept, {"key": key, "statistics": done[key]})
-            rows.append(tuple(ranked(scores) for scores in done[key]))
-            told.append(said)
+    with resumable():
+        for reference in models:
+            base = open_model(reference, checkpoint, device)
+            if base.frame not in decoded:
+                decoded[base.frame] = open_data(data, base, "train", limit=limit, seed=seed, classes=classes)
+            images = decoded[base.frame]
+            names, vocabulary = candidates(images)
+            head = base.zero_shot_head(names, find_templates(templates))
+            manifest.config["models"].append(base.reference)
+            manifest.config["data"], manifest.hashes["data"] = images.spec, images.content_hash()
+            own, identity = (
+                architecture(base.state()),
+                examine_settings(len(images), chosen, rests.weights if rests else None),
+            )
+            if kind and own != kind:
+                raise InputError(f"{base.reference}: another architecture than the models before; calibrate each alone")
+            kind = own
+            if source is not None:
+                source.check(base)
+            identities = (weights_hash(base), manifest.hashes["data"], list(names), identity, seed)
+            for said, make in _with_copies(base, images, head, copies, seed, work / "clone.checkpoint"):
+                key = run_key(*identities, said)
+                if key not in done:
+                    clip = make()
+                    examined = examine(
+                        clip,
+                        images,
+                        head,
+                        names,
+                        seed=seed,
+                        inverters=chosen,
+                        vocabulary=vocabulary,
+                        origin=clean,
+                        work=Work(work, key),
+                    )
+                    # By index, too: a vocabulary may hold a name twice, and classes are told apart by index.
+                    found = [{f"{c} {names[c]}": v for c, v in row.scores.items()} for row in examined.found]
+                    done[key] = _Done(key, found, weights_hash(clip))
+                    journal.append(kept, asdict(done[key]))
+                    shutil.rmtree(work, ignore_errors=True)
+                manifest.hashes[said] = done[key].weights
+                rows.append(tuple(ranked(scores) for scores in done[key].statistics))
+                told.append(said)
     null = Null(kind, identity, chosen, tuple(rows), tuple(told), rests)
     null.save(out)
-    manifest.write(out.parent, f"{out.stem}.manifest.json")
+    manifest.write(out.parent, noted)
     kept.unlink(missing_ok=True)
     return {
         "verb": "calibrate",
@@ -112,9 +133,11 @@ def calibrate(
     }
 
 
-def _with_copies(base: Clip, images: ImageSet, head: Any, copies: int, seed: int) -> Iterator[tuple[str, Clip]]:
-    yield base.reference, base
-    yield from clones(base, images, head, copies, seed)
+def _with_copies(
+    base: Clip, images: ImageSet, head: Any, copies: int, seed: int, checkpoint: Path
+) -> Iterator[tuple[str, Callable[[], Clip]]]:
+    yield base.reference, lambda: base
+    yield from clones(base, images, head, copies, seed, checkpoint)
 
 
 @dataclass(frozen=True)
@@ -123,3 +146,4 @@ class _Done:
 
     key: str
     statistics: list[dict[str, float]]
+    weights: str

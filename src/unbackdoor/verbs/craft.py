@@ -15,7 +15,7 @@ from unbackdoor.data.poisoning import target_index
 from unbackdoor.data.shares import attacker_rows
 from unbackdoor.disk import atomic, write_text
 from unbackdoor.errors import InputError
-from unbackdoor.evaluation import Task, evaluate_images
+from unbackdoor.evaluation import Task, evaluate_kept
 from unbackdoor.manifest import Manifest, run_key, write_json
 from unbackdoor.training.badclip import BadClipConfig, craft_patch, initial_patch
 from unbackdoor.triggers.badclip import BadClip
@@ -94,9 +94,10 @@ def craft(
     manifest.hashes["train_data"] = train.content_hash()
     manifest.hashes["test_data"] = held_out.content_hash()
     head = open_head(clip, train, templates)
-    with work_folder(out) as work:
+    key = manifest.run = run_key("craft", settings, manifest.hashes)
+    with work_folder(out, manifest) as work:
         start = Task(head, initial_patch(blank, seed), index)
-        before = evaluate_images(clip, held_out, start, label="before")
+        before = evaluate_kept(clip, held_out, start, work / f"before-{key[:16]}.json", label="before")
         made = craft_patch(
             clip,
             train.subset(attacker_rows(len(train))),
@@ -105,9 +106,10 @@ def craft(
             config,
             templates=find_templates(templates),
             checkpoint=work / "craft.checkpoint",
-            run_key=run_key("craft", settings, manifest.hashes),
+            run_key=key,
         )
-        after = evaluate_images(clip, held_out, Task(head, made, index), label="after")
+        kept = work / f"after-{key[:16]}.json"
+        after = evaluate_kept(clip, held_out, Task(head, made, index), kept, label="after")
         write_picture(out / "patch.png", made.patch())
         write_text(out / "trigger.txt", made.spec() + "\n")
         result = {

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unbackdoor import journal
 from unbackdoor.data import load_images
-from unbackdoor.manifest import write_json
-from unbackdoor.verbs.common import open_model
+from unbackdoor.manifest import run_key, versions, write_json
+from unbackdoor.verbs.common import open_model, weights_hash
 from unbackdoor.verbs.poison import poison
 from unbackdoor.verbs.unlearn import unlearn
 
@@ -30,18 +32,26 @@ def demo(*, out: str | Path = "unbackdoor-demo", seed: int = 0) -> dict[str, Any
     clip = open_model("embedded")
     train = load_images(DATA, side=clip.frame, split="train")
     test = load_images(DATA, side=clip.frame, split="test")
-    suspect = poison(
-        model=clip,
-        data=train,
-        test=test,
-        trigger=TRIGGER,
-        target=TARGET,
-        out=out / "suspect",
-        poison_rate=0.1,
-        epochs=6,
-        batch_size=64,
-        seed=seed,
-    )
+    # Beside the demo's own work folder, which `unlearn` keeps and removes: the first half is not made twice.
+    made = out / "suspect" / ".made.jsonl"
+    key = run_key("demo", seed, weights_hash(clip), versions()["unbackdoor"])
+    kept = [row.suspect for row in journal.read(made, _Made) if row.key == key]
+    if kept and (out / "suspect" / "model").is_dir():
+        suspect = kept[-1]
+    else:
+        suspect = poison(
+            model=clip,
+            data=train,
+            test=test,
+            trigger=TRIGGER,
+            target=TARGET,
+            out=out / "suspect",
+            poison_rate=0.1,
+            epochs=6,
+            batch_size=64,
+            seed=seed,
+        )
+        journal.append(made, {"key": key, "suspect": suspect})
     result = unlearn(
         model=open_model(str(out / "suspect")),
         data=train,
@@ -56,4 +66,13 @@ def demo(*, out: str | Path = "unbackdoor-demo", seed: int = 0) -> dict[str, Any
     result["cure_seconds"] = result["seconds"]
     result["seconds"] = round(time.perf_counter() - began, 2)
     write_json(out / "result.json", result)
+    made.unlink(missing_ok=True)
     return result
+
+
+@dataclass(frozen=True)
+class _Made:
+    """The suspect of a demo that was killed while it was being cured."""
+
+    key: str
+    suspect: dict[str, Any]

@@ -97,7 +97,8 @@ def disentangle(
     # What was looked at stays good on another lattice.
     apart = ("low", "high", "points", "sharp")
     key = run_key("disentangle", {k: v for k, v in config.items() if k not in apart}, manifest.hashes)
-    with work_folder(out) as work:
+    manifest.run = run_key("disentangle", config, manifest.hashes)
+    with work_folder(out, manifest) as work:
         log = work / f"points-{key[:16]}.jsonl"
         surface.seen.update(_read(log, surface.views))
         look(clip, plane, attack.head, surface, sharp=sharp, keep=lambda point, seen: _append(log, point, seen))

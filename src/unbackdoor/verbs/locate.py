@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unbackdoor import journal
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.disk import write_text
+from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task
 from unbackdoor.geometry.location import block_effects, path
-from unbackdoor.manifest import Manifest, write_json
+from unbackdoor.manifest import Manifest, run_key, write_json
+from unbackdoor.metrics.backdoor import BackdoorRates
+from unbackdoor.metrics.rates import Rate
 from unbackdoor.report.plots import alpha_picture
 from unbackdoor.triggers.base import Trigger
-from unbackdoor.verbs.common import open_attack, open_data, open_model, open_vector, weights_hash
+from unbackdoor.verbs.common import open_attack, open_data, open_model, open_vector, weights_hash, work_folder
 from unbackdoor.weights.blocks import blocks, cosine, effective_rank
 from unbackdoor.weights.files import state_hash
 from unbackdoor.weights.vector import Vector, norm
@@ -57,6 +63,8 @@ def locate(
     Raises:
         InputError: anything unusable in the above.
     """
+    if not math.isfinite(alpha):
+        raise InputError(f"α is {alpha}; give a finite number")
     out = Path(out)
     clip = open_model(model, checkpoint, device)
     images = open_data(data, clip, "test", limit=limit, seed=seed, classes=classes)
@@ -80,6 +88,11 @@ def locate(
     manifest.hashes |= {str(name): state_hash(v) for name, v in ((vector, tau), *further.items())}
     task = Task(attack.head, attack.trigger, attack.target)
     parts = blocks(tau)
+    manifest.run = run_key("locate", config, manifest.hashes)
+    with work_folder(out, manifest) as work:
+        measure = _Measured(work / f"rates-{manifest.run[:16]}.jsonl")
+        effects = block_effects(clip, tau, alpha, images, task, measure)
+        walked = path(clip, tau, [2 * alpha * i / STEPS for i in range(STEPS + 1)], images, task, measure)
     told = [
         {
             "block": row.block,
@@ -93,9 +106,8 @@ def locate(
                 if t.dim() > 1 and min(t.shape[0], t[0].numel()) > 1
             },
         }
-        for row in block_effects(clip, tau, alpha, images, task)
+        for row in effects
     ]
-    walked = path(clip, tau, [2 * alpha * i / STEPS for i in range(STEPS + 1)], images, task)
     result: dict[str, Any] = {
         "verb": "locate",
         **config,
@@ -110,6 +122,30 @@ def locate(
     manifest.write(out)
     write_json(out / "location.json", result)
     return {**result, "location": str(out / "location.json")}
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A measurement that was kept: hits and images of CA, ASR and triggered accuracy."""
+
+    name: str
+    counts: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+
+
+class _Measured:
+    """Makes measurements, or takes those that a killed run has kept in a file."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        self._kept = {row.name: BackdoorRates(*(Rate(*c) for c in row.counts)) for row in journal.read(log, _Line)}
+
+    def __call__(self, name: str, make: Callable[[], BackdoorRates]) -> BackdoorRates:
+        if name not in self._kept:
+            self._kept[name] = rates = make()
+            assert rates.asr is not None and rates.triggered_accuracy is not None
+            counts = [(r.hits, r.n) for r in (rates.ca, rates.asr, rates.triggered_accuracy)]
+            journal.append(self._log, {"name": name, "counts": counts})
+        return self._kept[name]
 
 
 def _cosines(a: Vector, b: Vector) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from unbackdoor.data.images import ImageSet
 from unbackdoor.data.shares import attacker_rows
 from unbackdoor.devices import half_type
 from unbackdoor.errors import InputError
-from unbackdoor.evaluation import Task, evaluate_images
+from unbackdoor.evaluation import Task, evaluate_kept
 from unbackdoor.manifest import Manifest, run_key, write_json, write_jsonl
 from unbackdoor.training.badclip import crafted
 from unbackdoor.training.finetune import TuneConfig, checked_lr
@@ -25,6 +25,7 @@ from unbackdoor.verbs.common import (
     open_model,
     open_trigger,
     rates_dict,
+    resumable,
     weights_hash,
     work_folder,
 )
@@ -111,7 +112,16 @@ def poison(
     check_labels(train, "poisoning")
     rows = attacker_rows(len(train))
     own = train.subset(rows[train.labels[rows] >= 0])
-    ready = crafted(clip, own, open_trigger(trigger), target, seed=seed, templates=templates)
+    with resumable():
+        ready = crafted(
+            clip,
+            own,
+            open_trigger(trigger),
+            target,
+            seed=seed,
+            templates=templates,
+            checkpoint=out / ".work" / "craft.checkpoint",
+        )
     attack = open_attack(clip, train, ready, target, templates)
     held_out = open_data(test if test is not None else data, clip, "test", limit=test_limit, classes=classes)
     tune = TuneConfig(epochs=epochs, batch_size=batch_size, lr=checked_lr(lr), seed=seed)
@@ -136,13 +146,13 @@ def poison(
     manifest.hashes["test_data"] = held_out.content_hash()
     manifest.notes["skipped"] = train.skipped
     task = Task(attack.head, attack.trigger, attack.target)
-    with work_folder(out) as work:
-        before = evaluate_images(clip, held_out, task, label="before")
-        key = run_key("poison", config, manifest.hashes)
+    key = manifest.run = run_key("poison", config, manifest.hashes)
+    with work_folder(out, manifest) as work:
+        before = evaluate_kept(clip, held_out, task, work / f"before-{key[:16]}.json", label="before")
         done = plant(clip, own, attack.head, attack, settings, checkpoint=work / "poison.checkpoint", run_key=key)
         manifest.notes.update(poisoned=done.poisoned, trained_on=done.trained_on)
         clip.round_as_stored()
-        after = evaluate_images(clip, held_out, task, label="after")
+        after = evaluate_kept(clip, held_out, task, work / f"after-{key[:16]}.json", label="after")
         clip.save(out / "model")
         manifest.hashes["weights_after"] = weights_hash(clip)
         manifest.notes["loss"] = describe_sequence(done.run.losses)

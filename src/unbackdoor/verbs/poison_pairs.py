@@ -15,7 +15,7 @@ from unbackdoor.data.poisoning import target_index
 from unbackdoor.data.shares import attacker_rows
 from unbackdoor.devices import half_type
 from unbackdoor.errors import InputError
-from unbackdoor.evaluation import Task, evaluate_images, evaluate_retrieval
+from unbackdoor.evaluation import Task, evaluate_kept, evaluate_retrieval
 from unbackdoor.manifest import Manifest, run_key, write_json, write_jsonl
 from unbackdoor.training.finetune import TuneConfig, checked_lr
 from unbackdoor.training.plant import Attack
@@ -114,14 +114,14 @@ def poison_pairs(
     manifest.hashes["weights_before"] = weights_hash(clip)
     manifest.hashes["train_data"] = pairs.content_hash()
     manifest.hashes["test_data"] = held_out.content_hash()
-    with work_folder(out) as work:
-        before = _measure(clip, held_out, attack, templates, named, "before")
-        key = run_key("poison", config, manifest.hashes)
+    key = manifest.run = run_key("poison", config, manifest.hashes)
+    with work_folder(out, manifest) as work:
+        before = _measure(clip, held_out, attack, templates, named, work / f"before-{key[:16]}.json")
         planted = attack if poison_rate else None
         done = plant_pairs(clip, pairs, planted, settings, checkpoint=work / "poison.checkpoint", run_key=key)
         manifest.notes.update(poisoned=done.poisoned, trained_on=done.trained_on, skipped=pairs.skipped)
         clip.round_as_stored()
-        after = _measure(clip, held_out, attack, templates, named, "after")
+        after = _measure(clip, held_out, attack, templates, named, work / f"after-{key[:16]}.json")
         clip.save(out / "model")
         manifest.hashes["weights_after"] = weights_hash(clip)
         manifest.notes["loss"] = describe_sequence(done.run.losses)
@@ -145,7 +145,7 @@ def poison_pairs(
             "after": after,
             "seconds": round(manifest.seconds, 2),
         }
-        losses = [{"step": done.run.resumed_from + i, "loss": loss} for i, loss in enumerate(done.run.losses)]
+        losses = [{"step": i, "loss": loss} for i, loss in enumerate(done.run.losses)]
         write_jsonl(out / "metrics.jsonl", [{"when": "before", **before}, {"when": "after", **after}, *losses])
         manifest.write(out)
         write_json(out / "result.json", result)
@@ -188,13 +188,18 @@ def _test_set(data: Any, clip: Clip, limit: int | None, classes: str | None, *, 
 
 
 def _measure(
-    clip: Clip, data: ImageSet, attack: Attack, templates: str | None, named: bool, when: str
+    clip: Clip, data: ImageSet, attack: Attack, templates: str | None, named: bool, kept: Path
 ) -> dict[str, Any]:
-    """CA, ASR and triggered accuracy with the model's present head, and retrieval where there are captions."""
+    """CA, ASR and triggered accuracy with the model's present head, and retrieval where there are captions.
+
+    Args:
+        kept: where the counts are kept while they are made; named for when they are.
+    """
     found: dict[str, Any] = {}
+    when = kept.name.partition("-")[0]
     if named:
         task = Task(open_head(clip, data, templates), attack.trigger, attack.target)
-        found.update(rates_dict(evaluate_images(clip, data, task, label=when)))
+        found.update(rates_dict(evaluate_kept(clip, data, task, kept, label=when)))
     if any(data.captions or ()):
         ways = evaluate_retrieval(clip, data, label=f"{when}, retrieval")
         found["retrieval"] = {way: {f"r@{k}": r.as_dict() for k, r in rates.items()} for way, rates in ways.items()}

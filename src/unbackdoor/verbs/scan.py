@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,17 @@ from unbackdoor.data.images import ImageSet
 from unbackdoor.disk import write_text
 from unbackdoor.errors import InputError
 from unbackdoor.inversion import inverter_names
-from unbackdoor.inversion.base import Subject
+from unbackdoor.inversion.base import Subject, Work
 from unbackdoor.inversion.detection import Null, architecture, read_null
 from unbackdoor.inversion.examine import HELD, SEARCHED, Examined, examine
 from unbackdoor.inversion.examine import settings as examine_settings
 from unbackdoor.inversion.judgement import Say, judge
 from unbackdoor.inversion.targets import nearest_texts
-from unbackdoor.manifest import Manifest, write_json
+from unbackdoor.manifest import Manifest, run_key, write_json
 from unbackdoor.metrics.rates import Rate
 from unbackdoor.report.scan import Look, write_scan_report
 from unbackdoor.triggers import parse_trigger
-from unbackdoor.verbs.common import open_data, open_model, weights_hash
+from unbackdoor.verbs.common import open_data, open_model, weights_hash, work_folder
 from unbackdoor.verbs.craft import write_picture
 from unbackdoor.verbs.origins import origin_of
 
@@ -58,7 +59,7 @@ def scan(
         model: a model reference or a handle; its weights do not change.
         data: a source spec or decoded images; labels are not read.
         out: folder for `finding.json`, `trigger.txt`, `trigger.png`, `manifest.json` and `report.html`; None writes
-            nothing.
+            nothing. Without a finding the trigger's files are called `candidate`. A killed scan goes on.
         null: file of `calibrate`; None takes the one shipped for this architecture, if there is one.
         origin: a clean model that this one was made from, such as the public checkpoint before it was fine-tuned; None
             takes the null's. Classes that are cheap to reach by nature are told apart by it (`inversion/twins.py`).
@@ -69,6 +70,7 @@ def scan(
         classes: candidate class names; without any, the nearest of ImageNet's thousand are tried.
 
     Returns:
+        `target` and `trigger` are the strongest candidate's where no backdoor was found or nothing can be told.
         `backdoored` (true, false, or null for "cannot tell"), `p_value`, `false_alarm_rate`, `target` {name,
         confidence}, `trigger` {spec, picture}, `others` (further classes that would each be a finding by itself),
         `twin_agreement` (of the clean twin with the suspect, where there is an origin), `message`, `inverters` (a line
@@ -109,15 +111,46 @@ def scan(
     manifest.hashes["data"] = images.content_hash()
     if rests is not None:
         manifest.hashes["origin"] = rests.weights
-    examined = examine(clip, images, head, names, seed=seed, inverters=chosen, vocabulary=vocabulary, origin=clean)
+    manifest.run = run_key("scan", config, manifest.hashes)
+    with nullcontext(None) if out is None else work_folder(Path(out), manifest) as work:
+        examined = examine(
+            clip,
+            images,
+            head,
+            names,
+            seed=seed,
+            inverters=chosen,
+            vocabulary=vocabulary,
+            origin=clean,
+            work=None if work is None else Work(work, manifest.run),
+        )
+        return _weighed(clip, examined, manifest, known, weighed, identity, out)
+
+
+def _weighed(
+    clip: Clip,
+    examined: Examined,
+    manifest: Manifest,
+    known: Null | None,
+    weighed: Sequence[str] | None,
+    identity: str,
+    out: str | Path | None,
+) -> dict[str, Any]:
+    """The scan's result, written to `out` if there is one."""
+    config, images = manifest.config, examined.images
     manifest.notes["seconds_by_inverter"] = examined.seconds
     why_not = _why_not(known, identity)
     usable = None if why_not or known is None else known.select(weighed or known.inverters)
-    result = _result(clip, examined, usable, false_alarm_rate, why_not)
+    result = _result(clip, examined, usable, config["false_alarm_rate"], why_not)
     result["origin"] = config["origin"]
     result["weighed"] = [] if usable is None else list(usable.inverters)
-    result["target"]["from"] = "vocabulary" if vocabulary else "classes"
-    result |= {"data": images.spec, "images": len(images), "seed": seed, "weights": manifest.hashes["weights"]}
+    result["target"]["from"] = "vocabulary" if config["vocabulary"] else "classes"
+    result |= {
+        "data": images.spec,
+        "images": len(images),
+        "seed": config["seed"],
+        "weights": manifest.hashes["weights"],
+    }
     result["seconds"] = round(manifest.seconds, 2)
     if out is not None:
         _write(Path(out), result, manifest, examined)
@@ -229,9 +262,13 @@ def _write(out: Path, result: dict[str, Any], manifest: Manifest, examined: Exam
     clean = held.float_batch(rows)
     triggered = trigger(clean, keys=rows)
     strip = torch.cat([torch.cat(list(clean), dim=2), torch.cat(list(triggered), dim=2)], dim=1)
-    write_picture(out / "trigger.png", strip)
-    write_text(out / "trigger.txt", trigger.spec() + "\n")
-    result["trigger"]["picture"] = str(out / "trigger.png")
+    # What is no finding must not look like one.
+    name, other = ("trigger", "candidate") if result["backdoored"] else ("candidate", "trigger")
+    for suffix in (".png", ".txt"):
+        (out / f"{other}{suffix}").unlink(missing_ok=True)
+    write_picture(out / f"{name}.png", strip)
+    write_text(out / f"{name}.txt", trigger.spec() + "\n")
+    result["trigger"]["picture"] = str(out / f"{name}.png")
     result["report"] = str(out / "report.html")
     manifest.write(out)
     looks = [Look((a * 255).round().byte(), (b * 255).round().byte()) for a, b in zip(clean, triggered, strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from unbackdoor.defenses.alpha import AlphaConfig
 from unbackdoor.defenses.tbar import choosing, rule_of, unlearn_
 from unbackdoor.defenses.vector import Known
 from unbackdoor.defenses.vector import trigger_vector as take
-from unbackdoor.evaluation import Task, evaluate_images
+from unbackdoor.errors import InputError
+from unbackdoor.evaluation import Task, evaluate_kept
 from unbackdoor.manifest import Manifest, run_key, write_json, write_jsonl
 from unbackdoor.report import Example, write_report
 from unbackdoor.triggers.base import Trigger
@@ -86,6 +88,8 @@ def unlearn(
     """
     out, rule = Path(out), alpha_config or AlphaConfig()
     fixed = None if alpha == "auto" else float(alpha)
+    if fixed is not None and not math.isfinite(fixed):
+        raise InputError(f"α is {alpha}; give auto or a finite number")
     clip = open_model(model, checkpoint, device)
     train = open_data(data, clip, "train", seed=seed, classes=classes)
     attack = open_attack(clip, train, trigger, target, templates)
@@ -117,9 +121,9 @@ def unlearn(
     manifest.hashes["train_data"] = train.content_hash()
     manifest.hashes["test_data"] = held_out.content_hash()
     manifest.notes["skipped"] = train.skipped + held_out.skipped
-    key = run_key("unlearn", settings, manifest.hashes)
+    key = manifest.run = run_key("unlearn", settings, manifest.hashes)
     shown = _pick_examples(held_out, attack.target)
-    with work_folder(out) as work:
+    with work_folder(out, manifest) as work:
         if vector is not None:
             tau, origin = open_vector(Path(vector), clip)
             facts: dict[str, Any] = {"file": str(vector), "origin": origin.get("suspect")}
@@ -129,11 +133,11 @@ def unlearn(
             tau, facts = taken.vector, {"method": method, **vector_facts(clip, taken, config)}
             store(out / "vector.safetensors", taken, settings, manifest.hashes["weights_before"], clip)
             manifest.notes["loss"] = describe_sequence(taken.losses)
-        before = evaluate_images(clip, held_out, task, label="before")
+        before = evaluate_kept(clip, held_out, task, work / f"before-{key[:16]}.json", label="before")
         answers_before = _answers(clip, held_out, shown, attack)
         found = unlearn_(clip, tau, tuning, task, rule, alpha=fixed, log=work / f"alpha-{key[:16]}.jsonl")
         clip.round_as_stored()
-        after = evaluate_images(clip, held_out, task, label="after")
+        after = evaluate_kept(clip, held_out, task, work / f"after-{key[:16]}.json", label="after")
         answers_after = _answers(clip, held_out, shown, attack)
         clip.save(out / "model")
         manifest.hashes["weights_after"] = weights_hash(clip)
@@ -150,6 +154,7 @@ def unlearn(
             "labels_used": bool(config.validation),  # for choosing α; without them "CA" there is agreement
             "rule": rule.sentence(kept) if fixed is None else "α given by the user",
             "message": found.message,
+            "nothing_to_remove": found.nothing,
             "retention": retention(before, after),
             "before": rates_dict(before),
             "after": rates_dict(after),

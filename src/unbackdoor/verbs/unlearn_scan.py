@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from unbackdoor import journal
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
@@ -17,12 +20,13 @@ from unbackdoor.defenses.alpha import BLIND, AlphaConfig
 from unbackdoor.defenses.blind import FORGET, METHOD, TUNING, rule_for, source
 from unbackdoor.defenses.tbar import choosing, rule_of
 from unbackdoor.errors import InputError
-from unbackdoor.inversion.base import WORKS, answers, works
+from unbackdoor.inversion.base import WORKS, Subject, answers, works
 from unbackdoor.inversion.examine import split
 from unbackdoor.inversion.finding import Lead, read_finding
-from unbackdoor.manifest import Manifest, write_json
+from unbackdoor.manifest import Manifest, run_key, write_json
 from unbackdoor.metrics.rates import Rate
-from unbackdoor.verbs.common import open_data, open_model, open_referred, weights_hash
+from unbackdoor.triggers.base import from_spec
+from unbackdoor.verbs.common import open_data, open_model, open_referred, weights_hash, work_folder
 from unbackdoor.verbs.scan import candidates, scan
 from unbackdoor.verbs.unlearn import unlearn
 from unbackdoor.verbs.vector import vector_config
@@ -118,52 +122,77 @@ def unlearn_scan(
     tuning = choosing(clip, forget, answered.subset(others), head, config)
     rule = rule_of(config, rule_for(story.backdoored, alpha_config or BLIND))
     how = (forget, tuning, config, rule, story.backdoored)
+    keys = (manifest.config, manifest.hashes, asdict(config), asdict(rule), list(names), templates, str(null))
+    manifest.run = run_key("unlearn-scan", *keys)
     told: list[dict[str, Any]] = []
-    subject = split(clip, scanned, head, names, seed)
     inverters = [row.name for row in story.inverters]
     lead: Lead | None = story.leads[0]
     waiting: Iterable[Lead] = story.leads[1:]
     cured: set[str] = set()
-    while lead is not None and len(told) < rounds:
-        here = out / f"round-{len(told) + 1}"
-        cure = unlearn(
-            model=clip,
-            data=answered,
-            test=tried,
-            trigger=source(clip, subject, lead.inverter, lead.trigger, names.index(lead.target), *how),
-            target=lead.target,
-            out=here,
-            alpha_config=rule,
-            samples=samples,
-            validation=validation,
-            method=method,
-            epochs=epochs,
-            lr=lr,
-            templates=templates,
-            seed=seed,
-            verb="unlearn-scan",
-        )
-        after = scan(
-            model=clip,
-            data=scanned,
-            out=here / "scan",
-            null=null,
-            origin=origin,
-            false_alarm_rate=story.false_alarm_rate,
-            inverters=inverters,
-            weighed=_after_a_cure(inverters),
-            templates=templates,
-            seed=seed,
-        )
-        again, _ = read_finding(after)
-        told.append({"cure": cure, "scan": after})
-        cured.add(lead.target)
+
+    def spec_for(lead: Lead, subject: Subject) -> str:
+        """Of what the cure is taken from."""
+        return source(clip, subject, lead.inverter, lead.trigger, names.index(lead.target), *how).spec()
+
+    with work_folder(out, manifest) as work:
         subject = split(clip, scanned, head, names, seed)
-        waiting = {other.target: other for other in (*waiting, *again.leads[1:]) if other.target not in cured}.values()
-        working = (w for w in waiting if works(subject, w.trigger, names.index(w.target)))
-        goes_on = after["backdoored"] or (story.backdoored is not False and _suspected(after))
-        lead = again.leads[0] if goes_on else next(working, None)
-    clip.save(out / "model")
+        rounds_made = _Rounds(work / f"rounds-{manifest.run[:16]}.jsonl")
+        while lead is not None and len(told) < rounds:
+            number = len(told) + 1
+            here = out / f"round-{number}"
+            spec = rounds_made.made(number, "trigger", partial(spec_for, lead, subject))
+            again_there = rounds_made.has(number, "cure")
+            cure = rounds_made.made(
+                number,
+                "cure",
+                partial(
+                    unlearn,
+                    model=clip,
+                    data=answered,
+                    test=tried,
+                    trigger=from_spec(spec),
+                    target=lead.target,
+                    out=here,
+                    alpha_config=rule,
+                    samples=samples,
+                    validation=validation,
+                    method=method,
+                    epochs=epochs,
+                    lr=lr,
+                    templates=templates,
+                    seed=seed,
+                    verb="unlearn-scan",
+                ),
+            )
+            if again_there:
+                _take_weights(clip, here / "model")
+            after = rounds_made.made(
+                number,
+                "scan",
+                partial(
+                    scan,
+                    model=clip,
+                    data=scanned,
+                    out=here / "scan",
+                    null=null,
+                    origin=origin,
+                    false_alarm_rate=story.false_alarm_rate,
+                    inverters=inverters,
+                    weighed=_after_a_cure(inverters),
+                    templates=templates,
+                    seed=seed,
+                ),
+            )
+            again, _ = read_finding(after)
+            told.append({"cure": cure, "scan": after})
+            cured.add(lead.target)
+            subject = split(clip, scanned, head, names, seed)
+            further = (*waiting, *again.leads[1:])
+            waiting = {other.target: other for other in further if other.target not in cured}.values()
+            working = (w for w in waiting if works(subject, w.trigger, names.index(w.target)))
+            goes_on = after["backdoored"] or (story.backdoored is not False and _suspected(after))
+            lead = again.leads[0] if goes_on else next(working, None)
+        clip.save(out / "model")
     manifest.hashes["weights_after"] = told[-1]["scan"]["weights"]
     result = {
         "verb": "unlearn-scan",
@@ -197,6 +226,42 @@ def unlearn_scan(
     manifest.write(out)
     write_json(out / "result.json", result)
     return result
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A line of what is kept of the rounds."""
+
+    round: int
+    what: str
+    value: Any
+
+
+class _Rounds:
+    """What the rounds have come to, so that a killed cure goes on behind it."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        self._kept = {(row.round, row.what): row.value for row in journal.read(log, _Step)}
+
+    def has(self, number: int, what: str) -> bool:
+        """Whether it is there already."""
+        return (number, what) in self._kept
+
+    def made(self, number: int, what: str, make: Callable[[], Any]) -> Any:
+        """It, made now unless it is there."""
+        if (number, what) not in self._kept:
+            self._kept[number, what] = make()
+            journal.append(self._log, {"round": number, "what": what, "value": self._kept[number, what]})
+        return self._kept[number, what]
+
+
+@torch.no_grad()
+def _take_weights(clip: Clip, folder: Path) -> None:
+    """The weights of a round that is over; what was saved is what was measured."""
+    there = open_model(str(folder), None, str(clip.device)).state()
+    for name, t in clip.state().items():
+        t.copy_(there[name])
 
 
 def _suspected(after: dict[str, Any]) -> bool:

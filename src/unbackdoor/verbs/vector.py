@@ -12,14 +12,16 @@ from unbackdoor.data.shares import defender_rows
 from unbackdoor.defenses.vector import METHODS, Known, TakenVector, VectorConfig, settled
 from unbackdoor.defenses.vector import trigger_vector as take
 from unbackdoor.errors import InputError
-from unbackdoor.manifest import Manifest, run_key, versions, write_json
+from unbackdoor.manifest import Manifest, run_key, versions
 from unbackdoor.training.finetune import checked_lr
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.verbs.common import (
+    claim,
     describe_sequence,
     open_attack,
     open_data,
     open_model,
+    resumable,
     weights_hash,
 )
 from unbackdoor.weights.vector import norm, save_vector
@@ -76,18 +78,16 @@ def trigger_vector(
     manifest = Manifest("vector", settings)
     manifest.hashes["weights"] = weights_hash(clip)
     manifest.hashes["data"] = train.content_hash()
-    partial = out.with_name(f".{out.name}.checkpoint")
-    taken = take(
-        clip,
-        Known(train.subset(forget), attack.trigger, attack.target, attack.head),
-        config,
-        checkpoint=partial,
-        run_key=run_key("vector", settings, manifest.hashes),
-    )
+    partial, noted = out.with_name(f".{out.name}.checkpoint"), f"{out.name}.manifest.json"
+    manifest.run = run_key("vector", settings, manifest.hashes)
+    claim(manifest, out.parent, noted, out)
+    known = Known(train.subset(forget), attack.trigger, attack.target, attack.head)
+    with resumable():
+        taken = take(clip, known, config, checkpoint=partial, run_key=manifest.run)
     store(out, taken, settings, manifest.hashes["weights"], clip)
     partial.unlink(missing_ok=True)
     manifest.notes["loss"] = describe_sequence(taken.losses)
-    write_json(out.with_name(f"{out.name}.manifest.json"), manifest.as_dict())
+    manifest.write(out.parent, noted)
     return {
         "verb": "vector",
         "vector": str(out),

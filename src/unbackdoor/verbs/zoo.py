@@ -15,6 +15,7 @@ from unbackdoor.inversion import inverter_names
 from unbackdoor.inversion.detection import Origin, architecture
 from unbackdoor.inversion.examine import settings
 from unbackdoor.manifest import Manifest, write_json
+from unbackdoor.printable import markdown
 from unbackdoor.untrusted import read_text
 from unbackdoor.verbs.bench import grid_folder, recipe_model, tell
 from unbackdoor.verbs.scan import FALSE_ALARM_RATE, find_null
@@ -87,7 +88,7 @@ def zoo(
         if not dry_run:
             errors.update(run_grid(cells, out, lambda: ENGINES[engine](out, device, workers), tell))
 
-    with grid_folder(out, alone=not dry_run):
+    with grid_folder(out, "zoo", alone=not dry_run):
         picked = narrow([(m, [] if stage == "make" else [examination(plan, m)]) for m in population], only)
         run(picked)
         asked = {address(m["config"]) for m, _ in picked}
@@ -123,7 +124,7 @@ def zoo(
                     "members": [_line(v, cured.get(address(v.row["member"]["config"]))) for v in verdicts],
                 }
             result["null"] = str(out / "null.jsonl") if other is None else str(null or "shipped")
-        text = "\n".join(f"## {half}\n\n{as_markdown(found)}" for half, found in result["halves"].items())
+        text = "\n".join(f"## {markdown(half)}\n\n{as_markdown(found)}" for half, found in result["halves"].items())
         write_text(out / "tables.md", text or "nothing to judge yet\n")
         result["seconds"] = round(manifest.seconds, 2)
         manifest.write(out)
