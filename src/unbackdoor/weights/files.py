@@ -3,29 +3,75 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from unbackdoor.disk import atomic
 from unbackdoor.errors import InputError, first_line
+from unbackdoor.weights.names import choose_state, unwrapped
+from unbackdoor.weights.stored import read_header
+from unbackdoor.weights.torchfile import PLAIN_TYPES, NeedsCodeError, Odd, Placed, is_program, names_in, open_torch
+
+T = TypeVar("T")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Atomically write tensors as safetensors. Tensors that share memory are stored once each, as copies."""
+    """Atomically write tensors as safetensors. Tensors that share memory are stored once each, as copies.
+
+    Raises:
+        InputError: a name or a type that the format does not hold, sparse and other tensors that are no plain numbers,
+            or a file that cannot be written.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    for name, t in tensors.items():
+        _check_name(path, name)
+        _check_plain(path, name, t)
     ready = {name: t.detach().to("cpu", copy=False).contiguous() for name, t in tensors.items()}
     seen: set[int] = set()
     for name, t in ready.items():
-        if t.data_ptr() in seen and t.numel():
+        if t.untyped_storage().data_ptr() in seen and t.numel():
             ready[name] = t.clone()
-        seen.add(ready[name].data_ptr())
-    atomic(path, lambda temporary: save_file(ready, str(temporary), metadata=dict(metadata or {"format": "pt"})))
+        seen.add(ready[name].untyped_storage().data_ptr())
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(ready, str(temporary), metadata=dict(metadata or {"format": "pt"}))
+        except SafetensorError as error:  # the system's refusals, a full disk among them, come as this
+            raise InputError(f"{path}: cannot be written ({first_line(error)})") from None
+        read_header(temporary)
+
+    atomic(path, write)
+
+
+def _check_name(path: Path, name: str) -> None:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError(f"{path}: tensor {name!r} has a name that is no text; rename it") from None
+    if name == "__metadata__":
+        raise InputError(f"{path}: a tensor is named __metadata__, which safetensors keeps for itself; rename it")
+
+
+def _check_plain(path: Path, name: str, tensor: Tensor) -> None:
+    kind = (
+        "nested" if tensor.is_nested
+        else "sparse" if tensor.layout != torch.strided
+        else "without numbers (meta)" if tensor.is_meta
+        else "quantised" if tensor.is_quantized
+        else f"of type {tensor.dtype}" if tensor.dtype not in PLAIN_TYPES
+        else "" if type(tensor) is Tensor or isinstance(tensor, torch.nn.Parameter)
+        else f"of the class {type(tensor).__name__}"
+    )  # fmt: skip
+    if kind:
+        raise InputError(f"{path}: tensor {name} is {kind}; save it as a plain one")
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -38,99 +84,126 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     if not path.is_file():
         raise InputError(f"{path}: no such file; give the path of an existing safetensors file")
+    read_header(path)  # which bounds what the library will ask for
     try:
         with safe_open(str(path), framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable safetensors file ({error}); fetch it again") from None
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not a readable safetensors file ({first_line(error)}); fetch it again") from None
 
 
 def read_checkpoint(path: Path, *, unpickle: bool = False) -> dict[str, Tensor]:
-    """A state dict from safetensors, or from a torch file with `weights_only=True`; nothing is unpickled.
+    """A state dict from safetensors, or from a file of `torch.save`; nothing is unpickled.
 
-    Wrappers (`state_dict`, `model`) and a common `module.` prefix are taken off.
+    What wrappers put around it or before its names is taken off, as far as no model calls itself so
+    (`weights.names.unwrapped`); `weights.names.fitted` does the rest where the model is known.
 
     Args:
         unpickle: run whatever code the file asks for. Only for a file whose maker the user trusts.
 
     Raises:
-        InputError: missing or corrupt file, a file that needs unpickling (and what it would import), or no tensors.
+        InputError: missing or corrupt file, a file that needs unpickling (and what it would import), no tensors or
+            several models, tensors that are no plain numbers or larger than the file.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint file")
     if path.suffix == ".safetensors":
-        return read_tensors(path)[0]
-    _check_zip(path)
+        return _plainly(path, read_tensors(path)[0])
     try:
-        loaded = _load(path, weights_only=True)
-    except Exception as error:
+        file = open_torch(path)
+    except NeedsCodeError as error:
         if not unpickle:
-            raise InputError(
-                f"{path}: cannot be loaded as plain tensors ({first_line(error)}); {asked_for(path)}; where you "
-                f"trust its maker, run "
-                f"`unbackdoor weights convert --unpickle {path.name} --out NAME.safetensors`"
-            ) from None
-        loaded = _unpickled(path)
-    for wrapper in ("state_dict", "model"):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping | torch.nn.Module):
-            loaded = loaded[wrapper]
-    if isinstance(loaded, torch.nn.Module):
-        loaded = loaded.state_dict()
-    if not isinstance(loaded, Mapping) or not any(isinstance(v, Tensor) for v in loaded.values()):
-        raise InputError(f"{path}: holds no state dict of tensors")
-    state = {str(k): v for k, v in loaded.items() if isinstance(v, Tensor)}
-    if all(k.startswith("module.") for k in state):
-        state = {k[len("module.") :]: v for k, v in state.items()}
-    return state
+            raise _refusal(path, error) from None
+        state = _state(path, _unpickled(path))
+        for name, t in state.items():
+            _check_plain(path, name, t)
+        return state
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or first_line(error)}") from None
+    return file.tensors(_state(path, file.content))
 
 
-def _check_zip(path: Path) -> None:
-    """torch stores members as they are, side by side; a file that stands for many times its size is no model."""
-    import zipfile
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of what `read_checkpoint` gives; no tensor is read.
 
+    Raises:
+        InputError: as `read_checkpoint`.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint file")
+    if path.suffix == ".safetensors":
+        return _plainly(path, {entry.name: entry.shape for entry in read_header(path).entries})
     try:
-        with zipfile.ZipFile(path) as file:
-            members = file.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return  # an older form, or damage, which torch tells of
-    if any(m.compress_type != zipfile.ZIP_STORED for m in members):
-        raise InputError(f"{path}: holds compressed members, which torch never writes; save it again with torch.save")
-    if sum(m.file_size for m in members) > path.stat().st_size:
-        raise InputError(f"{path}: its members claim more bytes than it has; fetch it again")
+        file = open_torch(path)
+    except NeedsCodeError as error:
+        raise _refusal(path, error) from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or first_line(error)}") from None
+    return {name: t.shape for name, t in file.checked(_state(path, file.content)).items()}
 
 
-def _load(path: Path, *, weights_only: bool) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a stranger's file is no news to tell of
-        return torch.load(path, map_location="cpu", weights_only=weights_only)
+def _state(path: Path, content: Any) -> dict[str, Any]:
+    try:
+        chosen = choose_state(content, lambda value: isinstance(value, Tensor | Placed | Odd))
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
+    return _plainly(path, chosen.state)
+
+
+def _plainly(path: Path, state: Mapping[str, T]) -> dict[str, T]:
+    try:
+        return unwrapped(state)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _refusal(path: Path, error: NeedsCodeError) -> InputError:
+    return InputError(
+        f"{path}: cannot be loaded as plain tensors ({first_line(error)}); {_asked_for(path)}; where you trust its "
+        f"maker, run `unbackdoor weights convert --unpickle {path.name} --out NAME.safetensors`"
+    )
 
 
 def _unpickled(path: Path) -> Any:
+    """What the file's own code makes of it, modules as their state dicts."""
     try:
-        return _load(path, weights_only=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a stranger's file is no news to tell of
+            if is_program(path):
+                return torch.jit.load(str(path), map_location="cpu").state_dict()
+            return _as_mappings(torch.load(path, map_location="cpu", weights_only=False))
+    except InputError:
+        raise
     except Exception as error:  # the file's own code can fail in any way
         raise InputError(f"{path}: cannot be unpickled ({first_line(error)})") from None
 
 
-def asked_for(path: Path) -> str:
-    """What a pickle would import if it were run, by a scan of its opcodes; nothing of it is run. Part of a sentence."""
+def _as_mappings(value: Any, depth: int = 4) -> Any:
+    if isinstance(value, torch.nn.Module):
+        return value.state_dict()
+    if isinstance(value, Mapping) and depth:
+        return {key: _as_mappings(inner, depth - 1) for key, inner in value.items()}
+    return value
+
+
+def _asked_for(path: Path) -> str:
+    """What a pickle would import if it were run, by name and danger; nothing of it is run. Part of a sentence."""
     import logging
 
-    from picklescan.scanner import SafetyLevel, scan_file_path
+    from picklescan.scanner import SafetyLevel, scan_pickle_bytes
 
+    names = names_in(path)
+    if not names:
+        return "no pickle that could be read is in it"
+    # The scanner knows which names are dangerous; told them one by one, it has no hostile pickle to follow.
+    imports = "".join("c{0}\n{2}\n".format(*name.rpartition(".")) for name in names if "\n" not in name)
     logging.disable(logging.CRITICAL)  # the scanner's own account of every finding
     try:
-        found = scan_file_path(str(path))
+        found = scan_pickle_bytes(io.BytesIO(imports.encode("utf-8", "replace") + b"."), path.name)
     except Exception:
-        return "it is no pickle that could be scanned"
+        return f"it is a pickle that would import {names[0][:80]}"
     finally:
         logging.disable(logging.NOTSET)
-    if not found.globals:
-        return (
-            "no pickle that could be read is in it"
-            if found.scan_err or not found.scanned_files
-            else "it imports nothing"
-        )
     level = {True: "dangerous", False: "unknown"}
     risky = {
         f"{g.module}.{g.name}": level[g.safety == SafetyLevel.Dangerous]
@@ -138,15 +211,11 @@ def asked_for(path: Path) -> str:
         if g.safety != SafetyLevel.Innocuous
     }
     if not risky:
-        return f"it imports {len(found.globals)} things, all of them known to be harmless"
+        return f"it imports {len(names)} things, all of them known to be harmless"
     worst = sorted(risky, key=lambda name: (risky[name] != "dangerous", name))
-    named = ", ".join(f"{_printable(name)} ({risky[name]})" for name in worst[:3])
+    named = ", ".join(f"{name[:80]} ({risky[name]})" for name in worst[:3])
     more = f" and {len(worst) - 3} more" if len(worst) > 3 else ""
     return f"it is a pickle that would import {named}{more}"
-
-
-def _printable(name: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in name)[:80]
 
 
 def state_hash(state: Mapping[str, Tensor]) -> str:

@@ -1,12 +1,51 @@
-"""What the names of tensors tell."""
+"""What the names of tensors tell: blocks, wrappers that put something before them, which of several models is meant."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 # OpenCLIP's and CLIP's resblocks, timm's blocks, Hugging Face's layers, torchvision-like layer1 … layer4.
 _BLOCK = re.compile(r"^(.*?\.(?:resblocks|blocks|layers|layer\d+)\.\d+)\.")
 _STAGE = re.compile(r"^(.*?\.stages\.\d+)\.")
+# torch.compile, FSDP, activation checkpointing, DeepSpeed: nobody calls a part of a model so.
+_ARTEFACTS = frozenset(
+    ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module", "_fpw_module")
+)
+# DataParallel's `module.`, and what training code calls the model that it holds.
+_WRAPPERS = _ARTEFACTS | {
+    "module", "_module", "model", "_model", "net", "network", "clip", "_clip", "clip_model", "backbone", "base_model",
+    "wrapped_model", "inner", "ema", "ema_model", "model_ema", "ema_module", "student",
+}  # fmt: skip
+# Keys of a checkpoint by their words: averaged weights, and what is no model.
+_AVERAGED = re.compile(r"(?i)(^|[_.\-])(ema|swa|averaged?|avg|shadow|teacher|momentum)([_.\-]|$)")
+_MODEL = re.compile(
+    r"(?i)(state_?dict|(clip_?)?(model|module|net|network|clip|weights|params|parameters)(_(state|state_?dict|weights))?)"
+)
+_NO_MODEL = re.compile(
+    r"(?i)(^|[_.\-])(optim\w*|sched\w*|scaler|lr|callbacks|loops|rng|amp|loss|losses|criterion|hyper|metrics?|args|config)"
+    r"([_.\-]|$)"
+)
+_DEEPEST = 6  # wrappers within wrappers
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The state dict of a checkpoint.
+
+    Args:
+        state: name → tensor.
+        where: keys that lead to it.
+        averaged: keys beside it that hold an average of the weights (EMA), which is another model.
+    """
+
+    state: dict[str, Any]
+    where: tuple[str, ...]
+    averaged: tuple[str, ...]
 
 
 def block_of(name: str) -> str:
@@ -16,7 +55,103 @@ def block_of(name: str) -> str:
 
 
 def bare(name: str) -> str:
-    """A name without the prefixes that wrappers put before it (DataParallel's `module.`, training code's `model.`)."""
-    while name.startswith(("module.", "model.")):
-        name = name.partition(".")[2]
-    return name
+    """A name without what wrappers put before or into it (`module.`, `model.`, `_orig_mod.`, …)."""
+    words = name.split(".")
+    first = next((i for i, word in enumerate(words[:-1]) if word not in _WRAPPERS), len(words) - 1)
+    return ".".join(word for i, word in enumerate(words) if i >= first and word not in _ARTEFACTS)
+
+
+def unwrapped(state: Mapping[str, T]) -> dict[str, T]:
+    """A state dict without what no model calls itself: artefacts of wrappers anywhere, `module.` before all names.
+
+    Raises:
+        ValueError: two tensors would get one name; the text names it.
+    """
+    words = [name.split(".") for name in state]
+    kept = [[word for word in row[:-1] if word not in _ARTEFACTS] + row[-1:] for row in words]
+    while kept and all(len(row) > 1 and row[0] == "module" for row in kept):
+        kept = [row[1:] for row in kept]
+    return _renamed(state, [".".join(row) for row in kept])
+
+
+def fitted(state: Mapping[str, T], own: Collection[str]) -> dict[str, T]:
+    """A state dict by the names that a model has, as far as only wrappers' words stand between them.
+
+    A prefix is taken off only if every name has it and more names are then the model's own. Of names that are still
+    not its own, wrappers' words inside are taken out where that makes them one that is missing.
+
+    Args:
+        own: the model's names.
+
+    Raises:
+        ValueError: as `unwrapped`.
+    """
+    known, state = set(own), unwrapped(state)
+    rows = [name.split(".") for name in state]
+    choices, depth = [rows], 0
+    while rows and all(len(row) > depth + 1 and row[depth] in _WRAPPERS for row in rows):
+        depth += 1
+        choices.append([row[depth:] for row in rows])
+    best = max(choices, key=lambda rows: sum(".".join(row) in known for row in rows))  # of equals the longest names
+    names = [".".join(row) for row in best]
+    missing = known - set(names)
+    inner = [".".join([*(w for w in row[:-1] if w not in _WRAPPERS), row[-1]]) for row in best]
+    names = [new if old not in known and new in missing else old for old, new in zip(names, inner, strict=True)]
+    return _renamed(state, names)
+
+
+def choose_state(content: Any, is_tensor: Callable[[Any], bool]) -> Chosen:
+    """The state dict within what a checkpoint holds, wrappers opened (`state_dict`, `model`, `module`, …).
+
+    Plain weights are taken before averaged ones (`ema`). Optimisers and the like are passed over.
+
+    Args:
+        content: nested mappings; others are no part of a model.
+
+    Raises:
+        ValueError: there is none, or more than one that could be meant; the text names them.
+    """
+    where: tuple[str, ...] = ()
+    averaged: tuple[str, ...] = ()
+    for _ in range(_DEEPEST):
+        if not isinstance(content, Mapping):
+            break
+        children = [key for key, value in content.items() if isinstance(key, str) and _holds(value, is_tensor, {})]
+        models = [key for key in children if not _NO_MODEL.search(key)]
+        plain = [key for key in models if not _AVERAGED.search(key)]
+        named = [key for key in plain if _MODEL.fullmatch(key)]
+        own = {key: value for key, value in content.items() if isinstance(key, str) and is_tensor(value)}
+        candidates = named or plain or models
+        if own and not plain:
+            return Chosen(own, where, averaged)
+        if not candidates:
+            break
+        if len(candidates) > 1:
+            raise ValueError(f"holds several models ({_listed(candidates)}); keep one of them in a file of its own")
+        averaged = tuple(key for key in models if key not in plain and key not in candidates) or averaged
+        where, content = (*where, candidates[0]), content[candidates[0]]
+    raise ValueError("holds no state dict of tensors")
+
+
+def _holds(value: Any, is_tensor: Callable[[Any], bool], known: dict[int, bool], depth: int = _DEEPEST) -> bool:
+    """Whether tensors stand in a mapping, or in one within it."""
+    if not isinstance(value, Mapping) or not depth:
+        return False
+    if id(value) not in known:
+        known[id(value)] = False  # while it is open: a mapping may hold itself
+        known[id(value)] = any(is_tensor(v) or _holds(v, is_tensor, known, depth - 1) for v in value.values())
+    return known[id(value)]
+
+
+def _renamed(state: Mapping[str, T], names: Iterable[str]) -> dict[str, T]:
+    found: dict[str, T] = {}
+    for name, tensor in zip(names, state.values(), strict=True):
+        if name in found:
+            raise ValueError(f"holds {name} twice, with and without a wrapper's prefix")
+        found[name] = tensor
+    return found
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return ", ".join(name[:40] for name in names[:4]) + more
