@@ -92,17 +92,21 @@ def read_text(path: Path, limit: int = CONFIG_BYTES, *, inside: Path | None = No
         raise InputError(f"{path}: is no text in UTF-8 (byte {error.start}); save it as UTF-8") from None
 
 
-def parse_json(text: str | bytes, what: str) -> Any:
+def parse_json(text: str | bytes, what: str, *, unique: bool = False) -> Any:
     """JSON of a stranger: no deeper than `DEEPEST` levels, no endless numbers, no NaN.
 
     Args:
         what: where it stands, for the error.
+        unique: refuse an object that has a key twice, of which two readers could take either.
 
     Raises:
         InputError: it is none.
     """
     try:
-        value = json.loads(text, parse_int=_whole, parse_float=_finite, parse_constant=_constant)
+        hook = _once if unique else None
+        value = json.loads(
+            text, parse_int=_whole, parse_float=_finite, parse_constant=_constant, object_pairs_hook=hook
+        )
     except RecursionError:
         raise InputError(f"{what}: JSON nested deeper than {DEEPEST} levels") from None
     except ValueError as error:
@@ -230,6 +234,13 @@ def _check_numbers(value: Any) -> None:
 
 def _constant(text: str) -> float:
     raise ValueError(f"{text} is no number of JSON")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name occurs twice")
+    return found
 
 
 def _depth(value: Any) -> int:

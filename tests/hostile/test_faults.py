@@ -18,10 +18,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.clip.convert import open_clip_to_hf, small_open_clip
-from unbackdoor import disk, load
+from unbackdoor import InputError, disk, load
 from unbackdoor.verbs.convert import convert
 from unbackdoor.verbs.vector import trigger_vector
 from unbackdoor.verbs.weights import apply
+from unbackdoor.weights.files import write_tensors
 
 SOURCE = Path(__file__).parent.parent.parent / "src" / "unbackdoor"
 
@@ -38,7 +39,8 @@ SITES = {
     "verbs/calibrate.py:calibrate": "lines; a cut one is left out when read",
     "verbs/craft.py:write_picture": "called by atomic",
     "verbs/disentangle.py:_append": "lines; a cut one is left out when read",
-    "weights/files.py:write_tensors": "called by atomic",
+    "weights/files.py:write": "called by atomic",
+    "weights/files.py:write_tensors": "holds write",
     "weights/stream.py:_stream": "called by atomic and atomic_folder",
     "weights/stream.py:fill": "called by atomic_folder",
     "weights/stream.py:write_folder": "holds fill",
@@ -146,8 +148,8 @@ def test_a_full_disk_at_every_write(
             faults = Faults(patched, number)
             try:
                 verb(folder)
-            except OSError as error:
-                assert error.errno == errno.ENOSPC
+            except InputError as error:  # one line, whichever write it was
+                assert "cannot be written (No space left on device)" in str(error)
             else:
                 assert faults.calls < number  # no write was left to fail
                 break
@@ -191,20 +193,60 @@ def test_a_kill_while_writing(tmp_path: Path, kind: str) -> None:
     assert (tmp_path / "kept").read_text() == "newer" and (tmp_path / "folder" / "x").read_text() == "y"
 
 
-def test_a_file_larger_than_the_system_allows(tmp_path: Path) -> None:
-    """The system's own refusal in the middle of a write, not an injected one."""
-    a, out = old_model(tmp_path), tmp_path / "o.safetensors"
-    out.write_bytes(b"old")
+LARGE: dict[str, list[str]] = {
+    "apply": ["apply", "a.safetensors", "t.safetensors", "--alpha", "1", "--out", "o.safetensors"],
+    "apply to a folder": ["apply", "a.safetensors", "t.safetensors", "--alpha", "1", "--out", "o"],
+    "convert": ["convert", "a.pt", "--out", "o.safetensors"],
+    "lora": ["lora", "a.safetensors", "--out", "o"],
+}
+
+
+@pytest.mark.parametrize("words", LARGE.values(), ids=LARGE)
+def test_a_file_larger_than_the_system_allows(tmp_path: Path, words: list[str]) -> None:
+    """The system's own refusal in the middle of a write, not an injected one; safetensors has an error of its own."""
+    old_model(tmp_path)
+    torch.save({"w": torch.zeros(1000)}, tmp_path / "a.pt")
+    if words[0] == "lora":
+        save_file({"w.weight": torch.ones(300, 300)}, tmp_path / "a.safetensors")
+    (tmp_path / "o.safetensors").write_bytes(b"old")
+    before = sorted(p.name for p in tmp_path.iterdir())
     code = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
         "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); from unbackdoor.cli.main import run; "
-        f"sys.exit(run(['weights', 'apply', {str(a)!r}, {str(tmp_path / 't.safetensors')!r}, '--alpha', '1', "
-        f"'--out', {str(out)!r}]))"
+        f"sys.exit(run(['weights', *{words!r}]))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "too large" in done.stderr.lower()
-    assert out.read_bytes() == b"old"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.safetensors", "o.safetensors", "t.safetensors"]
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "too large" in done.stderr.lower(), done.stderr
+    assert (tmp_path / "o.safetensors").read_bytes() == b"old"
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def test_what_the_system_does_not_write(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.safetensors").mkdir()
+    for out in ("file/o.safetensors", "folder.safetensors", "n" * 300 + ".safetensors", "/proc/o.safetensors"):
+        for write in (lambda p: disk.write_text(p, "x"), lambda p: write_tensors(p, {"w": torch.ones(1)})):
+            with pytest.raises(InputError, match="cannot be written"):
+                write(tmp_path / out)
+    with pytest.raises(InputError, match="no name of a file"):
+        disk.write_text(tmp_path / "a\0b", "x")
+    disk.write_text(tmp_path / ("n" * 250), "half a pair: \ud800")
+    assert (tmp_path / ("n" * 250)).read_text(encoding="utf-8") == "half a pair: ?"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.safetensors", "n" * 250]
+
+
+def test_companions_of_a_stranger(tmp_path: Path) -> None:
+    """A file of nothing that claims a terabyte, and a link to itself, are not copied."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "loop.json").symlink_to("loop.json")
+    (source / "vocab.json").write_text("{}")
+    disk.copy_companions(source, tmp_path / "target")
+    assert [p.name for p in (tmp_path / "target").iterdir()] == ["vocab.json"]
+    with (source / "huge.json").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(InputError, match=r"huge\.json: has more than"):
+        disk.copy_companions(source, tmp_path / "target")
 
 
 def test_two_processes_on_one_output(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from unbackdoor.cli.options import shared, show
+from unbackdoor.printable import terminal
 
 F = TypeVar("F", bound=Callable[..., Any])
 _FILE = click.Path(path_type=Path)
@@ -23,7 +24,7 @@ def _matching(function: F) -> F:
     for option in (
         click.option("--statistics", is_flag=True, help="Move BatchNorm's running statistics, too."),
         click.option("--partial", is_flag=True, help="Tensors that only some hold are no error."),
-        click.option("--ignore-prefix", is_flag=True, help="Match names without a leading module. or model."),
+        click.option("--ignore-prefix", is_flag=True, help="Match names without module., model., _orig_mod. and such."),
         click.option("--hashes", is_flag=True, help="Put SHA-256 of all files into the manifest; takes longer."),
         click.option("--out", type=_FILE, required=True, help="A .safetensors file, or a folder."),
     ):
@@ -114,7 +115,7 @@ def _lora(as_json: bool, **options: Any) -> None:
 @command.command("inspect")
 @click.argument("a", type=_FILE)
 @click.argument("b", type=_FILE, required=False)
-@click.option("--ignore-prefix", is_flag=True, help="Match names without a leading module. or model.")
+@click.option("--ignore-prefix", is_flag=True, help="Match names without module., model., _orig_mod. and such.")
 @shared("json", "debug")
 def _inspect(as_json: bool, **options: Any) -> None:
     """Norms of A by block, and with B cosine and distance."""
@@ -126,7 +127,7 @@ def _inspect(as_json: bool, **options: Any) -> None:
 def _lines(result: dict[str, Any]) -> list[str]:
     tensors, seconds = result["tensors"], result["seconds"]
     return [
-        f"{result['out']}: {tensors['moved']} tensors computed, {tensors['copied']} copied, "
+        f"{terminal(result['out'])}: {tensors['moved']} tensors computed, {tensors['copied']} copied, "
         f"{result['bytes'] / 1e6:.1f} MB in {seconds:.2f} s"
     ]
 
@@ -149,4 +150,5 @@ def _table(result: dict[str, Any]) -> list[str]:
         if result[key]:
             more = f" and {len(result[key]) - 3} more" if len(result[key]) > 3 else ""
             out.append(f"{what}: {', '.join(result[key][:3])}{more}")
-    return out + [f"{alias} is tied to {name}" for alias, name in result["tied"].items()]
+    out += [f"{alias} is tied to {name}" for alias, name in result["tied"].items()]
+    return [terminal(line) for line in out]

@@ -18,6 +18,7 @@ from unbackdoor.clip.preprocess import CLIP_MEAN, CLIP_STD, Frame, checked, chec
 from unbackdoor.disk import copy_companions, write_text
 from unbackdoor.errors import InputError, first_line
 from unbackdoor.weights.files import read_checkpoint, write_tensors
+from unbackdoor.weights.names import fitted
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 # The library's own order of preference; `.pt` is ours.
@@ -144,7 +145,9 @@ def _handle(
     name: str | None = None,
 ) -> Clip:
     model_cfg = config["model_cfg"]
-    types = fit_state(model, _conform(model, state), weights) if state is not None else {}
+    types: dict[str, torch.dtype] = {}
+    if state is not None:
+        types = fit_state(model, _conform(model, fitted(state, model.state_dict(), weights)), weights)
     own = getattr(model.visual, "preprocess_cfg", None) or {}
     own = {**(own if isinstance(own, dict) else vars(own)), **(config.get("preprocess_cfg") or {})}
     fit = own.get("resize_mode") or "shortest"

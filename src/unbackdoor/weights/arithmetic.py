@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from unbackdoor.errors import InputError
 from unbackdoor.weights.names import bare
 from unbackdoor.weights.stored import FLOATS, Entry, Stored
 from unbackdoor.weights.stream import Output, OutputFile, Term, moved, write_file, write_folder
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -17,7 +21,7 @@ class Matching:
     """How differences of names are dealt with.
 
     Args:
-        ignore_prefix: leading `module.` and `model.` do not count.
+        ignore_prefix: what wrappers put before names (`module.`, `model.`, `_orig_mod.`, …) does not count.
         partial: tensors that only some hold are no error: of a model they stay as they are, a difference leaves them
             out, and in a combination of vectors they count as zero elsewhere.
         statistics: BatchNorm's running statistics are moved like weights.
@@ -39,15 +43,14 @@ def matched(own: Stored, other: Stored, how: Matching) -> tuple[dict[str, Entry]
     theirs = {**{alias: other.entries[name] for alias, name in other.tied.items()}, **other.entries}
     found = {name: theirs[name] for name in own.entries if name in theirs}
     if len(found) < len(other.entries):
-        mine = {bare(name): name for name in own.entries}
-        bared = {bare(name): entry for name, entry in theirs.items()}
+        mine, bared = _bared({name: name for name in own.entries}), _bared(theirs)
         through = {mine[name]: entry for name, entry in bared.items() if name in mine}
         if len(through) > len(found):
             a = next(name for name in through if name not in found)
             if not how.ignore_prefix:
                 raise InputError(
                     f"{other.path} names {through[a].name} what {own.path} names {a}; give --ignore-prefix to "
-                    "match names without module. and model."
+                    "match names without what wrappers put before them"
                 )
             found = through | found
     for name, entry in found.items():
@@ -59,6 +62,12 @@ def matched(own: Stored, other: Stored, how: Matching) -> tuple[dict[str, Entry]
     used = {entry.name for entry in found.values()}
     tied = {alias for alias, name in own.tied.items() if name in found}
     return found, [name for name in other.entries if name not in used and name not in tied]
+
+
+def _bared(entries: Mapping[str, T]) -> dict[str, T]:
+    """By bare names; where two tensors share one, neither can be meant."""
+    counts = Counter(bare(name) for name in entries)
+    return {bare(name): entry for name, entry in entries.items() if counts[bare(name)] == 1}
 
 
 def differences(a: Stored, b: Stored, dtype: str | None, how: Matching) -> list[OutputFile]:

@@ -7,18 +7,17 @@ import io
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from unbackdoor.disk import atomic
 from unbackdoor.errors import InputError, first_line
+from unbackdoor.notices import warn
 from unbackdoor.weights.names import choose_state, unwrapped
 from unbackdoor.weights.stored import read_header
 from unbackdoor.weights.torchfile import PLAIN_TYPES, NeedsCodeError, Odd, Placed, is_program, names_in, open_torch
-
-T = TypeVar("T")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -108,7 +107,7 @@ def read_checkpoint(path: Path, *, unpickle: bool = False) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint file")
     if path.suffix == ".safetensors":
-        return _plainly(path, read_tensors(path)[0])
+        return unwrapped(read_tensors(path)[0], str(path))
     try:
         file = open_torch(path)
     except NeedsCodeError as error:
@@ -132,7 +131,7 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint file")
     if path.suffix == ".safetensors":
-        return _plainly(path, {entry.name: entry.shape for entry in read_header(path).entries})
+        return unwrapped({entry.name: entry.shape for entry in read_header(path).entries}, str(path))
     try:
         file = open_torch(path)
     except NeedsCodeError as error:
@@ -143,18 +142,14 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _state(path: Path, content: Any) -> dict[str, Any]:
-    try:
-        chosen = choose_state(content, lambda value: isinstance(value, Tensor | Placed | Odd))
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from None
-    return _plainly(path, chosen.state)
-
-
-def _plainly(path: Path, state: Mapping[str, T]) -> dict[str, T]:
-    try:
-        return unwrapped(state)
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from None
+    chosen = choose_state(content, lambda value: isinstance(value, Tensor | Placed | Odd), str(path))
+    if chosen.averaged:
+        taken = ".".join(chosen.where) or "the tensors beside it"
+        warn(
+            f"{path}: holds averaged weights ({', '.join(chosen.averaged)}) beside {taken}, which are taken; for the "
+            "others save them in a file of their own"
+        )
+    return unwrapped(chosen.state, str(path))
 
 
 def _refusal(path: Path, error: NeedsCodeError) -> InputError:

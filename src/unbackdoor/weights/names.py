@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from unbackdoor.errors import InputError
+
 T = TypeVar("T")
 
 # OpenCLIP's and CLIP's resblocks, timm's blocks, Hugging Face's layers, torchvision-like layer1 … layer4.
@@ -61,20 +63,23 @@ def bare(name: str) -> str:
     return ".".join(word for i, word in enumerate(words) if i >= first and word not in _ARTEFACTS)
 
 
-def unwrapped(state: Mapping[str, T]) -> dict[str, T]:
+def unwrapped(state: Mapping[str, T], what: str) -> dict[str, T]:
     """A state dict without what no model calls itself: artefacts of wrappers anywhere, `module.` before all names.
 
+    Args:
+        what: where it comes from, for the error.
+
     Raises:
-        ValueError: two tensors would get one name; the text names it.
+        InputError: two tensors would get one name.
     """
     words = [name.split(".") for name in state]
     kept = [[word for word in row[:-1] if word not in _ARTEFACTS] + row[-1:] for row in words]
     while kept and all(len(row) > 1 and row[0] == "module" for row in kept):
         kept = [row[1:] for row in kept]
-    return _renamed(state, [".".join(row) for row in kept])
+    return _renamed(state, [".".join(row) for row in kept], what)
 
 
-def fitted(state: Mapping[str, T], own: Collection[str]) -> dict[str, T]:
+def fitted(state: Mapping[str, T], own: Collection[str], what: str) -> dict[str, T]:
     """A state dict by the names that a model has, as far as only wrappers' words stand between them.
 
     A prefix is taken off only if every name has it and more names are then the model's own. Of names that are still
@@ -84,9 +89,9 @@ def fitted(state: Mapping[str, T], own: Collection[str]) -> dict[str, T]:
         own: the model's names.
 
     Raises:
-        ValueError: as `unwrapped`.
+        InputError: as `unwrapped`.
     """
-    known, state = set(own), unwrapped(state)
+    known, state = set(own), unwrapped(state, what)
     rows = [name.split(".") for name in state]
     choices, depth = [rows], 0
     while rows and all(len(row) > depth + 1 and row[depth] in _WRAPPERS for row in rows):
@@ -97,10 +102,10 @@ def fitted(state: Mapping[str, T], own: Collection[str]) -> dict[str, T]:
     missing = known - set(names)
     inner = [".".join([*(w for w in row[:-1] if w not in _WRAPPERS), row[-1]]) for row in best]
     names = [new if old not in known and new in missing else old for old, new in zip(names, inner, strict=True)]
-    return _renamed(state, names)
+    return _renamed(state, names, what)
 
 
-def choose_state(content: Any, is_tensor: Callable[[Any], bool]) -> Chosen:
+def choose_state(content: Any, is_tensor: Callable[[Any], bool], what: str) -> Chosen:
     """The state dict within what a checkpoint holds, wrappers opened (`state_dict`, `model`, `module`, …).
 
     Plain weights are taken before averaged ones (`ema`). Optimisers and the like are passed over.
@@ -109,7 +114,7 @@ def choose_state(content: Any, is_tensor: Callable[[Any], bool]) -> Chosen:
         content: nested mappings; others are no part of a model.
 
     Raises:
-        ValueError: there is none, or more than one that could be meant; the text names them.
+        InputError: there is none, or more than one that could be meant; the line names them.
     """
     where: tuple[str, ...] = ()
     averaged: tuple[str, ...] = ()
@@ -127,10 +132,10 @@ def choose_state(content: Any, is_tensor: Callable[[Any], bool]) -> Chosen:
         if not candidates:
             break
         if len(candidates) > 1:
-            raise ValueError(f"holds several models ({_listed(candidates)}); keep one of them in a file of its own")
+            raise InputError(f"{what}: holds several models ({_listed(candidates)}); keep one in a file of its own")
         averaged = tuple(key for key in models if key not in plain and key not in candidates) or averaged
         where, content = (*where, candidates[0]), content[candidates[0]]
-    raise ValueError("holds no state dict of tensors")
+    raise InputError(f"{what}: holds no state dict of tensors")
 
 
 def _holds(value: Any, is_tensor: Callable[[Any], bool], known: dict[int, bool], depth: int = _DEEPEST) -> bool:
@@ -143,11 +148,11 @@ def _holds(value: Any, is_tensor: Callable[[Any], bool], known: dict[int, bool],
     return known[id(value)]
 
 
-def _renamed(state: Mapping[str, T], names: Iterable[str]) -> dict[str, T]:
+def _renamed(state: Mapping[str, T], names: Iterable[str], what: str) -> dict[str, T]:
     found: dict[str, T] = {}
     for name, tensor in zip(names, state.values(), strict=True):
         if name in found:
-            raise ValueError(f"holds {name} twice, with and without a wrapper's prefix")
+            raise InputError(f"{what}: holds {name} twice, with and without a wrapper's prefix; keep one")
         found[name] = tensor
     return found
 

@@ -13,7 +13,7 @@ import pickletools
 from collections.abc import Callable, Mapping
 from typing import IO, Any
 
-_MOST_STEPS = 4_000_000  # a model of 10,000 tensors and its optimiser take 1,500,000
+_MOST_STEPS = 3_500_000  # a model of 10,000 tensors and its optimiser take 1,000,000
 _LONGEST_NAME = 200
 _RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # of Python 2
 _MARK = object()
@@ -41,6 +41,7 @@ class Table:
         calls: name → what it makes of its arguments.
         harmless: whether a name that is in no call may stand in the file.
         persistent: what an id stands for.
+        steps: most instructions that are followed.
     """
 
     def __init__(
@@ -48,8 +49,9 @@ class Table:
         calls: Mapping[str, Callable[..., Any]],
         harmless: Callable[[str], bool],
         persistent: Callable[[Any], Any],
+        steps: int = _MOST_STEPS,
     ) -> None:
-        self.calls, self.harmless, self.persistent = calls, harmless, persistent
+        self.calls, self.harmless, self.persistent, self.steps = calls, harmless, persistent, steps
 
 
 def read_pickle(file: IO[bytes], table: Table) -> Any:
@@ -68,8 +70,8 @@ def read_pickle(file: IO[bytes], table: Table) -> Any:
             step = _STEPS.get(code.name)
             if step is None:
                 raise ValueError(f"the instruction {code.name}, which no checkpoint has")
-            if number > _MOST_STEPS:
-                raise ValueError(f"more than {_MOST_STEPS:,} instructions")
+            if number > table.steps:
+                raise ValueError(f"more than {table.steps:,} instructions")
             step(machine, argument)
         return machine.pop()
     except (IndexError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):

@@ -8,7 +8,6 @@ every tensor's bytes are as many as its shape asks for, and that together they c
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -18,15 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from unbackdoor.errors import InputError
+from unbackdoor.untrusted import as_type, parse_json, read_json
 
 # Bytes of an element.
 WIDTHS = {
-    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "C64": 8,
+    "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1,
     "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
 }  # fmt: skip
 FLOATS = ("F64", "F32", "F16", "BF16")  # those that arithmetic is done on
 INDEX = ".safetensors.index.json"
-_LARGEST_HEADER = 100_000_000  # the format's own limit, in bytes
+_CONVERT = "make one of a torch checkpoint by `unbackdoor weights convert {name} --out NAME.safetensors`"
+_LARGEST_HEADER = 32 << 20  # bytes, of 300,000 tensors; the format allows 100 MB, which take Python 3 GB
+_MOST_DIMENSIONS = 32
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,13 @@ class Shard:
     path: Path
     entries: tuple[Entry, ...]
     metadata: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Index:
+    """A sharded model's index: tensor → the file that it lies in."""
+
+    weight_map: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -119,28 +129,23 @@ def _find(path: Path) -> Path:
         indices = sorted(p for p in path.iterdir() if p.name.endswith(INDEX))
         files = indices or sorted(path.glob("*.safetensors"))
         if not files:
-            raise InputError(f"{path}: holds no safetensors file; convert its weights to safetensors first")
+            raise InputError(f"{path}: holds no safetensors file; {_CONVERT.format(name='FILE')}")
         if len(files) > 1:
             raise InputError(f"{path}: holds {len(files)} models ({', '.join(f.name for f in files[:4])}); name one")
         return files[0]
     if not path.is_file():
         raise InputError(f"{path}: no such file or folder")
     if not path.name.endswith((".safetensors", INDEX)):
-        raise InputError(f"{path}: is no safetensors file (nor a sharded model's {INDEX[1:]}); convert it first")
+        what = f"is no safetensors file (nor a sharded model's {INDEX[1:]})"
+        raise InputError(f"{path}: {what}; {_CONVERT.format(name=path.name)}")
     return path
 
 
 def _open_index(path: Path, index: Path) -> Stored:
-    try:
-        content = json.loads(index.read_text(encoding="utf-8"))
-        places = content["weight_map"]
-        names = {str(name): str(file) for name, file in places.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise InputError(f"{index}: is no index of a sharded model (no weight_map)") from None
+    content = read_json(index)
+    names = read_places(content, str(index))
     shards = []
     for file in dict.fromkeys(names.values()):
-        if not beside(file):
-            raise InputError(f"{index}: places tensors in {file!r}, which is not a file beside it; do not trust it")
         shards.append(read_header(index.parent / file))
     lies = {entry.name: shard.path.name for shard in shards for entry in shard.entries}
     if sum(len(shard.entries) for shard in shards) != len(lies):
@@ -149,6 +154,25 @@ def _open_index(path: Path, index: Path) -> Stored:
         wrong = sorted(set(lies.items()) ^ set(names.items()))[0][0]
         raise InputError(f"{index}: its files do not hold what it says (first: {wrong}); fetch the model again")
     return Stored(path, tuple(shards), content, index.name, _tied(shards))
+
+
+def read_places(content: Any, what: str) -> dict[str, str]:
+    """Tensor → file of a sharded model's index.
+
+    Args:
+        content: what the index's JSON says.
+        what: the index, for the error.
+
+    Raises:
+        InputError: it has no `weight_map` of names, or places tensors elsewhere than in files beside it.
+    """
+    places = as_type(content, Index, f"{what}: is no index of a sharded model").weight_map
+    if not places:
+        raise InputError(f"{what}: is no index of a sharded model (its weight_map is empty)")
+    for file in dict.fromkeys(places.values()):
+        if not beside(file):
+            raise InputError(f"{what}: places tensors in {file!r}, which is not a file beside it; do not trust it")
+    return places
 
 
 def beside(file: str) -> bool:
@@ -172,19 +196,25 @@ def read_header(path: Path) -> Shard:
         with path.open("rb") as file:
             whole = os.fstat(file.fileno()).st_size
             length = int.from_bytes(file.read(8), "little")
-            if whole < 8 or length > min(whole - 8, _LARGEST_HEADER):
+            if whole < 8 or length > whole - 8:
                 raise _damaged(path, f"a header of {length} bytes in a file of {whole}")
-            text = file.read(length)
+            if length > _LARGEST_HEADER:
+                raise _damaged(path, f"a header of {length:,} bytes, where {_LARGEST_HEADER:,} hold 300,000 tensors")
+            content = file.read(length)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
     try:
-        header = json.loads(text.decode("utf-8"), object_pairs_hook=_once)
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path, f"a header that cannot be read ({_short(error)})") from None
+        text = content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise _damaged(path, "a header that is no text") from None
+    header = parse_json(text, f"{path}: not a readable safetensors file: its header", unique=True)
     if not isinstance(header, dict):
         raise _damaged(path, "a header that is no table of tensors")
+    for name in header:
+        if not _is_text(name):
+            raise _damaged(path, f"a tensor whose name is no text ({_short(ascii(name))})")
     metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) and _is_text(v) for v in metadata.values()):
         raise _damaged(path, "metadata other than text")
     entries = sorted(_entries(path, header, 8 + length), key=lambda e: (e.start, e.size))
     at = 8 + length
@@ -205,7 +235,7 @@ def _entries(path: Path, header: Mapping[str, Any], base: int) -> Iterator[Entry
             raise _damaged(path, f"tensor {_short(name)} without dtype, shape and place") from None
         if dtype not in WIDTHS if isinstance(dtype, str) else True:
             raise _damaged(path, f"tensor {_short(name)} of the unknown type {_short(dtype)}")
-        numbers = [*shape, start, stop] if isinstance(shape, list) else [None]
+        numbers = [*shape, start, stop] if isinstance(shape, list) and len(shape) <= _MOST_DIMENSIONS else [None]
         if not all(type(n) is int and 0 <= n < 2**63 for n in numbers):
             raise _damaged(path, f"tensor {_short(name)} of an impossible shape or place")
         entry = Entry(name, dtype, tuple(shape), path, base + start)
@@ -214,11 +244,13 @@ def _entries(path: Path, header: Mapping[str, Any], base: int) -> Iterator[Entry
         yield entry
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name occurs twice")
-    return found
+def _is_text(text: str) -> bool:
+    """Whether it has a form in UTF-8; a lone surrogate, which JSON can spell, has none."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _short(value: object) -> str:
@@ -227,4 +259,4 @@ def _short(value: object) -> str:
 
 
 def _damaged(path: Path, what: str) -> InputError:
-    return InputError(f"{path}: not a sound safetensors file: {what}; fetch it again")
+    return InputError(f"{path}: not a readable safetensors file: {what}; fetch it again")

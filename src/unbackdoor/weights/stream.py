@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -140,26 +141,26 @@ def _pieces(outputs: Iterable[Output]) -> Iterator[_Piece]:
 
 
 class _Readers:
-    """Open files by path, closed together."""
+    """Open files by path, closed together; read by one thread, since a file has one position."""
 
     def __init__(self) -> None:
-        self._open: dict[Path, int] = {}
+        self._open: dict[Path, FileIO] = {}
 
     def __enter__(self) -> _Readers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for handle in self._open.values():
-            os.close(handle)
+        for file in self._open.values():
+            file.close()
 
     def read(self, entry: Entry, first: int, into: NDArray[np.uint8]) -> None:
         """Fill `into` with the tensor's bytes from element `first` on."""
         if entry.file not in self._open:
-            self._open[entry.file] = os.open(entry.file, os.O_RDONLY)
-        at, done = entry.start + first * WIDTHS[entry.dtype], 0
-        view = into.data
+            self._open[entry.file] = FileIO(entry.file)
+        file, done, view = self._open[entry.file], 0, into.data
+        file.seek(entry.start + first * WIDTHS[entry.dtype])
         while done < len(into):
-            got = os.preadv(self._open[entry.file], [view[done:]], at + done)
+            got = file.readinto(view[done:])
             if not got:
                 raise InputError(f"{entry.file}: ends before tensor {entry.name} does; it changed while it was read")
             done += got

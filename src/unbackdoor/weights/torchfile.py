@@ -28,7 +28,7 @@ _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # how the older form begins
 _MOST_TIMES = 4  # tensors may share bytes, as tied weights do: so many times the file in all
 _SPARE = 1 << 20  # bytes; small tensors may be spread (`expand`)
 _MOST_DIMENSIONS = 32
-_MOST_NAMES, _MOST_PICKLES = 1000, 5
+_MOST_NAMES, _MOST_PICKLES, _MOST_STEPS = 1000, 5, 500_000  # of a look at what a file asks for
 _TYPES = {
     name: getattr(torch, name)
     for name in (
@@ -140,12 +140,6 @@ class TorchFile:
             InputError: a tensor that is none in the file, or that is larger than what the file holds.
         """
         placed = self.checked(wanted)
-        total, there = sum(t.bytes for t in placed.values()), self.path.stat().st_size
-        if total > _MOST_TIMES * there + _SPARE:
-            raise InputError(
-                f"{self.path}: its tensors would take {total:,} bytes, and the file has {there:,}; it is damaged or "
-                "hostile"
-            )
         storages: dict[str, Any] = {}
         with self.path.open("rb") as file:
             for key in dict.fromkeys(t.storage for t in placed.values()):
@@ -158,12 +152,19 @@ class TorchFile:
         }
 
     def checked(self, wanted: Mapping[str, Placed | Odd]) -> dict[str, Placed]:
-        """The same tensors, each of them plain and with its bytes in the file.
+        """The same tensors, each of them plain and with its bytes in the file, and not many times the file in all.
 
         Raises:
-            InputError: one is not.
+            InputError: they are not.
         """
-        return {name: self._checked(name, t) for name, t in wanted.items()}
+        placed = {name: self._checked(name, t) for name, t in wanted.items()}
+        total, there = sum(t.bytes for t in placed.values()), self.path.stat().st_size
+        if total > _MOST_TIMES * there + _SPARE:
+            raise InputError(
+                f"{self.path}: its tensors would take {total:,} bytes, and the file has {there:,}; it is damaged or "
+                "hostile"
+            )
+        return placed
 
     def _checked(self, name: str, tensor: Placed | Odd) -> Placed:
         if isinstance(tensor, Odd):
@@ -226,7 +227,7 @@ def names_in(path: Path) -> list[str]:
         names.add(name)
         return len(names) < _MOST_NAMES
 
-    table = Table({}, note, lambda _: Inert())
+    table = Table({}, note, lambda _: Inert(), _MOST_STEPS)
     try:
         for _ in range(_MOST_PICKLES):
             read_pickle(stream, table)
@@ -252,12 +253,13 @@ def _open_zip(path: Path) -> TorchFile:
         if _member(file, members.get(f"{root}byteorder")) not in (b"", b"little"):
             raise InputError(f"{path}: was written on a big-endian machine; save it again on another")
         pickled = _member(file, members[found[0]])
-    places = {
-        name.removeprefix(f"{root}data/"): (m.start, m.size)
-        for name, m in members.items()
-        if name.startswith(f"{root}data/")
-    }
-    return TorchFile(path, _unpickled(io.BytesIO(pickled), _persistent), places)
+    asked: dict[str, _Storage] = {}
+    content = _unpickled(io.BytesIO(pickled), lambda pid: _noted(asked, _persistent(pid)))
+    places = {key: (m.start, m.size) for key in asked if (m := members.get(f"{root}data/{key}")) is not None}
+    for key, (_, size) in places.items():
+        if size != asked[key].bytes:
+            raise InputError(f"{path}: claims {asked[key].bytes:,} bytes for what has {size:,}; fetch it again")
+    return TorchFile(path, content, places)
 
 
 def _member(file: IO[bytes], member: Member | None) -> bytes:

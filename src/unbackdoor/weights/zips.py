@@ -108,6 +108,8 @@ def _entries(directory: bytes, count: int) -> list[tuple[int, str, Member]]:
             raise ValueError("a damaged directory")
         if name in names:
             raise ValueError(f"it describes {name[:60]!r} twice")
+        if name.startswith("/") or "\\" in name or ".." in name.split("/"):
+            raise ValueError(f"{name[:60]!r} would lie outside of it")
         names.add(name)
         if flags & _ENCRYPTED or method not in (_STORED, _DEFLATED):
             raise ValueError(f"{name[:60]!r} is encrypted, or packed in a way that torch does not know")
