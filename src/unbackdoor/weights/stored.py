@@ -166,9 +166,9 @@ def read_places(content: Any, what: str) -> dict[str, str]:
     Raises:
         InputError: it has no `weight_map` of names, or places tensors elsewhere than in files beside it.
     """
-    places = as_type(content, Index, f"{what}: is no index of a sharded model").weight_map
+    places = as_type(content, Index, f"{what}: is no index of a sharded model (no weight_map)").weight_map
     if not places:
-        raise InputError(f"{what}: is no index of a sharded model (its weight_map is empty)")
+        raise InputError(f"{what}: is no index of a sharded model (no weight_map)")
     for file in dict.fromkeys(places.values()):
         if not beside(file):
             raise InputError(f"{what}: places tensors in {file!r}, which is not a file beside it; do not trust it")
