@@ -197,7 +197,7 @@ def damage(folder: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "part"),
     [
-        ("corrupt", "not a readable safetensors"),
+        ("corrupt", "not a sound safetensors"),
         ("missing weights", "open_clip_model.safetensors is missing"),
         ("broken json", "not an OpenCLIP configuration"),
         ("no config", "neither open_clip_config.json nor config.json"),

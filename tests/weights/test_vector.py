@@ -69,7 +69,7 @@ def test_bad_vector_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         load_vector(tmp_path / "missing.safetensors")
     (tmp_path / "junk.safetensors").write_bytes(b"not a header at all")
-    with pytest.raises(InputError, match="not a readable"):
+    with pytest.raises(InputError, match="not a sound"):
         load_vector(tmp_path / "junk.safetensors")
     save_vector(tmp_path / "nan.safetensors", {"a": torch.tensor([float("nan")])}, {})
     with pytest.raises(InputError, match="NaN"):

@@ -207,7 +207,7 @@ def read_header(path: Path) -> Shard:
         text = content.decode("utf-8")
     except UnicodeDecodeError:
         raise _damaged(path, "a header that is no text") from None
-    header = parse_json(text, f"{path}: not a readable safetensors file: its header", unique=True)
+    header = parse_json(text, f"{path}: not a sound safetensors file: its header", unique=True)
     if not isinstance(header, dict):
         raise _damaged(path, "a header that is no table of tensors")
     for name in header:
@@ -259,4 +259,4 @@ def _short(value: object) -> str:
 
 
 def _damaged(path: Path, what: str) -> InputError:
-    return InputError(f"{path}: not a readable safetensors file: {what}; fetch it again")
+    return InputError(f"{path}: not a sound safetensors file: {what}; fetch it again")
