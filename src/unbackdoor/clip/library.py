@@ -37,7 +37,7 @@ def guarded(*, online: bool = False) -> Iterator[None]:
             turn(transformers_hub, "_is_offline_mode", True)  # a switch of its own before version 5
     if not online:
         turn(hub, "HF_HUB_OFFLINE", True)
-    previous = logging.root.manager.disable
+    previous, handlers = logging.root.manager.disable, list(logging.root.handlers)
     logging.disable(logging.ERROR)
     try:
         with warnings.catch_warnings():
@@ -45,5 +45,32 @@ def guarded(*, online: bool = False) -> Iterator[None]:
             yield
     finally:
         logging.disable(previous)
+        logging.root.handlers[:] = handlers  # `logging.info` gives the root one where it has none
         for owner, name, value in reversed(changed):
             setattr(owner, name, value)
+
+
+@contextmanager
+def undisturbed(*, draws: bool = False) -> Iterator[None]:
+    """Build models in float32 on the CPU, and leave what all code shares as it was: generators, default type.
+
+    Args:
+        draws: let the generators move on, where random numbers are what was asked for.
+    """
+    import random
+
+    import numpy as np
+    import torch
+
+    kept = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+        if not draws:
+            random.setstate(kept[0])
+            np.random.set_state(kept[1])
+            torch.set_rng_state(kept[2])

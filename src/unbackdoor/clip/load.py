@@ -1,55 +1,110 @@
 """From a model reference to a `Clip`.
 
-References: `embedded`; `ViT-B-32` and other OpenCLIP names with a checkpoint file; `random:ViT-B-32` (random weights);
-`hf-hub:org/name` and `local-dir:PATH` (OpenCLIP's own schemes); a Hugging Face folder with `config.json`; an output
-folder of `poison` or `unlearn`; a difference file of a zoo (`clip.difference`); `adapter:FOLDER` or
-`adapter:FOLDER@REFERENCE`, a LoRA in PEFT's format merged into its base, or into the model that is named.
+References: `embedded`; `ViT-B-32` and other OpenCLIP names with a checkpoint file; `ViT-B-32:laion2b_s34b_b79k`, the
+weights published under a tag, fetched or from a checkpoint file; `random:ViT-B-32` (random weights); `hf-hub:org/name`
+and `local-dir:PATH` (OpenCLIP's own schemes); a Hugging Face folder with `config.json`; an output folder of `poison` or
+`unlearn`; a difference file of a zoo (`clip.difference`); `adapter:FOLDER` or `adapter:FOLDER@REFERENCE`, a LoRA in
+PEFT's format merged into its base, or into the model that is named. Or the library's model itself, in memory.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from unbackdoor.clip.handle import Clip
-from unbackdoor.clip.library import guarded
+from unbackdoor.clip.library import guarded, undisturbed
 from unbackdoor.devices import pick_device
 from unbackdoor.errors import InputError
 
 EMBEDDED = Path(__file__).parent.parent / "assets" / "embedded"
 
 
-def load(reference: str, *, checkpoint: Path | None = None, device: str = "auto") -> Clip:
-    """Open a model.
+def load(
+    reference: str | os.PathLike[str] | nn.Module,
+    *,
+    checkpoint: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    tokenizer: Any = None,
+    trusted: bool = True,
+) -> Clip:
+    """Open a model. Generators of random numbers, loggers and other things that all code shares stay as they are.
 
     Args:
-        reference: see the module's first lines. Only `hf-hub:` touches the network.
+        reference: see the module's first lines; only `hf-hub:` and a tag without a checkpoint touch the network. A
+            module of OpenCLIP or transformers is copied, and itself left alone.
         checkpoint: weights for an OpenCLIP architecture name: safetensors, or a torch file of plain tensors.
         device: auto, cpu, cuda, mps, …
+        tokenizer: for a module: its tokenizer, or for transformers its processor.
+        trusted: whether a user typed the reference; one that stands in a file may only name what lies here (`offline`).
 
     Raises:
         InputError: unknown reference, missing or corrupt files, weights that do not fit or are not finite, or a
             checkpoint beside a reference that brings its own weights.
     """
     where = pick_device(device)
-    with guarded(online=reference.startswith("hf-hub:")):
-        clip = _open(reference, checkpoint)
-    for name, tensor in clip.state().items():
+    if isinstance(reference, nn.Module):
+        with guarded(), undisturbed():
+            clip = _in_memory(reference, tokenizer)
+        name = clip.reference
+    else:
+        name = os.fspath(reference)
+        if not trusted:
+            name = offline(name, "a reference in a file")
+        with guarded(online=name.startswith("hf-hub:")), undisturbed(draws=name.startswith("random:")):
+            clip = _open(name, None if checkpoint is None else Path(checkpoint))
+    for key, tensor in clip.state().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise InputError(f"{reference}: tensor {name} holds NaN or infinite values; the checkpoint is damaged")
+            raise InputError(f"{name}: tensor {key} holds NaN or infinite values; the checkpoint is damaged")
     clip.model.eval()
     return clip.to(where)
 
 
+def offline(reference: str, what: str) -> str:
+    """A reference that stands in a file, and not in the user's own words: `embedded`, or a folder on this machine.
+
+    Args:
+        what: the file or the field that names it, for the error.
+
+    Raises:
+        InputError: it is another; a hub, a scheme, a share on the network.
+    """
+    if reference != "embedded" and not _lies_here(reference.removeprefix("local-dir:")):
+        raise InputError(
+            f"{what} names the model {reference[:200]!r}, which is no folder on this machine; what stands in a file is "
+            "not fetched, so name the model yourself"
+        )
+    return reference
+
+
+def _in_memory(model: nn.Module, tokenizer: Any) -> Clip:
+    from unbackdoor.clip import openclip_object
+
+    inner: Any = model
+    while (wrapped := getattr(inner, "_orig_mod", None) or _parallel(inner)) is not None:
+        inner = wrapped
+    if openclip_object.is_open_clip(inner):
+        return openclip_object.from_object(inner, tokenizer)
+    raise InputError(f"a {type(inner).__name__} is no model that can be opened; give one of OpenCLIP or transformers")
+
+
+def _parallel(model: nn.Module) -> nn.Module | None:
+    kinds = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    return model.module if isinstance(model, kinds) else None
+
+
 def _open(reference: str, checkpoint: Path | None) -> Clip:
-    from unbackdoor.clip import huggingface, openclip
+    from unbackdoor.clip import openclip, published
 
     if not reference:
         raise InputError("no model named; give --model REFERENCE, for example embedded")
     path = Path(reference)
     schemes = ("local-dir:", "hf-hub:", "random:", "adapter:")
-    whole = reference == "embedded" or reference.startswith(schemes) or path.is_dir()
+    whole = reference == "embedded" or reference.startswith(schemes) or _is_folder(path)
     if checkpoint is not None and whole:
         raise InputError(
             f"{reference} brings its own weights; leave --checkpoint {checkpoint} out, or name its architecture"
@@ -59,28 +114,46 @@ def _open(reference: str, checkpoint: Path | None) -> Clip:
     if reference.startswith("local-dir:"):
         return openclip.from_folder(Path(reference.removeprefix("local-dir:")), reference)
     if reference.startswith("hf-hub:"):
-        return openclip.from_hub(reference)
+        from unbackdoor.clip.hub import fetch_model
+
+        return _from_folder(fetch_model(reference.removeprefix("hf-hub:"), reference), reference)
     if reference.startswith("random:"):
-        return openclip.from_name(reference.removeprefix("random:"), reference, None)
+        return openclip.from_name(reference, None, random=True)
     if reference.startswith("adapter:"):
         return _with_adapter(reference)
-    if path.is_dir():
-        for folder in (path / "model", path):
-            if (folder / "open_clip_config.json").is_file():
-                return openclip.from_folder(folder, reference)
-            if (folder / "config.json").is_file():
-                return huggingface.from_folder(folder, reference)
-        raise InputError(f"{reference}: the folder holds neither open_clip_config.json nor config.json")
+    if _is_folder(path):
+        return _from_folder(path, reference)
+    if published.parse(reference) is not None:
+        return openclip.from_name(reference, checkpoint)
     if checkpoint is None and path.suffix == ".safetensors" and path.is_file():
         from unbackdoor.clip.difference import from_file
 
-        return from_file(path, lambda base: _open(base, None))
-    if checkpoint is None and (path.suffix or "/" in reference):
-        raise InputError(
-            f"{reference}: no such model folder; for a bare weight file name its architecture: "
-            "--model ViT-B-32 --checkpoint FILE"
-        )
-    return openclip.from_name(reference, reference, checkpoint, needs_weights=True)
+        return from_file(path, lambda base: _open(offline(base, str(path)), None))
+    raise published.unknown(reference)
+
+
+def _lies_here(place: str) -> bool:
+    """Whether a path names a folder on this machine; a share on the network begins with two strokes."""
+    return bool(place) and not place.startswith(("\\\\", "//")) and _is_folder(Path(place))
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # a name with a NUL, or too long a one
+        return False
+
+
+def _from_folder(path: Path, reference: str) -> Clip:
+    """A folder in either library's format, or an output folder that holds one."""
+    from unbackdoor.clip import huggingface, openclip
+
+    for folder in (path / "model", path):
+        if (folder / openclip.CONFIG).is_file():
+            return openclip.from_folder(folder, reference)
+        if (folder / "config.json").is_file():
+            return huggingface.from_folder(folder, reference)
+    raise InputError(f"{reference}: the folder holds neither {openclip.CONFIG} nor config.json")
 
 
 def _with_adapter(reference: str) -> Clip:
@@ -90,8 +163,8 @@ def _with_adapter(reference: str) -> Clip:
     place, _, named = reference.removeprefix("adapter:").partition("@")
     folder = Path(place)
     base = named or str(read_config(folder).get("base_model_name_or_path") or "")
-    if not named and not Path(base).is_dir():
-        raise InputError(f"{reference}: its base {base!r} is no folder here; name it as adapter:{place}@REFERENCE")
+    if not named and not _lies_here(base):
+        raise InputError(f"{reference}: its base {base[:200]!r} is no folder here; name it: adapter:{place}@REFERENCE")
     clip = _open(base, None)
     try:
         add_(clip.state(), read_adapter(folder), 1.0)

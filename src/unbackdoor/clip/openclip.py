@@ -1,123 +1,221 @@
-"""OpenCLIP models: `local-dir:` folders, architecture names with a checkpoint, the hub."""
+"""OpenCLIP models: `local-dir:` folders, and architectures by name with weights from a file or a published tag."""
 
 from __future__ import annotations
 
-import difflib
+import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from unbackdoor.clip.fitting import fit_state
+from unbackdoor.clip import published, text_towers
+from unbackdoor.clip.allowed import Sizes
+from unbackdoor.clip.fitting import check_shapes, fit_state
 from unbackdoor.clip.handle import Clip, Format
+from unbackdoor.clip.hub import OPEN_CLIP_WEIGHTS, fetch_tokenizer
 from unbackdoor.clip.library import guarded
+from unbackdoor.clip.openclip_table import check_config, read_config
 from unbackdoor.clip.preprocess import CLIP_MEAN, CLIP_STD, Frame, checked, checked_side
+from unbackdoor.clip.published import common_preprocess as _published_preprocess  # noqa: F401
+from unbackdoor.clip.skeleton import built, header_shapes, outline, probe, shapes_of
+from unbackdoor.clip.tokenizers import Watch, checked_folder, guard
 from unbackdoor.disk import copy_companions, write_text
-from unbackdoor.errors import InputError, first_line
+from unbackdoor.errors import InputError
+from unbackdoor.notices import warn
 from unbackdoor.weights.files import read_checkpoint, write_tensors
-from unbackdoor.weights.names import fitted
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 # The library's own order of preference; `.pt` is ours.
 _WEIGHTS_NAMES = (
-    WEIGHTS,
-    "open_clip_pytorch_model.safetensors",
-    "open_clip_pytorch_model.bin",
-    "open_clip_pytorch_model.pth",
+    *OPEN_CLIP_WEIGHTS,
     "model.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.pth",
+    "model.pth",
     "open_clip_model.pt",
 )
-_HUB_PATTERNS = ["*.json", "*.txt", "*.model"]
-# What OpenAI's scripted models carry beside their weights.
-_NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
+_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
 Json = dict[str, Any]
+Tokenizer = Callable[[list[str]], Tensor]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a model is made from.
+
+    Args:
+        reference: what the user named.
+        config: with `model_cfg` and, where known, `preprocess_cfg`.
+        what: where the configuration stands, for errors.
+        folder: of a whole model, with its tokenizer's files; None for an architecture by name.
+        name: the architecture's, where it has one.
+        online: the user's own words reach the network, so the tokenizer's files may be fetched.
+        write_tokenizer: writes the files of a tokenizer that lies in no folder.
+    """
+
+    reference: str
+    config: Json
+    what: str
+    folder: Path | None = None
+    name: str = ""
+    online: bool = False
+    write_tokenizer: Callable[[Path], None] | None = None
 
 
 def from_folder(folder: Path, reference: str) -> Clip:
-    """A folder in OpenCLIP's `local-dir:` scheme."""
+    """A folder in OpenCLIP's `local-dir:` scheme.
+
+    Raises:
+        InputError: it is none, its configuration asks for what is not allowed or not there, or its weights do not fit.
+    """
     if not folder.is_dir():
         raise InputError(f"{reference}: no such folder")
     path = folder / CONFIG
-    try:
-        config: Json = json.loads(path.read_text(encoding="utf-8"))
-        config["model_cfg"]["vision_cfg"], config["model_cfg"]["text_cfg"]
-    except FileNotFoundError:
-        raise InputError(f"{reference}: {CONFIG} is missing") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not an OpenCLIP configuration ({type(error).__name__}: {error})") from None
-    weights = next((folder / n for n in _WEIGHTS_NAMES if (folder / n).is_file()), None)
-    if weights is None:
-        raise InputError(f"{reference}: {WEIGHTS} is missing")
-    state = read_checkpoint(weights)
-    model = _build(lambda: _create(f"local-dir:{folder}"), str(path))
-    return _handle(model, state, str(weights), reference, config, folder)
+    if not path.exists():
+        raise InputError(f"{reference}: {CONFIG} is missing")
+    config = read_config(path)
+    weights = _find_weights(folder, reference)
+    shapes = _shapes(weights)
+    if _is_hugging_face(shapes):
+        return _as_hugging_face(folder, reference, weights)
+    check_config(config, str(path), Sizes.of(shapes))
+    if set(published.MARKS) <= set(shapes) and not config["model_cfg"].get("quick_gelu"):
+        warn(
+            f"{reference}: {weights.name} carries OpenAI's marks, whose models have the activation QuickGELU, but "
+            f'{CONFIG} does not say so; if they are OpenAI\'s, write "quick_gelu": true into its model_cfg'
+        )
+    return _open(Source(reference, config, str(path), folder), weights, shapes)
 
 
-def from_name(name: str, reference: str, checkpoint: Path | None, *, needs_weights: bool = False) -> Clip:
-    """An architecture that OpenCLIP knows, with weights from a file or random ones."""
-    import open_clip
+def from_name(reference: str, checkpoint: Path | None, *, random: bool = False) -> Clip:
+    """An architecture that OpenCLIP knows, `ViT-B-32` or `ViT-B-32:TAG`.
 
-    config = open_clip.get_model_config(name)
-    if config is None:
-        near = difflib.get_close_matches(name, open_clip.list_models(), n=3)
-        hint = f"; did you mean {', '.join(near)}?" if near else ""
-        raise InputError(f"{name!r} is neither a folder nor an OpenCLIP architecture{hint}")
-    if checkpoint is None and needs_weights:
-        raise InputError(f"{name}: give its weights with --checkpoint FILE, or write random:{name} for random ones")
-    state = None if checkpoint is None else read_checkpoint(checkpoint)
-    model = _build(lambda: _create(name), name)
-    whole = {"model_cfg": config, "preprocess_cfg": _published_preprocess(name)}
-    return _handle(model, state, str(checkpoint), reference, whole, None, name)
+    Args:
+        checkpoint: file of its weights; without one, those of the tag are fetched.
+        random: random weights instead.
 
-
-def _published_preprocess(name: str) -> Json:
-    """The preprocessing of an architecture's published weights where they all agree.
-
-    A bare checkpoint file says nothing about it, and the library's default is wrong for SigLIP among others.
+    Raises:
+        InputError: no such architecture or tag, no weights, or weights that do not fit.
     """
     import open_clip
 
-    keys = ("mean", "std", "interpolation", "resize_mode")
-    tags = [open_clip.get_pretrained_cfg(name, tag) for tag in open_clip.list_pretrained_tags_by_model(name)]
-    found: list[Json] = [{k: tag[k] for k in keys if tag.get(k)} for tag in tags]
-    return found[0] if found and all(f == found[0] for f in found) else {}
+    plain = reference.removeprefix("random:")
+    parsed = published.parse(plain)
+    if parsed is None:
+        raise published.unknown(plain)
+    name, tag = parsed
+    tag = published.check_tag(name, tag) if tag else ""
+    if checkpoint is None and not tag and not random:
+        known = [f"{name}:{t}" for t in published.tags(name)][:3]
+        fetched = f", fetch published ones with {' or '.join(known)}" if known else ""
+        raise InputError(
+            f"{reference}: give its weights with --checkpoint FILE{fetched}, or write random:{name} for random ones"
+        )
+    online = checkpoint is None and bool(tag) and not random
+    weights = None if random else checkpoint or published.fetch(name, tag)
+    model_cfg: Json = open_clip.get_model_config(name)
+    shapes = {} if weights is None else _shapes(weights)
+    reading = published.reading(name, tag, set(shapes), weights, model_cfg)
+    if reading.quick_gelu:
+        model_cfg["quick_gelu"] = True
+    config = {"model_cfg": model_cfg, "preprocess_cfg": reading.preprocess}
+    return _open(Source(reference, config, name, None, name, online), weights, shapes)
 
 
-def from_hub(reference: str) -> Clip:
-    """A model of the Hugging Face hub in OpenCLIP format; this is the one place that uses the network."""
-    from huggingface_hub import snapshot_download
+def _find_weights(folder: Path, reference: str) -> Path:
+    named = next((folder / n for n in _WEIGHTS_NAMES if (folder / n).is_file()), None)
+    if named is not None:
+        return named
+    others = [p for p in sorted(folder.iterdir()) if p.suffix in _SUFFIXES and p.is_file()]
+    if len(others) > 1:
+        raise InputError(
+            f"{reference}: holds several files of weights ({others[0].name}, {others[1].name}); name one {WEIGHTS}"
+        )
+    if not others:
+        raise InputError(f"{reference}: {WEIGHTS} is missing")
+    return others[0]
 
-    try:
-        # Many repositories hold the same weights in several formats: one file is fetched, the best there is.
-        for weights in _WEIGHTS_NAMES:
-            folder = snapshot_download(reference.removeprefix("hf-hub:"), allow_patterns=[*_HUB_PATTERNS, weights])
-            if (Path(folder) / weights).is_file():
-                break
-    except Exception as error:  # many kinds, from no network to no such repository; the user needs one line
-        raise InputError(f"{reference}: cannot be fetched ({first_line(error)})") from None
-    return from_folder(Path(folder), reference)
+
+def _is_hugging_face(names: Collection[str]) -> bool:
+    return any(n.startswith("vision_model.") for n in names) and not any(n.startswith("visual.") for n in names)
 
 
-def _create(name: str) -> nn.Module:
-    import open_clip
+def _as_hugging_face(folder: Path, reference: str, weights: Path) -> Clip:
+    """A folder with both libraries' configurations, of which the hub holds many, and Hugging Face's weights alone."""
+    if (folder / "config.json").is_file():
+        from unbackdoor.clip import huggingface
 
-    # Whatever configuration says, no tower may fetch weights of its own.
-    model: nn.Module = open_clip.create_model(
-        name, load_weights=False, pretrained_image=False, pretrained_text=False, precision="fp32"
+        return huggingface.from_folder(folder, reference)
+    raise InputError(
+        f"{reference}: {weights.name} holds Hugging Face's weights, not OpenCLIP's; put their config.json beside them, "
+        f"or fetch {WEIGHTS}"
     )
+
+
+def _shapes(weights: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes in a file of weights."""
+    return header_shapes(weights) if weights.suffix == ".safetensors" else shapes_of(read_checkpoint(weights))
+
+
+def _open(source: Source, weights: Path | None, shapes: Mapping[str, tuple[int, ...]]) -> Clip:
+    """Compare what is asked for with what is there, then build and fill the model."""
+    model_cfg = source.config["model_cfg"]
+    make = partial(create, model_cfg, source.what)
+    if weights is None:
+        return handle(built(make, source.what), source, {})
+    skeleton, hint = outline(make, source.what), published.similar(shapes)
+    stored = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    check_shapes(skeleton, shapes_of(_conform(skeleton, stored)), str(weights), hint)
+    check_towers(skeleton, model_cfg, source.what)
+    model = built(make, source.what)
+    types = fit_state(model, _conform(model, read_checkpoint(weights)), str(weights), hint)
+    return handle(model, source, types)
+
+
+def create(model_cfg: Mapping[str, Any], what: str) -> nn.Module:
+    """The module that a checked `model_cfg` describes; no tower fetches weights or a configuration of its own."""
+    from open_clip import CLIP, CoCa, CustomTextCLIP
+
+    config = copy.deepcopy(dict(model_cfg))
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    custom = config.pop("custom_text", False) or "hf_model_name" in text
+    kind = CLIP if not custom else CoCa if "multimodal_cfg" in config else CustomTextCLIP
+    with ExitStack() as places:
+        if vision.get("timm_model_name"):
+            vision["timm_model_pretrained"] = False
+        if text.get("hf_model_name"):
+            tower = text_towers.text_config(text["hf_model_name"], what)
+            text.update(hf_model_name=places.enter_context(text_towers.written(tower)), hf_model_pretrained=False)
+        model: nn.Module = kind(**config)
     return model
 
 
-def _build(create: Callable[[], nn.Module], what: str) -> nn.Module:
-    try:
-        return create()
-    except Exception as error:  # a stranger's configuration can fail anywhere inside the library
-        raise InputError(
-            f"{what}: OpenCLIP cannot build this model ({type(error).__name__}: {first_line(error)})"
-        ) from None
+def check_towers(skeleton: nn.Module, model_cfg: Mapping[str, Any], what: str) -> None:
+    """Whether towers on the meta device take what they will be given, and meet in one space.
+
+    Raises:
+        InputError: they do not.
+    """
+    model: Any = skeleton
+    side, text = model.visual.image_size, model_cfg["text_cfg"]
+    high, wide = side if isinstance(side, tuple | list) else (side, side)
+    image = probe(lambda: model.encode_image(torch.empty(1, 3, high, wide)), f"{what}: no image of {high}×{wide} fits")
+    length = int(text.get("context_length", 77))
+    if text.get("hf_model_name"):
+        most = text_towers.most_tokens(text_towers.text_config(text["hf_model_name"], what))
+        if most and length > most:
+            raise InputError(f"{what}: context_length {length} exceeds the {most} positions of {text['hf_model_name']}")
+        return
+    tokens = torch.zeros(1, length, dtype=torch.long, device="meta")
+    words = probe(lambda: model.encode_text(tokens), f"{what}: no text of {length} tokens fits")
+    if image != words:
+        raise InputError(f"{what}: embeddings of images have {image[1]} numbers, those of texts {words[1]}")
 
 
 def _conform(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -127,7 +225,7 @@ def _conform(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     own = model.state_dict()
     if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
         state = convert_to_custom_text_state_dict(state)
-    dropped = (*_NOT_WEIGHTS, "text.transformer.embeddings.position_ids")
+    dropped = (*published.MARKS, "text.transformer.embeddings.position_ids")
     state = {n: t for n, t in state.items() if n in own or n not in dropped}
     for name in ("logit_scale", "logit_bias"):
         if name in own and name in state and state[name].numel() == own[name].numel() == 1:
@@ -135,33 +233,36 @@ def _conform(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def _handle(
-    model: nn.Module,
-    state: dict[str, Tensor] | None,
-    weights: str,
-    reference: str,
-    config: Json,
-    folder: Path | None,
-    name: str | None = None,
+def handle(
+    model: nn.Module, source: Source, types: dict[str, torch.dtype], tokenizer: Callable[[], Tokenizer] | None = None
 ) -> Clip:
-    model_cfg = config["model_cfg"]
-    types: dict[str, torch.dtype] = {}
-    if state is not None:
-        types = fit_state(model, _conform(model, fitted(state, model.state_dict(), weights)), weights)
-    own = getattr(model.visual, "preprocess_cfg", None) or {}
-    own = {**(own if isinstance(own, dict) else vars(own)), **(config.get("preprocess_cfg") or {})}
-    fit = own.get("resize_mode") or "shortest"
-    if fit == "longest" and own.get("fill_color"):
-        raise InputError(f"{reference}: fill_color {own['fill_color']!r} is not supported; pictures lie on black")
-    side = checked_side(reference, getattr(model.visual, "image_size", None) or model_cfg["vision_cfg"]["image_size"])
-    mode = "bilinear" if own.get("interpolation") == "bilinear" else "bicubic"
+    """The handle over a model of OpenCLIP.
+
+    Args:
+        types: of its tensors as they were stored.
+        tokenizer: makes its tokenizer; by default the one that its configuration names.
+
+    Raises:
+        InputError: its preprocessing is none that is supported.
+    """
+    model_cfg, given = source.config["model_cfg"], source.config.get("preprocess_cfg") or {}
+    fit = given.get("resize_mode") or "shortest"
+    if fit == "longest" and given.get("fill_color"):
+        raise InputError(
+            f"{source.reference}: fill_color {given['fill_color']!r} is not supported; pictures lie on black"
+        )
+    size = getattr(model.visual, "image_size", None) or model_cfg["vision_cfg"]["image_size"]
+    mode = "bilinear" if given.get("interpolation") == "bilinear" else "bicubic"
     preprocess = checked(
-        reference, Frame(side, mode, fit), mean=own.get("mean") or CLIP_MEAN, std=own.get("std") or CLIP_STD
+        source.reference,
+        Frame(checked_side(source.reference, size), mode, fit),
+        mean=given.get("mean") or CLIP_MEAN,
+        std=given.get("std") or CLIP_STD,
     )
     written: Json = {
-        **config,
+        **source.config,
         "preprocess_cfg": {
-            **(config.get("preprocess_cfg") or {}),
+            **given,
             "mean": list(preprocess.mean),
             "std": list(preprocess.std),
             "interpolation": mode,
@@ -171,19 +272,18 @@ def _handle(
 
     def save(stored: dict[str, Tensor], target: Path) -> None:
         write_text(target / CONFIG, json.dumps(written, indent=2) + "\n")
-        if folder is not None:  # SigLIP and Hugging Face text towers bring tokeniser files
-            copy_companions(folder, target, but=(CONFIG,))
+        if source.folder is not None:  # SigLIP and Hugging Face text towers bring tokeniser files
+            copy_companions(source.folder, target, but=(CONFIG,))
+        if source.write_tokenizer is not None:
+            source.write_tokenizer(target)
         # Last, so that a folder with weights is a whole one.
         write_tensors(target / WEIGHTS, stored, {"format": "pt"})
 
-    tokenizer = f"local-dir:{folder}" if folder is not None else str(name)
-    online = reference.startswith("hf-hub:")
-    tower = model_cfg.get("vision_cfg", {})
-    architecture = name or str(tower.get("timm_model_name") or type(model.visual).__name__)
-    layout = Format(
-        "open_clip", ("visual.",), _image, _text_encoder(tokenizer, online), save, f"OpenCLIP {architecture}"
-    )
-    return Clip(model, reference, preprocess, layout, types)
+    tower = model_cfg["vision_cfg"].get("timm_model_name")
+    architecture = source.name or str(tower or type(model.visual).__name__)
+    text = _text_encoder(tokenizer or partial(_tokenizer, source), source.what)
+    layout = Format("open_clip", ("visual.",), _image, text, save, f"OpenCLIP {architecture}")
+    return Clip(model, source.reference, preprocess, layout, types)
 
 
 def _image(model: nn.Module, images: Tensor) -> Tensor:
@@ -191,25 +291,51 @@ def _image(model: nn.Module, images: Tensor) -> Tensor:
     return found
 
 
-def _text_encoder(tokenizer_name: str, online: bool) -> Callable[[nn.Module, Sequence[str]], Tensor]:
-    cache: list[Any] = []
+def _text_encoder(make: Callable[[], Tokenizer], what: str) -> Callable[[nn.Module, Sequence[str]], Tensor]:
+    cache: list[tuple[Tokenizer, Watch]] = []
 
     def text(model: nn.Module, texts: Sequence[str]) -> Tensor:
-        import open_clip
-
         if not cache:
-            try:
-                with guarded(online=online):
-                    cache.append(open_clip.get_tokenizer(tokenizer_name))
-            except Exception as error:  # a tokeniser that would have to be fetched fails here too
-                raise InputError(
-                    f"{tokenizer_name}: its tokeniser cannot be loaded ({first_line(error)}); "
-                    "use hf-hub:, or a local-dir: folder that holds the tokeniser's files"
-                ) from None
-        tokens = cache[0](list(texts)).to(next(model.parameters()).device)
+            cache.append((make(), Watch(what, _vocabulary(model))))
+        tokenize, watch = cache[0]
+        tokens = watch(lambda: tokenize(list(texts)), len(texts), lambda found: found)
+        tokens = tokens.to(next(model.parameters()).device)
         return _encode_short(model, tokens) if _is_plain_causal(model) else model.encode_text(tokens)  # type: ignore
 
     return text
+
+
+def _vocabulary(model: Any) -> int | None:
+    """How many tokens the text tower knows."""
+    tower = getattr(model, "text", model)
+    table = getattr(tower, "token_embedding", None)
+    if table is None and hasattr(tower, "transformer"):
+        table = tower.transformer.get_input_embeddings()
+    return None if table is None else int(table.weight.shape[0])
+
+
+def _tokenizer(source: Source) -> Tokenizer:
+    """The tokenizer that a checked configuration names, from the model's folder, or for a name from the hub's cache."""
+    import open_clip
+
+    text = source.config["model_cfg"]["text_cfg"]
+    settings: Json = {"context_length": int(text.get("context_length", 77)), **(text.get("tokenizer_kwargs") or {})}
+    named = text.get("hf_tokenizer_name")
+
+    def load() -> Tokenizer:
+        if not named:
+            plain: Tokenizer = open_clip.SimpleTokenizer(**settings)
+            return plain
+        if text.get("tokenizer_mode"):
+            settings["tokenizer_mode"] = text["tokenizer_mode"]
+        folder = source.folder or fetch_tokenizer(named, f"{source.reference}: {named}", online=source.online)
+        with checked_folder(folder) as place, guarded():
+            found: Tokenizer = open_clip.tokenizer.HFTokenizer(
+                str(place), **settings, local_files_only=True, trust_remote_code=False
+            )
+        return found
+
+    return guard(load, f"{source.reference}: its tokenizer cannot be loaded")
 
 
 def _is_plain_causal(model: nn.Module) -> bool:

@@ -128,7 +128,7 @@ PREPROCESS: dict[str, Rule] = {
     "std": maybe(several(real(1e-6, 1000), 3, 3)),
     "interpolation": maybe(words("bicubic", "bilinear", "random")),
     "resize_mode": maybe(words("shortest", "longest", "squash")),
-    "fill_color": anything(),
+    "fill_color": either(whole(0, 255), several(whole(0, 255), 3, 3)),
 }
 _CONFIG: dict[str, Rule] = {
     "model_cfg": table(MODEL),
