@@ -23,7 +23,7 @@ from unbackdoor.clip.library import guarded
 from unbackdoor.clip.openclip_table import check_config, read_config
 from unbackdoor.clip.preprocess import CLIP_MEAN, CLIP_STD, Frame, checked, checked_side
 from unbackdoor.clip.published import common_preprocess as _published_preprocess  # noqa: F401
-from unbackdoor.clip.skeleton import built, header_shapes, outline, probe, shapes_of
+from unbackdoor.clip.skeleton import Undrawn, built, header_shapes, outline, probe, shapes_of
 from unbackdoor.clip.tokenizers import Watch, checked_folder, guard
 from unbackdoor.disk import copy_companions, write_text
 from unbackdoor.errors import InputError
@@ -173,7 +173,8 @@ def _open(source: Source, weights: Path | None, shapes: Mapping[str, tuple[int, 
     stored = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     check_shapes(skeleton, shapes_of(_conform(skeleton, stored)), str(weights), hint)
     check_towers(skeleton, model_cfg, source.what)
-    model = built(make, source.what)
+    with Undrawn():
+        model = built(make, source.what)
     types = fit_state(model, _conform(model, read_checkpoint(weights)), str(weights), hint)
     return handle(model, source, types)
 

@@ -25,8 +25,8 @@ Json = dict[str, Any]
 MARKS = ("input_resolution", "context_length", "vocab_size")
 _WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".pkl", ".npz")
 _KEYS = ("mean", "std", "interpolation", "resize_mode")
-# OpenAI's addresses hold the whole sum, OpenCLIP's releases its first eight digits at the end of the file's name.
-_SUM = re.compile(r"(?<=/)[0-9a-f]{64}(?=/)|(?<=-)[0-9a-f]{8}(?=\.\w+$)")
+# Files of OpenCLIP's releases are named so: vit_b_32-quickgelu-laion400m_e32-46683a32.pt.
+_SUM = re.compile(r"(?<=-)[0-9a-f]{8}(?=\.\w+$)")
 
 
 @dataclass(frozen=True)
@@ -185,8 +185,9 @@ def _readings(name: str, own: bool) -> set[tuple[Any, ...]]:
 
 
 def _tag_of(file: Path, known: Mapping[str, Json]) -> str:
-    """The tag whose file this is, by the SHA-256 (or its first digits) that stands in the address of some."""
-    sums = {digits: tag for tag, facts in known.items() for digits in _SUM.findall(str(facts.get("url")))}
+    """The tag whose file this is, by the SHA-256 whose first digits stand in the address of some and in its name."""
+    found = {digits: tag for tag, facts in known.items() for digits in _SUM.findall(str(facts.get("url")))}
+    sums = {digits: tag for digits, tag in found.items() if digits in file.name}
     if not sums:
         return ""
     digest = hashlib.sha256()

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from unbackdoor.errors import InputError, first_line
 from unbackdoor.weights.stored import read_header
@@ -74,6 +75,20 @@ def built(create: Callable[[], nn.Module], what: str) -> nn.Module:
         raise InputError(
             f"{what}: the library cannot build this model ({type(error).__name__}: {first_line(error)})"
         ) from None
+
+
+class Undrawn(TorchFunctionMode):
+    """While this is entered, what would be drawn in place is set to nought: for a model that weights are put into.
+
+    Drawing takes longer than everything else that building does.
+    """
+
+    _DRAWS = frozenset(
+        (torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.exponential_, torch.Tensor.bernoulli_)
+    )
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0].zero_() if func in self._DRAWS else func(*args, **(kwargs or {}))
 
 
 def probe(call: Callable[[], Any], what: str) -> tuple[int, ...]:

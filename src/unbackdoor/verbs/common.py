@@ -32,8 +32,10 @@ from unbackdoor.weights.files import state_hash
 from unbackdoor.weights.vector import Vector, load_vector
 
 
-def open_model(model: str | Clip, checkpoint: Path | None = None, device: str = "auto") -> Clip:
-    """The handle itself, or the model behind a reference."""
+def open_model(
+    model: str | Path | torch.nn.Module | Clip, checkpoint: str | Path | None = None, device: str = "auto"
+) -> Clip:
+    """The handle itself, or the model behind a reference; a model of OpenCLIP or transformers in memory is copied."""
     return model if isinstance(model, Clip) else load(model, checkpoint=checkpoint, device=device)
 
 
