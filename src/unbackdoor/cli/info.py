@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
-from unbackdoor.cli.options import Verb, refuse, shared, show
+from unbackdoor.cli.options import Verb, model_option, refuse, shared, show
 
 
 @click.command("info", cls=Verb)
-@click.option("--model", help="Model reference or output folder.")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights for an OpenCLIP architecture name.")
+@model_option(help="Model reference or output folder.")
+@shared("checkpoint")
 @click.option("--data", help="Data source.")
 @click.option("--classes", help="Class names: a file, or a standard set such as cifar10.")
 @click.option("--trigger", help="Trigger spec.")

@@ -76,9 +76,40 @@ def refuse(names: Mapping[str, str], why: str) -> None:
 
 
 _FILE = click.Path(path_type=Path)
+_TAG = "unbackdoor.pretrained"
+
+
+def _with_tag(context: click.Context, option: click.Parameter, value: Any) -> Any:
+    """`--model NAME --pretrained TAG` is `--model NAME:TAG`."""
+    tag = context.meta.get(_TAG)
+    if tag is None:
+        return value
+    if not value:
+        raise click.UsageError("--pretrained TAG needs --model ARCHITECTURE")
+    return tuple(f"{name}:{tag}" for name in value) if isinstance(value, tuple) else f"{value}:{tag}"
+
+
+def model_option(*names: str, **settings: Any) -> Callable[[F], F]:
+    """`--model`, which `--pretrained` adds to."""
+    return click.option("--model", *names, callback=_with_tag, **settings)
+
+
+def _pretrained(function: F) -> F:
+    return click.option(
+        "--pretrained",
+        metavar="TAG",
+        is_eager=True,
+        expose_value=False,
+        callback=lambda context, _, value: context.meta.update({_TAG: value} if value else {}),
+        help="Published weights of an OpenCLIP architecture: those in --checkpoint, or to be fetched.",
+    )(function)
+
+
 _SHARED: dict[str, Callable[[F], F]] = {
-    "model": click.option("--model", required=True, help="Model reference or output folder of poison/unlearn."),
-    "checkpoint": click.option("--checkpoint", type=_FILE, help="Weights for an OpenCLIP architecture name."),
+    "model": model_option(required=True, help="Model reference or output folder of poison/unlearn."),
+    "checkpoint": lambda function: click.option(
+        "--checkpoint", type=_FILE, help="Weights for an OpenCLIP architecture name."
+    )(_pretrained(function)),
     "data": click.option("--data", required=True, help="Data source, such as embedded:scenes or parquet:PATH."),
     "trigger": click.option(
         "--trigger", required=True, help="Trigger spec, such as badnets:size=16, or @FILE that holds one."

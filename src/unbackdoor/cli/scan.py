@@ -7,13 +7,13 @@ from typing import Any
 
 import click
 
-from unbackdoor.cli.options import RATE, Verb, refuse, shared, show
+from unbackdoor.cli.options import RATE, Verb, model_option, refuse, shared, show
 
 CANNOT_TELL = 4  # exit code: a script must not take it for a clean model's
 
 
 @click.command("scan", cls=Verb)
-@click.option("--model", "models", multiple=True, required=True, help="Model reference; several with --calibrate.")
+@model_option("models", multiple=True, required=True, help="Model reference; several with --calibrate.")
 @shared("checkpoint", "data")
 @click.option("--null", type=click.Path(path_type=Path), help="Clean models' scores, as --calibrate writes them.")
 @click.option("--origin", help="A clean model that the suspect was made from; by default the null's.")

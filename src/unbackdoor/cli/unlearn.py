@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
-from unbackdoor.cli.options import Number, Verb, rate_line, refuse, shared, show, story_lines
+from unbackdoor.cli.options import Number, Verb, model_option, rate_line, refuse, shared, show, story_lines
 
 
 @click.command("unlearn", cls=Verb)
-@click.option("--model", help="Model reference; with --scan, the scanned one unless given.")
+@model_option(help="Model reference; with --scan, the scanned one unless given.")
 @shared("checkpoint", "data")
 @click.option("--trigger", help="Trigger spec, such as badnets:size=16; @FILE reads one.")
 @click.option("--target", help="Name of the class that the attacker wants.")

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from unbackdoor.clip import published
 from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.library import guarded, undisturbed
 from unbackdoor.devices import pick_device
@@ -98,13 +99,13 @@ def _parallel(model: nn.Module) -> nn.Module | None:
 
 
 def _open(reference: str, checkpoint: Path | None) -> Clip:
-    from unbackdoor.clip import openclip, published
+    from unbackdoor.clip import openclip
 
     if not reference:
         raise InputError("no model named; give --model REFERENCE, for example embedded")
     path = Path(reference)
     schemes = ("local-dir:", "hf-hub:", "random:", "adapter:")
-    whole = reference == "embedded" or reference.startswith(schemes) or _is_folder(path)
+    whole = reference == "embedded" or reference.startswith(schemes) or published.is_folder(path)
     if checkpoint is not None and whole:
         raise InputError(
             f"{reference} brings its own weights; leave --checkpoint {checkpoint} out, or name its architecture"
@@ -121,7 +122,7 @@ def _open(reference: str, checkpoint: Path | None) -> Clip:
         return openclip.from_name(reference, None, random=True)
     if reference.startswith("adapter:"):
         return _with_adapter(reference)
-    if _is_folder(path):
+    if published.is_folder(path):
         return _from_folder(path, reference)
     if published.parse(reference) is not None:
         return openclip.from_name(reference, checkpoint)
@@ -134,14 +135,7 @@ def _open(reference: str, checkpoint: Path | None) -> Clip:
 
 def _lies_here(place: str) -> bool:
     """Whether a path names a folder on this machine; a share on the network begins with two strokes."""
-    return bool(place) and not place.startswith(("\\\\", "//")) and _is_folder(Path(place))
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):  # a name with a NUL, or too long a one
-        return False
+    return bool(place) and not place.startswith(("\\\\", "//")) and published.is_folder(place)
 
 
 def _from_folder(path: Path, reference: str) -> Clip:

@@ -85,12 +85,13 @@ def from_folder(folder: Path, reference: str) -> Clip:
     if _is_hugging_face(shapes):
         return _as_hugging_face(folder, reference, weights)
     check_config(config, str(path), Sizes.of(shapes))
+    clip = _open(Source(reference, config, str(path), folder), weights, shapes)
     if set(published.MARKS) <= set(shapes) and not config["model_cfg"].get("quick_gelu"):
         warn(
             f"{reference}: {weights.name} carries OpenAI's marks, whose models have the activation QuickGELU, but "
             f'{CONFIG} does not say so; if they are OpenAI\'s, write "quick_gelu": true into its model_cfg'
         )
-    return _open(Source(reference, config, str(path), folder), weights, shapes)
+    return clip
 
 
 def from_name(reference: str, checkpoint: Path | None, *, random: bool = False) -> Clip:
@@ -125,7 +126,10 @@ def from_name(reference: str, checkpoint: Path | None, *, random: bool = False) 
     if reading.quick_gelu:
         model_cfg["quick_gelu"] = True
     config = {"model_cfg": model_cfg, "preprocess_cfg": reading.preprocess}
-    return _open(Source(reference, config, name, None, name, online), weights, shapes)
+    clip = _open(Source(reference, config, name, None, name, online), weights, shapes)
+    if reading.doubt:
+        warn(reading.doubt)
+    return clip
 
 
 def _find_weights(folder: Path, reference: str) -> Path:

@@ -12,13 +12,12 @@ import difflib
 import hashlib
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from unbackdoor.clip.library import guarded
 from unbackdoor.errors import InputError, first_line
-from unbackdoor.notices import warn
 
 Json = dict[str, Any]
 # What OpenAI's archives carry beside their weights.
@@ -36,10 +35,12 @@ class Reading:
     Args:
         preprocess: what is known of `mean`, `std`, `interpolation`, `resize_mode`.
         quick_gelu: whether the towers have OpenAI's activation, x·σ(1.702x); timm's towers never do.
+        doubt: what to tell the user where published weights are read in another way; empty where there is no doubt.
     """
 
     preprocess: Json
     quick_gelu: bool
+    doubt: str = ""
 
 
 def parse(reference: str) -> tuple[str, str] | None:
@@ -57,10 +58,21 @@ def parse(reference: str) -> tuple[str, str] | None:
     return None
 
 
+def is_folder(place: str | Path) -> bool:
+    """Whether a folder has this path; a name that no file can have is none's."""
+    try:
+        return Path(place).is_dir()
+    except (OSError, ValueError):  # one with a NUL, or too long a one
+        return False
+
+
 def unknown(name: str) -> InputError:
     """The error for a reference that is nothing known, with what was probably meant."""
     import open_clip
 
+    place, _, tag = name.rpartition(":")
+    if place == "embedded" or place.startswith(("local-dir:", "hf-hub:", "adapter:")) or (place and is_folder(place)):
+        return InputError(f"{place} brings its own weights; leave the tag {tag!r} out, or name an architecture")
     suffix = Path(name).suffix
     if re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) and suffix not in _WEIGHTS:
         return InputError(f"{name}: no such model folder; for a model of the hub write hf-hub:{name}")
@@ -102,7 +114,7 @@ def common_preprocess(name: str) -> Json:
 
 
 def reading(name: str, tag: str, names: Collection[str], file: Path | None, config: Mapping[str, Any]) -> Reading:
-    """How a file of weights is read; where that is not known and published weights differ, the user is told.
+    """How a file of weights is read.
 
     Args:
         tag: of the weights, or empty.
@@ -118,9 +130,7 @@ def reading(name: str, tag: str, names: Collection[str], file: Path | None, conf
     if tag:
         return Reading(_preprocess(known[tag]), own or bool(known[tag].get("quick_gelu")))
     found = Reading(common_preprocess(name), own)
-    if file is not None:
-        _tell_doubts(name, file, found, config)
-    return found
+    return found if file is None else replace(found, doubt=_doubt(name, file, found))
 
 
 def fetch(name: str, tag: str) -> Path:
@@ -197,22 +207,22 @@ def _tag_of(file: Path, known: Mapping[str, Json]) -> str:
     return next((tag for digits, tag in sums.items() if digest.hexdigest().startswith(digits)), "")
 
 
-def _tell_doubts(name: str, file: Path, taken: Reading, config: Mapping[str, Any]) -> None:
-    own = bool(config.get("quick_gelu"))
+def _doubt(name: str, file: Path, taken: Reading) -> str:
     groups: dict[str, list[str]] = {}
     for tag, facts in tags(name).items():
-        if not own and facts.get("quick_gelu"):
+        if not taken.quick_gelu and facts.get("quick_gelu"):
             groups.setdefault("QuickGELU", []).append(tag)
         for key in _KEYS:
             value, here = facts.get(key), taken.preprocess.get(key) or _DEFAULTS[key]
             if value and value != here:
                 groups.setdefault(f"{key} {_plain(value)}", []).append(tag)
-    if groups:
-        needs = "; ".join(f"{need} for {_listed(which, 3)}" for need, which in groups.items())
-        warn(
-            f"{file}: published weights of {name} are not all read alike ({needs}); this file is read as {name} says. "
-            f"If it comes from one of them, name it: --pretrained TAG, or {name}:TAG as the model"
-        )
+    if not groups:
+        return ""
+    needs = "; ".join(f"{need} for {_listed(which, 3)}" for need, which in groups.items())
+    return (
+        f"{file}: published weights of {name} are not all read alike ({needs}); this file is read as {name} says. "
+        f"If it comes from one of them, name it: --pretrained TAG, or {name}:TAG as the model"
+    )
 
 
 _DEFAULTS: Json = {
