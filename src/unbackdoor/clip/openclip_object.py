@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from unbackdoor.clip.handle import Clip
@@ -77,12 +76,13 @@ def _configuration(model: Any) -> tuple[Json, nn.Module]:
 
 def _candidates(model: Any) -> Iterator[Json]:
     from open_clip import CoCa, CustomTextCLIP
+    from open_clip.transformer import QuickGELU
 
     text = getattr(model, "text", model)
     captions = isinstance(model, CoCa)
     common: Json = {"nonscalar_logit_scale": model.logit_scale.ndim == 1}
     if model.logit_bias is not None:
-        common["init_logit_bias"] = float(model.logit_bias.detach().reshape(-1)[0])
+        common["init_logit_bias"] = -10  # where it starts; the weights say where it is
     if captions:
         decoder = model.text_decoder
         common["multimodal_cfg"] = {
@@ -93,33 +93,35 @@ def _candidates(model: Any) -> Iterator[Json]:
     if captions or isinstance(model, CustomTextCLIP):
         common["custom_text"] = True
     words = _hugging_face_text(text) if hasattr(text, "pooler") else _text(model, text)
-    for (vision, width), quick in itertools.product(_visions(model.visual), _activations(model)):
+    quick = any(isinstance(m, QuickGELU) for m in model.modules())
+    for vision in _visions(model.visual):
         yield copy.deepcopy({
-            "embed_dim": width, **({"quick_gelu": True} if quick else {}), "vision_cfg": vision, "text_cfg": words,
-            **common,
+            "embed_dim": _width(model, text), **({"quick_gelu": True} if quick else {}), "vision_cfg": vision,
+            "text_cfg": words, **common,
         })  # fmt: skip
 
 
-def _activations(model: nn.Module) -> list[bool]:
-    """Whether the towers have QuickGELU; timm's and Hugging Face's do not tell."""
-    from open_clip.transformer import QuickGELU
+def _width(model: Any, text: Any) -> int:
+    """How many numbers an embedding has."""
+    projection = getattr(model if text is model else text, "text_projection", None)
+    if projection is not None:
+        return int(projection.out_features if isinstance(projection, nn.Linear) else projection.shape[1])
+    return int(text.output_dim if hasattr(text, "pooler") else text.token_embedding.embedding_dim)
 
-    return [any(isinstance(m, QuickGELU) for m in model.modules())]
 
-
-def _visions(visual: Any) -> Iterator[tuple[Json, int]]:
+def _visions(visual: Any) -> Iterator[Json]:
     from open_clip.modified_resnet import ModifiedResNet
     from open_clip.transformer import VisionTransformer
 
     side = visual.image_size[0] if isinstance(visual.image_size, tuple | list) else visual.image_size
     common: Json = {"image_size": int(side)}
     if isinstance(visual, VisionTransformer):
-        yield {**common, **_vit(visual)}, int(visual.proj.shape[1])
+        yield {**common, **_vit(visual)}
     elif isinstance(visual, ModifiedResNet):
         width = visual.conv3.out_channels
         counts = [len(getattr(visual, f"layer{i}")) for i in (1, 2, 3, 4)]
         head = {"head_width": width * 32 // visual.attnpool.num_heads}
-        yield {**common, "layers": counts, "width": width, **head}, int(visual.output_dim)
+        yield {**common, "layers": counts, "width": width, **head}
     elif hasattr(visual, "trunk"):
         yield from _timm(visual, common)
 
@@ -148,13 +150,19 @@ def _vit(visual: Any) -> Json:
     return found
 
 
-def _timm(visual: Any, common: Json) -> Iterator[tuple[Json, int]]:
+def _timm(visual: Any, common: Json) -> Iterator[Json]:
+    import open_clip
+
     trunk, head = visual.trunk, visual.head
+    name = trunk.default_cfg.get("architecture")
+    for known in map(open_clip.get_model_config, open_clip.list_models()):
+        if known["vision_cfg"].get("timm_model_name") == name:  # the likeliest first: each is a model to build
+            yield {**known["vision_cfg"], **common}
     kinds = {type(layer).__name__: layer for layer in head}
     drops = [m.drop_prob for m in trunk.modules() if type(m).__name__ == "DropPath"]
     common = {
         **common,
-        "timm_model_name": trunk.default_cfg.get("architecture"),
+        "timm_model_name": name,
         "timm_drop_path": max(drops) if drops else None,
     }
     if "RotAttentionPool2d" in kinds or "AttentionPool2d" in kinds:
@@ -163,17 +171,13 @@ def _timm(visual: Any, common: Json) -> Iterator[tuple[Json, int]]:
         pools = ["", "avg", "map", "token", "max", "avgmax", "catavgmax"]
     if hasattr(head, "proj"):
         projections = [{"timm_proj": "linear", "timm_proj_bias": head.proj.bias is not None, "timm_drop": head.drop.p}]
-        width = head.proj.out_features
     elif hasattr(head, "mlp"):
         last = head.mlp.fc2
         projections = [{"timm_proj": "mlp", "timm_proj_bias": last.bias is not None, "timm_drop": head.mlp.drop1.p}]
-        width = last.out_features
     else:
         projections = [{"timm_proj": "none"}, {"timm_proj": ""}]
-        with torch.no_grad():
-            width = visual.eval()(torch.zeros(1, 3, *visual.image_size)).shape[-1]
     for pool, projection in itertools.product(pools, projections):
-        yield {**common, "timm_pool": pool, **projection}, int(width)
+        yield {**common, "timm_pool": pool, **projection}
 
 
 def _text(model: Any, text: Any) -> Json:
