@@ -101,8 +101,8 @@ def put(part: str, **values: Any) -> Callable[[Json], object]:
         (put(T, vocab_size=5 * 10**7), "vocab_size must be"),
         (put(T, vocab_size=10**6), "vocab_size asks for 1000000"),
         (put(V, image_size=40_000), "image_size must be"),
-        (put(V, image_size=1024, patch_size=1), "needs 1048576 positions"),
-        (put(V, image_size=1024, patch_size=1, pos_embed_type="sin_cos_2d"), "needs 1048576 positions"),
+        (put(V, image_size=768, patch_size=1), "needs 589824 positions"),
+        (put(V, image_size=768, patch_size=1, pos_embed_type="sin_cos_2d"), "needs 589824 positions"),
         (put(V, image_size=[32, 64]), "of another shape"),
         (put(V, patch_size=0), "patch_size must be"),
         (put(V, mlp_ratio=1e9), "mlp_ratio must be"),
@@ -485,6 +485,25 @@ def test_half_precision_and_wrappers_in_memory(vit_folder: Path, tmp_path: Path)
     clip.save(tmp_path / "out")
     assert read_tensors(tmp_path / "out" / WEIGHTS)[0]["visual.proj"].dtype == torch.float16
     refused(lambda: load(torch.nn.Linear(2, 2)), "a Linear is no model")
+
+
+def test_a_model_of_hugging_face_in_memory(vit_folder: Path, tmp_path: Path) -> None:
+    from transformers import CLIPModel
+
+    folder = open_clip_to_hf(vit_folder, tmp_path / "hf")
+    ours, plain = load(folder), load(CLIPModel.from_pretrained(folder))
+    torch.testing.assert_close(plain.encode_image(images()), ours.encode_image(images()))
+    torch.testing.assert_close(plain.encode_text(TEXTS), ours.encode_text(TEXTS))
+
+
+def test_verbs_take_models_in_memory(vit_folder: Path) -> None:
+    import unbackdoor
+
+    model = open_clip.create_model(f"local-dir:{vit_folder}")
+    found, expected = (
+        unbackdoor.evaluate(model=m, data="embedded:digits", limit=20)["ca"] for m in (model, vit_folder)
+    )
+    assert found == expected
 
 
 def test_a_changed_model_in_memory_is_not_guessed(vit_folder: Path) -> None:

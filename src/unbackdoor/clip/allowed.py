@@ -16,7 +16,7 @@ from typing import Any
 
 from unbackdoor.errors import InputError
 
-LONGEST_SIDE = 1024  # pixels; the largest input of a published dual encoder has 560
+LONGEST_SIDE = 768  # pixels; the largest input of a published dual encoder has 560, and work grows with the square
 MOST_LAYERS = 512  # of one tower
 
 

@@ -31,6 +31,7 @@ def load(
     checkpoint: str | os.PathLike[str] | None = None,
     device: str = "auto",
     tokenizer: Any = None,
+    processor: Any = None,
     trusted: bool = True,
 ) -> Clip:
     """Open a model. Generators of random numbers, loggers and other things that all code shares stay as they are.
@@ -40,7 +41,8 @@ def load(
             module of OpenCLIP or transformers is copied, and itself left alone.
         checkpoint: weights for an OpenCLIP architecture name: safetensors, or a torch file of plain tensors.
         device: auto, cpu, cuda, mps, …
-        tokenizer: for a module: its tokenizer, or for transformers its processor.
+        tokenizer: for a module: its tokenizer; for one of transformers its processor will do.
+        processor: for a module of transformers: its image processor, or its processor of both.
         trusted: whether a user typed the reference; one that stands in a file may only name what lies here (`offline`).
 
     Raises:
@@ -50,7 +52,7 @@ def load(
     where = pick_device(device)
     if isinstance(reference, nn.Module):
         with guarded(), undisturbed():
-            clip = _in_memory(reference, tokenizer)
+            clip = _in_memory(reference, tokenizer, processor)
         name = clip.reference
     else:
         name = os.fspath(reference)
@@ -82,14 +84,16 @@ def offline(reference: str, what: str) -> str:
     return reference
 
 
-def _in_memory(model: nn.Module, tokenizer: Any) -> Clip:
-    from unbackdoor.clip import openclip_object
+def _in_memory(model: nn.Module, tokenizer: Any, processor: Any) -> Clip:
+    from unbackdoor.clip import huggingface, openclip_object
 
     inner: Any = model
     while (wrapped := getattr(inner, "_orig_mod", None) or _parallel(inner)) is not None:
         inner = wrapped
     if openclip_object.is_open_clip(inner):
         return openclip_object.from_object(inner, tokenizer)
+    if huggingface.is_hugging_face(inner):
+        return huggingface.from_object(inner, tokenizer, processor)
     raise InputError(f"a {type(inner).__name__} is no model that can be opened; give one of OpenCLIP or transformers")
 
 

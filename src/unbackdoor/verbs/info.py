@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unbackdoor.errors import InputError
 from unbackdoor.triggers import parse_trigger
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from unbackdoor.clip.handle import Clip
+
 
 def info(
     *,
-    model: str | None = None,
+    model: str | Path | nn.Module | Clip | None = None,
     data: str | None = None,
     trigger: str | None = None,
     checkpoint: Path | None = None,
@@ -26,9 +31,10 @@ def info(
     if sum(x is not None for x in (model, data, trigger)) != 1:
         raise InputError("give exactly one of --model, --data and --trigger")
     if model is not None:
-        from unbackdoor.clip.load import load
+        from unbackdoor.verbs.common import open_model
 
-        return {"verb": "info", "model": model, **load(model, checkpoint=checkpoint).info()}
+        clip = open_model(model, checkpoint)
+        return {"verb": "info", "model": clip.reference, **clip.info()}
     if data is not None:
         from unbackdoor.data import describe
 
