@@ -56,7 +56,10 @@ def test_every_command_has_help_and_json(name: str, capsys: pytest.CaptureFixtur
         (["evaluate", "--model", "{vit}", "--data", "folder:{empty}"], "no images"),
         (["evaluate", "--model", "ViT-B-32", "--checkpoint", "{weights}", *DIGITS], "do not fit the architecture"),
         (["evaluate", "--model", "ViT-B-32", "--pretrained", "x", "--checkpoint", "{weights}", *DIGITS], "the tag 'x'"),
-        (["info", "--model", "{vit}", "--pretrained", "openai"], "brings its own weights; leave the tag 'openai' out"),
+        (
+            ["info", "--model", "{vit}", "--pretrained", "openai"],
+            "leave --pretrained openai out",
+        ),
         (["info", "--pretrained", "openai"], "--pretrained TAG needs --model"),
         (["info", "--model", "openai/clip-vit-base-patch32"], "write hf-hub:openai/clip-vit-base-patch32"),
         (["poison", "--model", "{vit}", *ATTACK, "--out", "{out}", "--poison-rate", "2"], "--poison-rate"),

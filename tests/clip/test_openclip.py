@@ -488,10 +488,11 @@ def test_half_precision_and_wrappers_in_memory(vit_folder: Path, tmp_path: Path)
 
 
 def test_a_model_of_hugging_face_in_memory(vit_folder: Path, tmp_path: Path) -> None:
-    from transformers import CLIPModel
+    from transformers import CLIPImageProcessor, CLIPModel
 
     folder = open_clip_to_hf(vit_folder, tmp_path / "hf")
-    ours, plain = load(folder), load(CLIPModel.from_pretrained(folder))
+    pictures = CLIPImageProcessor.from_pretrained(folder)
+    ours, plain = load(folder), load(CLIPModel.from_pretrained(folder), processor=pictures)
     torch.testing.assert_close(plain.encode_image(images()), ours.encode_image(images()))
     torch.testing.assert_close(plain.encode_text(TEXTS), ours.encode_text(TEXTS))
 

@@ -14,6 +14,7 @@ from unbackdoor.cli.paths import check
 from unbackdoor.devices import is_first_process
 from unbackdoor.errors import InputError
 from unbackdoor.printable import terminal
+from unbackdoor.untrusted import is_there
 
 F = TypeVar("F", bound=Callable[..., Any])
 SEED = 2**40  # see `training.batches.check_seed`, which loads torch
@@ -77,6 +78,7 @@ def refuse(names: Mapping[str, str], why: str) -> None:
 
 _FILE = click.Path(path_type=Path)
 _TAG = "unbackdoor.pretrained"
+_WHOLE = ("local-dir:", "hf-hub:", "adapter:")  # references that bring weights
 
 
 def _with_tag(context: click.Context, option: click.Parameter, value: Any) -> Any:
@@ -84,9 +86,14 @@ def _with_tag(context: click.Context, option: click.Parameter, value: Any) -> An
     tag = context.meta.get(_TAG)
     if tag is None:
         return value
-    if not value:
+    names = value if isinstance(value, tuple) else (value,) if value else ()
+    if not names:
         raise click.UsageError("--pretrained TAG needs --model ARCHITECTURE")
-    return tuple(f"{name}:{tag}" for name in value) if isinstance(value, tuple) else f"{value}:{tag}"
+    for name in names:
+        if name == "embedded" or name.startswith(_WHOLE) or is_there(Path(name)):
+            raise click.UsageError(f"{name} brings its own weights; leave --pretrained {tag} out")
+    tagged = tuple(f"{name}:{tag}" for name in names)
+    return tagged if isinstance(value, tuple) else tagged[0]
 
 
 def model_option(*names: str, **settings: Any) -> Callable[[F], F]:

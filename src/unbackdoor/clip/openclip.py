@@ -23,12 +23,13 @@ from unbackdoor.clip.library import guarded
 from unbackdoor.clip.openclip_table import check_config, read_config
 from unbackdoor.clip.preprocess import CLIP_MEAN, CLIP_STD, Frame, checked, checked_side
 from unbackdoor.clip.published import common_preprocess as _published_preprocess  # noqa: F401
-from unbackdoor.clip.skeleton import Undrawn, built, header_shapes, outline, probe, shapes_of
+from unbackdoor.clip.skeleton import Undrawn, built, outline, probe, shapes_of
 from unbackdoor.clip.tokenizers import Watch, checked_folder, guard
 from unbackdoor.disk import copy_companions, write_text
 from unbackdoor.errors import InputError
 from unbackdoor.notices import warn
-from unbackdoor.weights.files import read_checkpoint, write_tensors
+from unbackdoor.weights.files import read_checkpoint, read_shapes, write_tensors
+from unbackdoor.weights.names import bare, fitted
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 # The library's own order of preference; `.pt` is ours.
@@ -81,7 +82,7 @@ def from_folder(folder: Path, reference: str) -> Clip:
         raise InputError(f"{reference}: {CONFIG} is missing")
     config = read_config(path)
     weights = _find_weights(folder, reference)
-    shapes = _shapes(weights)
+    shapes = read_shapes(weights)
     if _is_hugging_face(shapes):
         return _as_hugging_face(folder, reference, weights)
     check_config(config, str(path), Sizes.of(shapes))
@@ -121,7 +122,7 @@ def from_name(reference: str, checkpoint: Path | None, *, random: bool = False) 
     online = checkpoint is None and bool(tag) and not random
     weights = None if random else checkpoint or published.fetch(name, tag)
     model_cfg: Json = open_clip.get_model_config(name)
-    shapes = {} if weights is None else _shapes(weights)
+    shapes = {} if weights is None else read_shapes(weights)
     reading = published.reading(name, tag, set(shapes), weights, model_cfg)
     if reading.quick_gelu:
         model_cfg["quick_gelu"] = True
@@ -147,7 +148,8 @@ def _find_weights(folder: Path, reference: str) -> Path:
 
 
 def _is_hugging_face(names: Collection[str]) -> bool:
-    return any(n.startswith("vision_model.") for n in names) and not any(n.startswith("visual.") for n in names)
+    plain = [bare(name) for name in names]
+    return any(n.startswith("vision_model.") for n in plain) and not any(n.startswith("visual.") for n in plain)
 
 
 def _as_hugging_face(folder: Path, reference: str, weights: Path) -> Clip:
@@ -162,24 +164,23 @@ def _as_hugging_face(folder: Path, reference: str, weights: Path) -> Clip:
     )
 
 
-def _shapes(weights: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes in a file of weights."""
-    return header_shapes(weights) if weights.suffix == ".safetensors" else shapes_of(read_checkpoint(weights))
-
-
 def _open(source: Source, weights: Path | None, shapes: Mapping[str, tuple[int, ...]]) -> Clip:
     """Compare what is asked for with what is there, then build and fill the model."""
     model_cfg = source.config["model_cfg"]
     make = partial(create, model_cfg, source.what)
     if weights is None:
         return handle(built(make, source.what), source, {})
-    skeleton, hint = outline(make, source.what), published.similar(shapes)
-    stored = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    check_shapes(skeleton, shapes_of(_conform(skeleton, stored)), str(weights), hint)
+    what, skeleton = str(weights), outline(make, source.what)
+    stored = fitted(
+        {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, skeleton.state_dict(), what
+    )
+    hint = published.similar(shapes_of(stored))
+    check_shapes(skeleton, shapes_of(_conform(skeleton, stored)), what, hint)
     check_towers(skeleton, model_cfg, source.what)
     with Undrawn():
         model = built(make, source.what)
-    types = fit_state(model, _conform(model, read_checkpoint(weights)), str(weights), hint)
+    state = fitted(read_checkpoint(weights), model.state_dict(), what)
+    types = fit_state(model, _conform(model, state), what, hint)
     return handle(model, source, types)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from unbackdoor.clip.library import guarded
 from unbackdoor.errors import InputError, first_line
+from unbackdoor.untrusted import is_there
 
 Json = dict[str, Any]
 # What OpenAI's archives carry beside their weights.
@@ -60,10 +61,7 @@ def parse(reference: str) -> tuple[str, str] | None:
 
 def is_folder(place: str | Path) -> bool:
     """Whether a folder has this path; a name that no file can have is none's."""
-    try:
-        return Path(place).is_dir()
-    except (OSError, ValueError):  # one with a NUL, or too long a one
-        return False
+    return is_there(Path(place)) and Path(place).is_dir()
 
 
 def unknown(name: str) -> InputError:

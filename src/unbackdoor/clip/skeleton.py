@@ -7,7 +7,6 @@ and shapes are compared with the header of the weights; only a model that the we
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,19 +14,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from unbackdoor.errors import InputError, first_line
-from unbackdoor.weights.stored import read_header
 
 # Masks, tables of positions and the like, which no file holds; the most of any published model is below 40 MB.
 _UNSTORED_BYTES = 256 << 20
-
-
-def header_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a safetensors file, of which only the header is read.
-
-    Raises:
-        InputError: no such file, or a damaged header.
-    """
-    return {entry.name: entry.shape for entry in read_header(path).entries}
 
 
 def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
