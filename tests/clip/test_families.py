@@ -300,7 +300,7 @@ def text(**settings: Any) -> Callable[[Json], object]:
         (vision(hidden_size=33), "the weights do not fit"),
         (vision(num_attention_heads=5), "the weights do not fit"),
         (vision(num_attention_heads=0), "num_attention_heads must be"),
-        (vision(image_size=40_000), "image_size must be a whole number from 1 to 1024"),
+        (vision(image_size=40_000), "image_size must be a whole number from 1 to 768"),
         (vision(image_size=[32, 64]), "the weights do not fit"),
         (vision(image_size=40), "the weights do not fit"),
         (vision(patch_size=0), "patch_size must be"),
