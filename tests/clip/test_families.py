@@ -129,7 +129,6 @@ def test_other_names_come_back_as_they_came(name: str, change: Callable[[State],
 def test_the_module_s_own_names_are_read_too(name: str, tmp_path: Path) -> None:
     model = write_family(name, tmp_path / "in")
     state = {n: t.clone() for n, t in model.state_dict().items()}
-    assert state.keys() != load_file(tmp_path / "in" / "model.safetensors").keys()
     save_file(state, tmp_path / "in" / "model.safetensors", {"format": "pt"})
     clip = load(str(tmp_path / "in"))
     assert all(torch.equal(clip.state()[n], t) for n, t in state.items())
@@ -209,7 +208,7 @@ def halve(state: State) -> State:
         ("vit", drop_a_layer, "tensors missing"),
         ("vit", lambda s: {**s, "text_model.head.weight": torch.ones(2)}, "1 unexpected"),
         ("vit", double, "are one tensor of the model"),
-        ("dinov2-gated", halve, "cannot be cut into 2 equal parts"),
+        ("dinov2-gated", halve, "weights_in.weight"),
     ],
 )
 def test_weights_that_do_not_fit(name: str, change: Callable[[State], State], part: str, tmp_path: Path) -> None:

@@ -138,7 +138,8 @@ def _create(chosen: Listed) -> nn.Module:
     import transformers
 
     model_class = getattr(transformers, chosen.family.architecture)
-    model: nn.Module = model_class(model_class.config_class.from_dict(chosen.config)).float()
+    # Some versions take out of the dictionary what they have read.
+    model: nn.Module = model_class(model_class.config_class.from_dict(copy.deepcopy(chosen.config))).float()
     return model
 
 
@@ -160,7 +161,7 @@ def _check_takes(model: Any, side: int, what: str) -> None:
     ids = torch.zeros(1, 2, dtype=torch.long)
     try:
         with torch.no_grad():
-            rows = [_image(model, torch.zeros(1, 3, side, side)), _pooled(model.get_text_features(input_ids=ids))]
+            rows = [_image(model, torch.zeros(1, 3, side, side)), model.get_text_features(input_ids=ids).pooler_output]
         shapes = [tuple(row.shape) for row in rows]
     except Exception as error:  # a configuration that can be built can still be none that works
         raise InputError(
@@ -181,14 +182,9 @@ def _puts_on_white() -> bool:
     return bool(pixel.getpixel((0, 0)) == (255, 255, 255))
 
 
-def _pooled(found: Any) -> Tensor:
-    """transformers 5 returns an output object where 4 returned the tensor."""
-    pooled: Tensor = found if isinstance(found, Tensor) else found.pooler_output
-    return pooled
-
-
 def _image(model: nn.Module, images: Tensor) -> Tensor:
-    return _pooled(model.get_image_features(pixel_values=images))  # type: ignore[operator]
+    found: Tensor = model.get_image_features(pixel_values=images).pooler_output  # type: ignore[operator]
+    return found
 
 
 def _rows(model: Any) -> int:
@@ -208,7 +204,8 @@ def _text_encoder(
         encoded = watch(lambda: cache[0](list(texts)), len(texts), lambda found: found["input_ids"])
         device = next(model.parameters()).device
         inputs = {k: v.to(device) for k, v in encoded.items()}
-        return _pooled(model.get_text_features(**inputs))  # type: ignore[operator]
+        found: Tensor = model.get_text_features(**inputs).pooler_output  # type: ignore[operator]
+        return found
 
     return text
 

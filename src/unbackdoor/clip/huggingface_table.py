@@ -254,7 +254,9 @@ def _check_dropped(given: Json, rules: Mapping[str, Rule], kind: str, what: str)
     if kind not in CONFIG_MAPPING:
         raise InputError(f"{what}: {kind!r} is no kind of model that this version of transformers has; a newer one may")
     whole_class = CONFIG_MAPPING[kind]
-    usual, of_all = whole_class(), PretrainedConfig()
+    # Before 5.20 the library makes no dual encoder without towers.
+    parts = {"vision_config": {"model_type": "vit"}, "text_config": {"model_type": "bert"}} if kind == DUAL else {}
+    usual, of_all = whole_class(**parts), PretrainedConfig()
     aliases = getattr(whole_class, "attribute_map", {})
     for key, value in given.items():
         other = key not in rules and key not in _MUST and key not in _IDLE and key not in aliases

@@ -100,11 +100,9 @@ def names_of(model: nn.Module, stored: Mapping[str, tuple[int, ...]], what: str)
 
 def library_names(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Names and shapes under which the installed version saves a model that it built."""
+    from transformers.core_model_loading import revert_weight_conversion
+
     state = {name: t.to("meta") for name, t in model.state_dict().items()}
-    try:
-        from transformers.core_model_loading import revert_weight_conversion
-    except ImportError:  # before version 5
-        return shapes_of(state)
     return shapes_of(revert_weight_conversion(model, state))
 
 
@@ -112,12 +110,9 @@ class _Renaming:
     """The renamings that the installed version makes on loading, for one model."""
 
     def __init__(self, model: nn.Module) -> None:
-        try:
-            from transformers.conversion_mapping import get_model_conversion_mapping
-        except ImportError:  # before version 5 modules are named as files are
-            transforms: list[Any] = []
-        else:
-            transforms = get_model_conversion_mapping(model)
+        from transformers.conversion_mapping import get_model_conversion_mapping
+
+        transforms: list[Any] = get_model_conversion_mapping(model)
         self._plain = [t for t in transforms if not hasattr(t, "operations")]
         self._cuts = [t for t in transforms if hasattr(t, "operations")]
         self._prefix = str(getattr(model, "base_model_prefix", ""))
