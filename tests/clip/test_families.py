@@ -312,7 +312,7 @@ def text(**settings: Any) -> Callable[[Json], object]:
         (text(vocab_size=5 * 10**7), "vocab_size must be"),
         (text(vocab_size=10**7), "the weights do not fit"),
         (text(max_position_embeddings=10**9), "max_position_embeddings must be"),
-        (text(max_position_embeddings=60_000), "the weights do not fit"),
+        (text(max_position_embeddings=4000), "the weights do not fit"),
         (lambda c: c.update(projection_dim=10**6), "the weights do not fit"),
         (lambda c: c.update(vision_config=None), "vision_config is no object"),
         (lambda c: c.pop("text_config"), "text_config is no object"),
@@ -502,3 +502,36 @@ def test_vectors_go_between_files_and_modules(name: str, tmp_path: Path) -> None
     found, _ = open_vector(tmp_path / "d.safetensors", clip)
     assert found.keys() == clip.state().keys()
     assert all(torch.allclose(found[n], 2 * t, atol=1e-6) for n, t in vector.items())
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "side", "fits"),
+    [
+        ("vit", {"hidden_size": 768, "intermediate_size": 3072, "patch_size": 8}, 384, True),
+        ("dinov2", {"hidden_size": 1536, "num_attention_heads": 24, "mlp_ratio": 4, "patch_size": 14}, 518, True),
+        ("siglip_vision_model", {"hidden_size": 1152, "intermediate_size": 4304, "patch_size": 16}, 512, True),
+        ("swin", {"embed_dim": 192}, 384, True),
+        ("convnext", {"hidden_sizes": [256, 512, 1024, 2048]}, 384, True),
+        (
+            "clip_vision_model",
+            {"hidden_size": 1664, "num_attention_heads": 16, "intermediate_size": 8192, "patch_size": 14},
+            224,
+            True,
+        ),
+        ("dinov2", {"hidden_size": 32, "num_attention_heads": 4, "patch_size": 1}, 1024, False),
+        ("vit", {"hidden_size": 8, "intermediate_size": 1 << 20, "patch_size": 16}, 64, False),
+        ("convnext", {"hidden_sizes": [512, 8, 8, 8], "patch_size": 1}, 1024, False),
+        ("swin", {"embed_dim": 96, "patch_size": 1}, 1024, False),
+    ],
+)
+def test_work_for_one_picture_is_bounded(kind: str, settings: Json, side: int, fits: bool) -> None:
+    from transformers import CONFIG_MAPPING
+
+    from unbackdoor.clip.huggingface_table import check_work
+
+    config = CONFIG_MAPPING[kind](**settings)
+    if fits:
+        check_work(kind, config, side, "here")
+    else:
+        with pytest.raises(InputError, match="more than any published image tower"):
+            check_work(kind, config, side, "here")

@@ -15,7 +15,7 @@ from unbackdoor.clip.allowed import Sizes
 from unbackdoor.clip.fitting import check_shapes, fit_state
 from unbackdoor.clip.handle import Clip, Format
 from unbackdoor.clip.huggingface_files import WEIGHTS, find_weights, write_weights
-from unbackdoor.clip.huggingface_table import FAMILIES, Listed, image_tower, listed, longest_text
+from unbackdoor.clip.huggingface_table import FAMILIES, Listed, check_work, image_tower, listed, longest_text
 from unbackdoor.clip.library import guarded
 from unbackdoor.clip.preprocess import Preprocess
 from unbackdoor.clip.processor import preprocess, read_settings
@@ -145,12 +145,14 @@ def _create(chosen: Listed) -> nn.Module:
 
 def _preprocess(what: str, settings: dict[str, Any] | None, chosen: Listed, model: Any) -> Preprocess:
     tower = image_tower(chosen.vision, model.config.vision_config, what)
+    found = preprocess(what, settings or {}, tower, white=_puts_on_white())
+    check_work(chosen.vision, model.config.vision_config, found.size, what)
     if settings is None:
         warn(
             f"{what}: no preprocessor_config.json; pictures are taken as {chosen.vision} usually takes them, at "
             f"{tower.side} pixels"
         )
-    return preprocess(what, settings or {}, tower, white=_puts_on_white())
+    return found
 
 
 def _check_takes(model: Any, side: int, what: str) -> None:

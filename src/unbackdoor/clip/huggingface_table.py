@@ -125,7 +125,7 @@ _FIXED = (
 )  # fmt: skip
 
 _TOKENS: dict[str, Rule] = {
-    "vocab_size": whole(1, 1 << 24), "max_position_embeddings": whole(1, 1 << 16), "pad_token_id": _TOKEN,
+    "vocab_size": whole(1, 1 << 24), "max_position_embeddings": whole(1, 1 << 12), "pad_token_id": _TOKEN,
     "bos_token_id": _TOKEN, "eos_token_id": _TOKEN,
 }  # fmt: skip
 _CLIP_TEXT: dict[str, Rule] = {**_OF_CLIP, **_TOKENS}
@@ -144,7 +144,7 @@ TEXT: dict[str, dict[str, Rule]] = {
     "xlm-roberta-xl": _BERT,
     "altclip_text_model": {**_BERT, "project_dim": _WIDTH},
     "albert": {
-        **_BERT, "embedding_size": _WIDTH, "num_hidden_groups": whole(1, 64), "inner_group_num": whole(1, 64),
+        **_BERT, "embedding_size": _WIDTH, "num_hidden_groups": whole(1, 12), "inner_group_num": whole(1, 4),
     },
     "mpnet": {**_BERT, "relative_attention_num_buckets": whole(2, 1 << 12)},
 }  # fmt: skip
@@ -276,6 +276,39 @@ def image_tower(kind: str, vision: Any, what: str) -> Tower:
         InputError: pictures that are not square.
     """
     return Tower(kind, checked_side(what, getattr(vision, "image_size", None) or 224), kind in _FIXED)
+
+
+# Of published towers, ViT-B/8 has 2,304 patches at 384 pixels, DINOv2-g 1,369 of 8,192 numbers at 518, and the stem of
+# ConvNeXt-XL 64 numbers by pixel. The largest side is 560.
+_MOST_PATCHES, _MOST_NUMBERS, _MOST_BY_PIXEL, _LONGEST_SIDE = 1 << 12, 12 << 20, 64, 640
+
+
+def check_work(kind: str, vision: Any, side: int, what: str) -> None:
+    """Whether pictures of `side` pixels ask for no more patches, and numbers for each, than any published tower.
+
+    Weights bound neither: the small ones of a wide tower with tiny patches make gigabytes of one picture.
+
+    Args:
+        vision: the library's configuration of the tower.
+
+    Raises:
+        InputError: they do.
+    """
+    patch = getattr(vision, "patch_size", None) or 16
+    patch = min(patch) if isinstance(patch, list | tuple) else int(patch)
+    hierarchy = getattr(vision, "hidden_sizes", None) or [getattr(vision, "embed_dim", None)]
+    width = int(hierarchy[0] or vision.hidden_size)
+    ratio = 4.0 if hasattr(vision, "hidden_sizes") else float(getattr(vision, "mlp_ratio", None) or 1)
+    widest = max(width * ratio, width, getattr(vision, "intermediate_size", None) or 0)
+    patches = (side // patch) ** 2
+    flat = kind not in ("swin", "swinv2", "convnext", "convnextv2")
+    by_pixel = widest / patch**2
+    wide = (flat and patches > _MOST_PATCHES) or patches * widest > _MOST_NUMBERS or by_pixel > _MOST_BY_PIXEL
+    if wide or side > _LONGEST_SIDE:
+        raise InputError(
+            f"{what}: pictures of {side} pixels in {patches:,} patches with {int(widest):,} numbers each are more than "
+            "any published image tower takes"
+        )
 
 
 def longest_text(kind: str, text: Any) -> int:
