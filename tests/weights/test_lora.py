@@ -19,7 +19,8 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.defenses.vector import METHODS, Known, trigger_vector
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.verbs.weights import lora
-from unbackdoor.weights.lora import factorised, read_adapter
+from unbackdoor.weights.adapters import read_adapter
+from unbackdoor.weights.lora import factorised
 from unbackdoor.weights.vector import Walk, save_vector
 
 peft = pytest.importorskip("peft")
@@ -84,7 +85,7 @@ def test_a_vector_becomes_an_adapter_that_peft_applies(tmp_path: Path, kind: str
     assert told["modules"] == 14  # two layers of six, the patches and the projection
     assert 0.8 < told["kept"] < 1 and told["left_out"] > 10
     merged = load(f"adapter:{tmp_path / 'adapter'}")  # its base is named in it
-    delta = read_adapter(tmp_path / "adapter")
+    delta = read_adapter(tmp_path / "adapter", clip.state())
     for name, p in merged.image_parameters().items():
         expected = clip.state()[name] + delta.get(name, torch.zeros(()))
         torch.testing.assert_close(p, expected, atol=1e-6, rtol=1e-5)
@@ -155,19 +156,19 @@ PAIR = {f"{Q}.lora_A.weight": torch.ones(2, 64), f"{Q}.lora_B.weight": torch.one
 @pytest.mark.parametrize(
     ("config", "tensors", "told"),
     [
-        ("[]", PAIR, "peft_type is not LORA"),
-        ("{", PAIR, "no adapter's configuration"),
+        ("[]", PAIR, "holds no JSON object"),
+        ("{", PAIR, "not readable JSON"),
         ({"peft_type": "IA3"}, PAIR, "peft_type is not LORA"),
         ({"use_dora": True}, PAIR, "use_dora is set"),
-        ({"modules_to_save": ["head"]}, PAIR, "modules_to_save is set"),
-        ({"r": 0}, PAIR, "not two usable numbers"),
-        ({"lora_alpha": "x"}, PAIR, "not two usable numbers"),
-        ({"rank_pattern": {"(": 1}}, PAIR, "not two usable numbers"),
+        ({"modules_to_save": ["visual_projection"]}, PAIR, "lacks visual_projection"),
+        ({"r": 0}, PAIR, "says 0"),
+        ({"lora_alpha": "x"}, PAIR, "lora_alpha"),
+        ({"rank_pattern": {"(": 1}}, PAIR, "the pattern '\\(' is not followed"),
         ({}, {**PAIR, f"{Q}.lora_magnitude_vector": torch.ones(64)}, "no factor of a LoRA"),
         ({}, {f"{Q}.lora_A.weight": torch.ones(2, 64)}, "one of two factors"),
         ({}, {**PAIR, f"{Q}.lora_B.weight": torch.ones(64, 3)}, "do not fit"),
         ({}, {**PAIR, f"{Q}.lora_B.weight": torch.ones(63, 2)}, "another architecture"),
-        ({}, {k.replace("q_proj", "x_proj"): v for k, v in PAIR.items()}, "lacks"),
+        ({}, {k.replace("q_proj", "x_proj"): v for k, v in PAIR.items()}, "no place"),
         ({}, {**PAIR, f"{Q}.lora_B.weight": torch.full((64, 2), float("inf"))}, "NaN or infinite"),
         ({"base_model_name_or_path": "org/name"}, PAIR, None),
     ],

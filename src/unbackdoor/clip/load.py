@@ -155,17 +155,19 @@ def _from_folder(path: Path, reference: str) -> Clip:
 
 
 def _with_adapter(reference: str) -> Clip:
-    from unbackdoor.weights.lora import read_adapter, read_config
+    from unbackdoor.weights.adapters import read_adapter, read_config
     from unbackdoor.weights.vector import add_
 
     place, _, named = reference.removeprefix("adapter:").partition("@")
     folder = Path(place)
-    base = named or str(read_config(folder).get("base_model_name_or_path") or "")
+    base = named or (read_config(folder).base_model_name_or_path or "")
     if not named and not _lies_here(base):
         raise InputError(f"{reference}: its base {base[:200]!r} is no folder here; name it: adapter:{place}@REFERENCE")
     clip = _open(base, None)
+    state, names = clip.state(), clip.format.names
+    both = state | {name: state[place] for name, place in names.aliases.items()}
     try:
-        add_(clip.state(), read_adapter(folder), 1.0)
+        add_(state, names.translated(read_adapter(folder, both)), 1.0)
     except InputError as error:
         raise InputError(f"{reference} on {base}: {error}") from None
     clip.reference = reference

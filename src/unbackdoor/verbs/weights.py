@@ -165,7 +165,8 @@ def lora(
         InputError: a vector without such weights; `out` is there.
     """
     from unbackdoor.clip.convert import to_hf
-    from unbackdoor.weights.lora import WEIGHTS, factorised, write_adapter
+    from unbackdoor.weights.adapters import WEIGHTS
+    from unbackdoor.weights.lora import factorised, write_adapter
     from unbackdoor.weights.vector import load_vector
 
     if rank < 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -92,17 +92,23 @@ def fitted(state: Mapping[str, T], own: Collection[str], what: str) -> dict[str,
         InputError: as `unwrapped`.
     """
     known, state = set(own), unwrapped(state, what)
-    rows = [name.split(".") for name in state]
-    choices, depth = [rows], 0
-    while rows and all(len(row) > depth + 1 and row[depth] in _WRAPPERS for row in rows):
-        depth += 1
-        choices.append([row[depth:] for row in rows])
-    best = max(choices, key=lambda rows: sum(".".join(row) in known for row in rows))  # of equals the longest names
-    names = [".".join(row) for row in best]
+    choices = [list(cut.values()) for cut in prefixes_cut(list(state))]
+    names = max(choices, key=lambda names: sum(name in known for name in names))  # of equals the longest names
     missing = known - set(names)
-    inner = [".".join([*(w for w in row[:-1] if w not in _WRAPPERS), row[-1]]) for row in best]
+    rows = [name.split(".") for name in names]
+    inner = [".".join([*(w for w in row[:-1] if w not in _WRAPPERS), row[-1]]) for row in rows]
     names = [new if old not in known and new in missing else old for old, new in zip(names, inner, strict=True)]
     return _renamed(state, names, what)
+
+
+def prefixes_cut(names: Sequence[str]) -> list[dict[str, str]]:
+    """Names as they are, and without the first, the first two, … of the wrappers' words that all of them begin with."""
+    rows, depth = [name.split(".") for name in names], 0
+    choices = [dict(zip(names, names, strict=True))]
+    while rows and all(len(row) > depth + 1 and row[depth] in _WRAPPERS for row in rows):
+        depth += 1
+        choices.append({name: ".".join(row[depth:]) for name, row in zip(names, rows, strict=True)})
+    return choices
 
 
 def choose_state(content: Any, is_tensor: Callable[[Any], bool], what: str) -> Chosen:
