@@ -176,7 +176,7 @@ PAIR = {f"{Q}.lora_A.weight": torch.ones(2, 64), f"{Q}.lora_B.weight": torch.one
 def test_adapters_that_are_refused(tmp_path: Path, config: Any, tensors: Any, told: str | None) -> None:
     folder, base = adapter(tmp_path / "a", config, tensors), hf(tmp_path)
     reference = f"adapter:{folder}@{base}" if told else f"adapter:{folder}"
-    with pytest.raises(InputError, match=told or "is no folder here; name it as adapter:"):
+    with pytest.raises(InputError, match=told or "is no folder here; name it: adapter:"):
         load(reference)
 
 
