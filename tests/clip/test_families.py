@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.clip.families import FAMILIES, SIDE, family_model, features, write_family
 from unbackdoor import load
+from unbackdoor.clip.convert import convert
 from unbackdoor.clip.huggingface import from_object, is_hugging_face
 from unbackdoor.defenses.vector import TakenVector
 from unbackdoor.errors import InputError
@@ -134,6 +135,22 @@ def test_the_module_s_own_names_are_read_too(name: str, tmp_path: Path) -> None:
     assert all(torch.equal(clip.state()[n], t) for n, t in state.items())
     clip.save(tmp_path / "out")
     assert load_file(tmp_path / "out" / "model.safetensors").keys() == state.keys()
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "model.module."])
+@pytest.mark.parametrize("bin_file", [False, True])
+def test_what_wrappers_put_before_names_is_taken_off(prefix: str, bin_file: bool, tmp_path: Path) -> None:
+    """The library itself opens no such file, so that what is saved has the plain names."""
+    model = write_family("vit", tmp_path / "in")
+    names = load_file(tmp_path / "in" / "model.safetensors").keys()
+    state = {prefix + n: t for n, t in load_file(tmp_path / "in" / "model.safetensors").items()}
+    save_file(state, tmp_path / "in" / "model.safetensors", {"format": "pt"})
+    if bin_file:
+        to_bin(tmp_path / "in", 2)
+    clip = load(str(tmp_path / "in"))
+    assert all(torch.equal(clip.state()[n], t) for n, t in model.state_dict().items())
+    clip.save(tmp_path / "out")
+    assert {n for file in tmp_path.glob("out/*.safetensors") for n in load_file(file)} == names
 
 
 def to_bin(folder: Path, shards: int) -> None:
@@ -535,3 +552,43 @@ def test_work_for_one_picture_is_bounded(kind: str, settings: Json, side: int, f
     else:
         with pytest.raises(InputError, match="more than any published image tower"):
             check_work(kind, config, side, "here")
+
+
+@pytest.mark.parametrize("module", ["layers.0.attention.q_proj", "encoder.layer.0.attention.attention.query"])
+def test_adapters_of_either_version_s_names(module: str, dual: Path, tmp_path: Path) -> None:
+    from unbackdoor.weights.lora import write_adapter
+
+    a, b = torch.ones(1, 32), torch.ones(32, 1)
+    write_adapter(tmp_path / "adapter", {f"vision_model.{module}": (a, b)})
+    before, after = load(str(dual)).state(), load(f"adapter:{tmp_path / 'adapter'}@{dual}").state()
+    moved = {n for n, t in before.items() if not torch.equal(after[n], t)}
+    assert moved == {"vision_model.layers.0.attention.q_proj.weight"}
+    assert torch.allclose(after["vision_model.layers.0.attention.q_proj.weight"] - 1, before[moved.pop()], atol=1e-6)
+
+
+def test_load_takes_a_model_in_memory(dual: Path) -> None:
+    from transformers import AutoModel, AutoProcessor
+
+    model, folder = AutoModel.from_pretrained(dual), load(str(dual))
+    clip = load(model, processor=AutoProcessor.from_pretrained(dual))
+    assert torch.equal(clip.encode_image(pictures()), folder.encode_image(pictures()))
+    assert clip.preprocess == folder.preprocess
+
+
+@pytest.mark.parametrize("name", [n for n in FAMILIES if n != "clip"][::3])
+def test_what_has_no_form_in_open_clip(name: str, tmp_path: Path) -> None:
+    write_family(name, tmp_path / "in")
+    with pytest.raises(InputError, match=r"has no place in OpenCLIP's CLIP|only CLIPModel has a form") as caught:
+        convert(load(str(tmp_path / "in")), "open_clip", tmp_path / "out")
+    assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("settings", [{"size": {"shortest_edge": 40}}, {"do_resize": False}, {"resample": 1}])
+def test_frames_that_open_clip_does_not_have(settings: Json, tmp_path: Path) -> None:
+    from tests.clip.convert import open_clip_to_hf, small_open_clip
+
+    folder = open_clip_to_hf(small_open_clip(tmp_path / "oc"), tmp_path / "in")
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+    with pytest.raises(InputError, match="framed as the other library cannot"):
+        convert(load(str(folder)), "open_clip", tmp_path / "out")

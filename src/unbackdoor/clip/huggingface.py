@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from unbackdoor.clip.allowed import Sizes
 from unbackdoor.clip.fitting import check_shapes, fit_state
 from unbackdoor.clip.handle import Clip, Format
-from unbackdoor.clip.huggingface_files import WEIGHTS, find_weights, write_weights
+from unbackdoor.clip.huggingface_files import WEIGHTS, cleared, find_weights, write_weights
 from unbackdoor.clip.huggingface_table import FAMILIES, Listed, check_work, image_tower, listed, longest_text
 from unbackdoor.clip.library import guarded
 from unbackdoor.clip.preprocess import Preprocess
 from unbackdoor.clip.processor import preprocess, read_settings
 from unbackdoor.clip.renaming import Names, library_names, names_of
-from unbackdoor.clip.skeleton import built, outline
+from unbackdoor.clip.skeleton import Undrawn, built, outline
 from unbackdoor.clip.tokenizers import Watch, has_tokenizer, load_tokenizer
 from unbackdoor.disk import copy_companions, write_text
 from unbackdoor.errors import InputError, first_line
@@ -53,10 +53,13 @@ def from_folder(folder: Path, reference: str) -> Clip:
         return _create(chosen)
 
     skeleton = outline(create, what)
-    names = names_of(skeleton, weights.shapes, str(folder))
+    names, own = names_of(skeleton, weights.shapes, str(folder)), set(skeleton.state_dict())
+    if not own.issuperset(n for targets in names.places.values() for n in targets):
+        weights = cleared(weights, own | set(library_names(skeleton)), str(folder))
+        names = names_of(skeleton, weights.shapes, str(folder))
     check_shapes(skeleton, names.shapes(weights.shapes), str(folder))
     step = _preprocess(str(folder), read_settings(folder), chosen, skeleton)
-    with torch.random.fork_rng(devices=[]):
+    with Undrawn():
         model = built(create, what).eval()
     stored = weights.read()
     types = fit_state(model, names.inside(stored), str(folder))

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
-from unbackdoor.clip.skeleton import shapes_of
 from unbackdoor.disk import write_text
 from unbackdoor.errors import InputError
 from unbackdoor.untrusted import read_json
-from unbackdoor.weights.files import read_checkpoint, read_tensors, write_tensors
+from unbackdoor.weights.files import read_checkpoint, read_shapes, read_tensors, write_tensors
+from unbackdoor.weights.names import fitted, unwrapped
 from unbackdoor.weights.stored import beside, open_stored
 
 WEIGHTS, OLD = "model.safetensors", "pytorch_model.bin"
@@ -36,6 +36,25 @@ class Weights:
     read: Callable[[], dict[str, Tensor]]
 
 
+def cleared(weights: Weights, own: Collection[str], what: str) -> Weights:
+    """The same weights without what a wrapper put before or into all names, where that makes them a model's.
+
+    Args:
+        own: names that the model knows, in a file or as a module.
+
+    Raises:
+        InputError: two tensors would get one name.
+    """
+    names = fitted({name: name for name in weights.shapes}, own, what)
+
+    def read() -> dict[str, Tensor]:
+        found = weights.read()
+        return {new: found[old] for new, old in names.items()}
+
+    shapes = {new: weights.shapes[old] for new, old in names.items()}
+    return Weights(shapes, {new: weights.files[old] for new, old in names.items()}, read)
+
+
 def has_weights(folder: Path) -> bool:
     """Whether there are weights under the library's own names."""
     return any((folder / name).is_file() for name in NAMES)
@@ -44,7 +63,7 @@ def has_weights(folder: Path) -> bool:
 def find_weights(folder: Path, reference: str) -> Weights:
     """The weights that the library would take.
 
-    Safetensors are only looked into here; files of torch are read, since nothing else tells what they hold.
+    Only names and shapes are read here.
 
     Raises:
         InputError: there are none, or they are damaged, or an index names what is not there or lies elsewhere.
@@ -59,11 +78,10 @@ def find_weights(folder: Path, reference: str) -> Weights:
         paths = [shard.path for shard in stored.shards]
         return Weights(shapes, files, lambda: {n: t for path in paths for n, t in read_tensors(path)[0].items()})
     if name == OLD:
-        state = read_checkpoint(folder / name)
-        files = dict.fromkeys(state, WEIGHTS)
-    else:
-        state, files = _torch_shards(folder, folder / name)
-    return Weights(shapes_of(state), files, lambda: state)
+        path = folder / name
+        shapes = read_shapes(path)
+        return Weights(shapes, dict.fromkeys(shapes, WEIGHTS), lambda: read_checkpoint(path))
+    return _torch_shards(folder, folder / name)
 
 
 def _instead(folder: Path) -> str:
@@ -73,25 +91,23 @@ def _instead(folder: Path) -> str:
     return ""
 
 
-def _torch_shards(folder: Path, index: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors, and the safetensors file that each is to be written to."""
+def _torch_shards(folder: Path, index: Path) -> Weights:
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise InputError(f"{index}: holds no weight_map; fetch the model again")
     if not all(isinstance(file, str) and beside(file) and file.endswith(".bin") for file in places.values()):
         raise InputError(f"{index}: names a file outside its folder, or none of torch's; do not trust it")
-    state: dict[str, Tensor] = {}
-    for file in dict.fromkeys(places.values()):
-        shard = read_checkpoint(folder / file)
-        wrong = next((n for n in {**shard, **_of(places, file)} if n not in shard or places.get(n) != file), None)
-        if wrong is not None:
-            raise InputError(f"{index}: its files do not hold what it says (first: {wrong}); fetch the model again")
-        state |= shard
-    return state, {name: _safe_name(file) for name, file in places.items()}
-
-
-def _of(places: Mapping[str, str], file: str) -> dict[str, str]:
-    return {name: f for name, f in places.items() if f == file}
+    shapes: dict[str, tuple[int, ...]] = {}
+    paths = [folder / file for file in dict.fromkeys(places.values())]
+    for path in paths:
+        shard = read_shapes(path)
+        own = unwrapped({name: name for name, file in places.items() if file == path.name}, str(index))
+        wrong = sorted(set(shard) ^ set(own))
+        if wrong:
+            raise InputError(f"{index}: its files do not hold what it says (first: {wrong[0]}); fetch the model again")
+        shapes |= shard
+    files = {name: _safe_name(file) for name, file in unwrapped(places, str(index)).items()}
+    return Weights(shapes, files, lambda: {n: t for path in paths for n, t in read_checkpoint(path).items()})
 
 
 def _safe_name(file: str) -> str:
