@@ -9,6 +9,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +97,8 @@ def put(part: str, **values: Any) -> Callable[[Json], object]:
         (put(T, layers=10**7), "text_cfg.layers must be a whole number from 1 to 512"),
         (put(T, layers=300), "asks for 300 layers"),
         (put(V, layers=[100] * 4), "asks for 400 layers"),
-        (put(T, context_length=30_000), "MB of masks and tables"),
-        (put(T, context_length=10**9), "context_length must be"),
+        (put(T, context_length=30_000), "context_length must be"),
+        (put(T, context_length=1000), "of another shape"),
         (put(T, vocab_size=5 * 10**7), "vocab_size must be"),
         (put(T, vocab_size=10**6), "vocab_size asks for 1000000"),
         (put(V, image_size=40_000), "image_size must be"),
@@ -361,6 +362,154 @@ def test_the_right_architecture_is_suggested(tmp_path: Path) -> None:
     assert published.similar({"a": (1,)}) == ""
     file = weights_file(tmp_path / "w.pt")
     refused(lambda: load("ViT-B-32", checkpoint=file), "name the architecture")
+
+
+# --- the hub ---------------------------------------------------------------------------------------------------------
+
+
+class Hub:
+    """Repositories in folders, in place of the network."""
+
+    def __init__(self, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.place, self.fetched, self.online = place, set(), True
+        monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", lambda _, repository: self.files(repository))
+        monkeypatch.setattr("huggingface_hub.snapshot_download", self.snapshot)
+
+    def files(self, repository: str) -> list[str]:
+        if not self.online:
+            raise OSError("no network")
+        folder = self.place / repository
+        return [str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()]
+
+    def snapshot(self, repository: str, allow_patterns: list[str], local_files_only: bool = False) -> str:
+        target = self.place / "cache" / repository
+        target.mkdir(parents=True, exist_ok=True)
+        if self.online and not local_files_only:
+            for name in self.files(repository):
+                if any(fnmatch(name, pattern) for pattern in allow_patterns):
+                    (target / name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(self.place / repository / name, target / name)
+                    self.fetched.add(name)
+        elif not any(target.iterdir()):
+            raise OSError("not in the cache")
+        return str(target)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    return Hub(tmp_path / "hub", monkeypatch)
+
+
+EXTRA = ("README.md", "evil.py", "pytorch_model.bin", "onnx/model.onnx", "onnx/config.json", "flax_model.msgpack")
+
+
+def litter(folder: Path) -> Path:
+    for name in EXTRA:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    return folder
+
+
+def test_the_hubs_open_clip_models(hub: Hub, vit_folder: Path) -> None:
+    shutil.copytree(vit_folder, hub.place / "org" / "name")
+    litter(hub.place / "org" / "name")
+    assert load("hf-hub:org/name").kind == "open_clip"
+    assert hub.fetched == {CONFIG, WEIGHTS}
+    hub.online = False  # what was fetched before is still there
+    assert load("hf-hub:org/name").reference == "hf-hub:org/name"
+
+
+def test_the_hubs_hugging_face_models(hub: Hub, vit_folder: Path, tmp_path: Path) -> None:
+    folder = open_clip_to_hf(vit_folder, hub.place / "org" / "name")
+    texts = {p.name for p in folder.iterdir() if p.suffix in (".json", ".txt")}
+    litter(folder)
+    assert load("hf-hub:org/name").kind == "hf"
+    assert hub.fetched == {"model.safetensors", *texts}
+
+
+@pytest.mark.parametrize("kind", ["shards", "bin"])
+def test_the_hubs_other_forms_of_weights(kind: str, hub: Hub, vit_folder: Path) -> None:
+    folder = open_clip_to_hf(vit_folder, hub.place / "org" / "name")
+    state, _ = read_tensors(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    if kind == "bin":
+        torch.save(state, folder / "pytorch_model.bin")
+    else:
+        places = {n: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, n in enumerate(sorted(state))}
+        for file in set(places.values()):
+            write_tensors(folder / file, {n: t for n, t in state.items() if places[n] == file})
+        index = {"metadata": {}, "weight_map": {**places, "evil": "../../secret.safetensors"}}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+        refused(lambda: load("hf-hub:org/name"), "not a file beside it")
+        assert not any("secret" in name for name in hub.fetched)
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    assert load("hf-hub:org/name").kind == "hf"
+
+
+def test_a_repository_without_a_model(hub: Hub) -> None:
+    (hub.place / "org" / "name").mkdir(parents=True)
+    litter(hub.place / "org" / "name")
+    refused(lambda: load("hf-hub:org/name"), "holds neither open_clip_config.json nor config.json")
+
+
+def test_a_tokenizer_by_name_is_fetched_for_a_tag_and_never_for_a_file(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(monkeypatch, "tiny", one={})
+    config = open_clip.factory._MODEL_CONFIGS["tiny"]
+    config["text_cfg"] |= {"vocab_size": 80, "hf_tokenizer_name": "org/words", "pool_type": "last"}
+    file = write_open_clip(tmp_path / "m", {"model_cfg": config}) / WEIGHTS
+    library_tokenizer("bert").save_pretrained(str(hub.place / "org" / "words"))
+    (hub.place / "org" / "words" / "config.json").write_text('{"model_type": "bert"}')
+    monkeypatch.setattr("open_clip.pretrained.download_pretrained", lambda facts: str(file))
+    refused(lambda: load("tiny:one", checkpoint=file).encode_text(TEXTS), "cannot be fetched")
+    assert hub.fetched == set()
+    fetched = load("tiny:one").encode_text(TEXTS)
+    assert "tokenizer.json" in hub.fetched
+    torch.testing.assert_close(load("tiny:one", checkpoint=file).encode_text(TEXTS), fetched)  # out of the cache
+
+
+# --- Hugging Face text towers ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "mt5", "m2m_100"])
+def test_a_text_tower_of_hugging_face(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saved, reloaded and compared with what the library makes of the same configuration."""
+    from unbackdoor.clip import text_towers
+
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    tower = {
+        "bert": lambda: text_towers._bert(80, **small),
+        "roberta": lambda: text_towers._roberta("roberta", 80, **small),
+        "mt5": lambda: {**text_towers._mt5(32, 64, 2, 2), "vocab_size": 80, "d_kv": 16},
+        "m2m_100": lambda: {
+            **text_towers._nllb(2, 64), "vocab_size": 80, "d_model": 32, "encoder_attention_heads": 2,
+            "decoder_attention_heads": 2,
+        },
+    }[kind]()  # fmt: skip
+    monkeypatch.setitem(text_towers._KNOWN, "some/tower", tower)
+    config = vit_config()
+    pooler = "cls_pooler" if kind == "bert" else "mean_pooler"
+    config["model_cfg"]["text_cfg"] = {
+        "hf_model_name": "some/tower", "hf_tokenizer_name": "some/tower", "hf_pooler_type": pooler,
+        "context_length": 16,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    model: Any = create(config["model_cfg"], "here").eval()
+    folder = tmp_path / "in"
+    library_tokenizer("bert").save_pretrained(str(folder))
+    (folder / CONFIG).write_text(json.dumps(config))
+    (folder / "config.json").write_text('{"model_type": "bert"}')
+    write_tensors(folder / WEIGHTS, model.state_dict())
+    clip = load(folder)
+    tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(TEXTS)
+    with torch.no_grad():
+        torch.testing.assert_close(clip.encode_text(TEXTS), model.encode_text(tokens, normalize=True))
+    clip.save(tmp_path / "out")
+    torch.testing.assert_close(load(tmp_path / "out").encode_text(TEXTS), clip.encode_text(TEXTS))
+    long = 1024 if kind == "m2m_100" else 600
+    change(folder, put(T, context_length=long + (kind == "m2m_100")))
+    refused(lambda: load(folder), "context_length")
 
 
 # --- references ------------------------------------------------------------------------------------------------------

@@ -215,7 +215,7 @@ def check_towers(skeleton: nn.Module, model_cfg: Mapping[str, Any], what: str) -
     length = int(text.get("context_length", 77))
     if text.get("hf_model_name"):
         most = text_towers.most_tokens(text_towers.text_config(text["hf_model_name"], what))
-        if most and length > most:
+        if length > most:
             raise InputError(f"{what}: context_length {length} exceeds the {most} positions of {text['hf_model_name']}")
         return
     tokens = torch.zeros(1, length, dtype=torch.long, device="meta")

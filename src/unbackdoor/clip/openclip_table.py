@@ -75,7 +75,7 @@ _VISION: dict[str, Rule] = {
 }
 _TEXT: dict[str, Rule] = {
     **_BLOCK,
-    "context_length": dimension(1 << 15),
+    "context_length": dimension(1 << 10),
     "vocab_size": dimension(),
     "hf_tokenizer_name": maybe(either(words(""), _HUB_NAME)),
     "tokenizer_mode": maybe(words("", "clips")),

@@ -94,11 +94,10 @@ def text_config(name: str, what: str) -> Json:
 
 
 def most_tokens(config: Json) -> int:
-    """How long a text may be; 0 where positions are relative or computed."""
+    """How many tokens a text may have."""
     rows = int(config.get("max_position_embeddings", 512))
-    if config["model_type"] in ("roberta", "xlm-roberta"):
-        return rows - 2  # positions begin after the padding's
-    return rows if config["model_type"] == "bert" else 0
+    # Positions begin after the padding's; mT5's are relative.
+    return rows - 2 if config["model_type"] in ("roberta", "xlm-roberta") else rows
 
 
 @contextmanager

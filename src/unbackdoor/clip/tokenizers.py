@@ -38,9 +38,10 @@ from unbackdoor.errors import InputError, first_line
 from unbackdoor.untrusted import parse_json, read_bytes, read_json
 
 T = TypeVar("T")
-# The largest that are published: XLM-V's tokenizer.json has 62 MB, its sentencepiece model 18.
-_JSON_BYTES, _MODEL_BYTES, _LIST_BYTES = 96 << 20, 32 << 20, 16 << 20
-_MOST_TOKENS = 1 << 24  # more than any vocabulary
+# The largest that are published: XLM-V's 901,629 tokens, in a tokenizer.json of 62 MB and a sentencepiece model of 18;
+# the library takes a GB of memory for a million tokens.
+_JSON_BYTES, _MODEL_BYTES, _LIST_BYTES = 64 << 20, 24 << 20, 16 << 20
+_MOST_TOKENS = 1 << 20
 _MOST_ADDED = 1 << 14
 _LONGEST_TOKEN = 512  # characters; merges are made out of a vocabulary in the square of it
 _GROWTH = 1000  # times that a normalized text may be longer
@@ -217,7 +218,9 @@ class Watch:
 def _contents(folder: Path) -> Iterator[tuple[str, bytes]]:
     for name in _LISTS:
         if (folder / name).is_file():
-            yield name, read_bytes(folder / name, _LIST_BYTES)
+            content = read_bytes(folder / name, _LIST_BYTES)
+            _check_count(content.count(b"\n"), str(folder / name))
+            yield name, content
     for name in _MODELS:
         if (folder / name).is_file():
             yield name, _sentencepiece(folder / name)
@@ -275,6 +278,11 @@ def _is_added(value: Any) -> bool:
     return isinstance(value, dict) and all(k in _ADDED and _ADDED[k].fits(v) for k, v in value.items())
 
 
+def _check_count(tokens: int, what: str) -> None:
+    if tokens > _MOST_TOKENS:
+        raise InputError(f"{what}: holds more than {_MOST_TOKENS:,} tokens or merges; no vocabulary has so many")
+
+
 def _numbered(value: dict[str, Any], path: Path, most: int = _MOST_TOKENS) -> dict[str, int]:
     sound = all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < _MOST_TOKENS for n in value.values())
     if not sound or len(value) > most or any(len(t) > _LONGEST_TOKEN for t in value):
@@ -297,6 +305,7 @@ def _sentencepiece(path: Path) -> bytes:
         pieces = 0
     if not pieces:
         raise InputError(f"{path}: is no sentencepiece model; fetch it again")
+    _check_count(pieces, str(path))
     if rules:
         _check_growth(_charsmap_growth(rules, str(path)), str(path))
     return content
@@ -510,6 +519,7 @@ def _vocabulary(kind: str, model: Mapping[str, Any], what: str) -> dict[str, Any
             found["merges"] = msgspec.json.decode(model.get("merges", b"0"), type=list[str | list[str]])
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise InputError(f"{what}: its vocabulary or merges are damaged ({first_line(error)})") from None
+    _check_count(max(map(len, found.values())), what)
     longest = max((len(token[0] if scored else token) for token in tokens), default=0)
     if longest > _LONGEST_TOKEN or not (scored or all(0 <= n < _MOST_TOKENS for n in tokens.values())):
         raise InputError(f"{what}: a token of {longest} characters, or an impossible number; no vocabulary has such")
@@ -529,7 +539,9 @@ def _check_step(step: Any, kind: str, what: str, depth: int) -> int:
         return 1
     table_ = _STEPS[kind]
     name = step.get("type") if isinstance(step, dict) else None
-    if not isinstance(name, str) or name not in table_ or depth > 4:
+    if depth > 4:
+        raise InputError(f"{what}: steps lie within one another more than 4 deep; no tokenizer needs that")
+    if not isinstance(name, str) or name not in table_:
         raise InputError(f"{what}: the type {str(name)[:40]!r} is none of {', '.join(table_)}")
     settings = {key: value for key, value in step.items() if key != "type"}
     inner: Any = next((settings[key] for key in _INNER if key in settings), [])

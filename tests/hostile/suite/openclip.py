@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.hostile.suite.made import DEEP, EVALUATE, HUGE_NUMBER, Json, open_clip_model, put
+from tests.hostile.suite.made import DEEP, EVALUATE, HUGE_NUMBER, Json, edited, open_clip_model, put
 from tests.hostile.suite.runner import MARKER, Entry
 
 
@@ -206,7 +206,92 @@ def _other_weights(folder: Path) -> list[str]:
     return ["info", "--model", "m"]
 
 
+def _tokenizer(name: str, edit: Callable[[Json], object], file: str = "tokenizer.json") -> Entry:
+    """A sound model whose tokenizer is spoiled."""
+
+    def make(folder: Path) -> list[str]:
+        from tests.clip.test_tokenizers import library_tokenizer
+
+        def words(config: Json) -> None:
+            put(config, T, {"hf_tokenizer_name": "x", "vocab_size": 80, "width": 32, "heads": 2, "layers": 2})
+            put(config, f"{T}.context_length", 24)
+
+        from tests.conftest import vit_config, write_open_clip
+
+        config = vit_config()
+        words(config)
+        write_open_clip(folder / "m", config)
+        library_tokenizer("bert").save_pretrained(str(folder / "m"))
+        (folder / "m" / "config.json").write_text('{"model_type": "bert"}')
+        edited(folder / "m" / file, edit)
+        return ["evaluate", "--model", "m", *EVALUATE]
+
+    return Entry(f"open-clip tokenizer {name}", make)
+
+
+def _steps(*steps: Json) -> Callable[[Json], object]:
+    return lambda c: c.update(normalizer={"type": "Sequence", "normalizers": list(steps)})
+
+
+def _replace(pattern: Json, content: str) -> Json:
+    return {"type": "Replace", "pattern": pattern, "content": content}
+
+
+_SPM = {"type": "Precompiled", "precompiled_charsmap": "BAAAAAAAAAD///8f"}
+_NESTED, _SETTINGS = '{"type":"Sequence","normalizers":[', "tokenizer_config.json"
+_CLS = {"SpecialToken": {"id": "[CLS]", "type_id": 0}}
+_TOKENIZERS = [
+    _tokenizer("that doubles texts thirty times", _steps(*[_replace({"String": "a"}, "aa")] * 30)),
+    _tokenizer("of long replacements", _steps(*[_replace({"String": "a"}, "a" * 60)] * 5)),
+    _tokenizer("of a regex that backtracks", _steps(_replace({"Regex": "(a|a|o)*$"}, "x"))),
+    _tokenizer("of a regex that counts", _steps(_replace({"Regex": "(.{1,1000}){1,1000}x"}, "x"))),
+    _tokenizer("of a table that leads outside", _steps(_SPM)),
+    _tokenizer(
+        "nested", lambda c: c.update(normalizer=json.loads('{"type":"Sequence","normalizers":[' * 30 + "]}" * 30))
+    ),
+    _tokenizer("of a thousand steps", _steps(*[{"type": "NFKD"}] * 1000)),
+    _tokenizer("of a template of a million", lambda c: c["post_processor"].update(single=[_CLS] * 100_000)),
+    _tokenizer("of padding to a billion", lambda c: c.update(padding={"strategy": {"Fixed": 10**9}, "pad_id": -1})),
+    _tokenizer("of two million tokens", lambda c: c["model"].update(vocab={str(i): i for i in range(2 * 10**6)})),
+    _tokenizer("of a token without end", lambda c: c["model"].update(vocab={"x" * 10**6: 1})),
+    _tokenizer("of numbers beyond the model", lambda c: c["model"]["vocab"].update({"zero": 10**6, "one": 10**6 + 1})),
+    _tokenizer("of another kind", lambda c: c.update(model={"type": "Evil"})),
+    _tokenizer("without a model", lambda c: c.pop("model")),
+    _tokenizer("of a billion extra ids", lambda c: c.update(extra_ids=10**9), _SETTINGS),
+    _tokenizer(
+        "of tokens far away", lambda c: put(c, "added_tokens_decoder.999999999.content", "x"), "tokenizer_config.json"
+    ),
+    _tokenizer(
+        "of a file elsewhere", lambda c: c.update(vocab_file="/dev/zero", vocab="/etc"), "tokenizer_config.json"
+    ),
+    _tokenizer("of code", lambda c: c.update(auto_map={"AutoTokenizer": ["evil.T", None]}), _SETTINGS),
+    _tokenizer("of arguments", lambda c: c.update(init_inputs=["/etc/passwd"]), _SETTINGS),
+]
+
+
+def _difference(base: str) -> Entry:
+    def make(folder: Path) -> list[str]:
+        import torch
+        from safetensors.torch import save_file
+
+        facts = {"kind": "unbackdoor-difference", "base": base, "base_hash": "0", "hash": "0"}
+        save_file({"x": torch.zeros(1)}, folder / "d.safetensors", facts)
+        return ["info", "--model", "d.safetensors"]
+
+    return Entry(f"open-clip difference from {base[:30]}", make)
+
+
+_BASES = (
+    "hf-hub:evil/model",
+    "ViT-B-32:openai",
+    "adapter:x@hf-hub:evil/model",
+    "//evil/share",
+    "d.safetensors",
+    "random:RN50",
+)
 ENTRIES = [
+    *_TOKENIZERS,
+    *(_difference(base) for base in _BASES),
     *(_edit(name, place, value) for name, place, value in _VALUES),
     *(_text(name, text) for name, text in _TEXTS),
     Entry("open-clip remote code of a tokeniser", _remote_code, (0, 2)),
