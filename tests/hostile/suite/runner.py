@@ -240,7 +240,7 @@ def _watch(inside: Path, room: Path) -> None:
             note(f"reached out: {event}")
         elif event == "pickle.find_class" and not _TENSORS.match(str(args[0])):
             note(f"unpickled {args[0]}.{args[1]}")
-        elif event == "exec" and str(getattr(args[0], "co_filename", "")).startswith(own):
+        elif event == "exec" and _path_of(args[0]).startswith(own):
             note(f"executed {args[0].co_filename}")
         elif event == "open" and isinstance(args[0], str | bytes):
             path = os.path.abspath(os.fsdecode(args[0]))
@@ -253,6 +253,12 @@ def _watch(inside: Path, room: Path) -> None:
                 note(f"wrote {path}")
 
     sys.addaudithook(hook)
+
+
+def _path_of(code: Any) -> str:
+    """The file that code came from; "" for code that came from none, such as `<string>`."""
+    name = str(getattr(code, "co_filename", "<"))
+    return "" if name.startswith("<") else os.path.abspath(name)
 
 
 def _forked(work: Callable[[], int], files: Path) -> Outcome:
