@@ -54,7 +54,7 @@ def test_class_names_and_templates(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="exactly one"):
         templates(str(tmp_path / "t.txt"))
     (tmp_path / "n.json").write_text("[broken")
-    with pytest.raises(InputError, match="broken JSON"):
+    with pytest.raises(InputError, match="not readable JSON"):
         class_names(str(tmp_path / "n.json"))
     with pytest.raises(InputError):
         class_names("no-such-set")

@@ -11,7 +11,9 @@ import importlib.util
 import json
 from pathlib import Path
 
+from unbackdoor.data.classfile import ClassEntry, ClassList, as_list, read_class_file, read_lines
 from unbackdoor.errors import InputError
+from unbackdoor.untrusted import is_there
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 _ALIASES = {"imagenet": "imagenet1k", "flowers102": "flower102", "oxfordpets": "oxfordiiitpet", "cars": "stanfordcars"}
@@ -22,16 +24,25 @@ def class_names(name: str) -> tuple[str, ...]:
     """Class names of a file, or of a standard set (`imagenet-1k`, `cifar10`, `sun397`, `gtsrb`, `caltech101`, …).
 
     Raises:
-        InputError: neither a file nor a known set, or the libraries that carry it are not installed.
+        InputError: as `class_list`.
     """
-    if Path(name).is_file():
-        return read_names(Path(name))
+    return class_list(name).names
+
+
+def class_list(name: str) -> ClassList:
+    """Classes of a file or of a standard set, with what else data may call them.
+
+    Raises:
+        InputError: neither a file nor a known set, the libraries that carry it are not installed, or a file that is no
+            list of class names.
+    """
+    if is_there(Path(name)) and not Path(name).is_dir():
+        return read_class_file(Path(name))
     key = _key(name)
     if key == "imagenet1k":
-        from open_clip import IMAGENET_CLASSNAMES
-
-        return tuple(IMAGENET_CLASSNAMES)
-    return _from_fusion_bench(key, _NAME_VARIABLES) or _from_clip_benchmark("en_classnames.json", key) or _unknown(name)
+        return ClassList(_imagenet(), 0, name)
+    found = _from_fusion_bench(key, _NAME_VARIABLES) or _from_clip_benchmark("en_classnames.json", key)
+    return as_list(found or _unknown(name), name)
 
 
 def templates(name: str | None) -> tuple[str, ...]:
@@ -44,7 +55,7 @@ def templates(name: str | None) -> tuple[str, ...]:
         return DEFAULT_TEMPLATES
     key = _key(name)
     if Path(name).is_file():
-        found = read_names(Path(name))
+        found = read_lines(Path(name))
     elif key in ("openaiimagenet", "simple"):
         import open_clip
 
@@ -61,26 +72,18 @@ def templates(name: str | None) -> tuple[str, ...]:
     return found
 
 
-def read_names(path: Path) -> tuple[str, ...]:
-    """Names of a file: one a line, or a JSON list.
+def _imagenet() -> tuple[ClassEntry, ...]:
+    """OpenCLIP's names with the WordNet ids and words of the same classes."""
+    from open_clip import IMAGENET_CLASSNAMES
 
-    Raises:
-        InputError: missing, unreadable or empty.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as a list of names ({error})") from None
-    if text.lstrip().startswith("["):
-        try:
-            names = [str(name) for name in json.loads(text)]
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}: broken JSON list ({error})") from None
-    else:
-        names = [line.strip() for line in text.splitlines() if line.strip()]
-    if not names:
-        raise InputError(f"{path}: holds no names; write one a line")
-    return tuple(names)
+    from unbackdoor.data.wordnet import imagenet, words_of
+
+    # Without timm's tables there are names alone.
+    ids = list(imagenet()) or [""] * len(IMAGENET_CLASSNAMES)
+    return tuple(
+        ClassEntry(name, (wnid, *words_of(wnid)) if wnid else ())
+        for name, wnid in zip(IMAGENET_CLASSNAMES, ids, strict=True)
+    )
 
 
 def _key(name: str) -> str:

@@ -1,0 +1,66 @@
+"""Class names as people spell them: which two mean the same, and which are numbers or WordNet ids."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+_JOINING = re.compile(r"[\s_\-\u2010-\u2015]+")
+_QUOTES = re.compile(r"['\u2019\u2018`\u00b4]")
+# `+`, `#`, `&` and their like tell names apart (C++ and C#); these only divide or end them.
+_PUNCTUATION = re.compile(r"[.,;:!?/\\|()\[\]{}<>\"\u201c\u201d\u2026]+")
+_BETWEEN_LETTERS = re.compile(r"(?<=[^\W\d]) (?=[^\W\d])")
+_NUMBER = re.compile(r"\+?([0-9]{1,18})(\.0{0,18})?")
+_WNID = re.compile(r"n[0-9]{8}")
+_COUNTED = re.compile(r"[0-9]{1,6}[ ._-]+(?=[^\W\d])")
+
+
+def plain(name: str) -> str:
+    """A name without marks that no reader sees (byte order mark, zero-width) and without spaces around it."""
+    return "".join(c for c in name if unicodedata.category(c) != "Cf").strip()
+
+
+def normalized(name: str) -> str:
+    """A name without what writers change at will: case, `_`, `-`, spaces, forms of one letter in Unicode."""
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", plain(name)).casefold())
+    return _JOINING.sub(" ", text).strip()
+
+
+def loosened(name: str) -> str:
+    """`normalized` without punctuation, and without spaces between letters (`sea horse`, `SeaHorse`); may be empty."""
+    text = _PUNCTUATION.sub(" ", _QUOTES.sub("", normalized(name)))
+    return _BETWEEN_LETTERS.sub("", " ".join(text.split()))
+
+
+def number_of(name: str) -> int | None:
+    """The whole number that a name is (`7`, `007`, `7.0`), or None."""
+    found = _NUMBER.fullmatch(plain(name))
+    return int(found.group(1)) if found else None
+
+
+def all_numbers(names: Iterable[str]) -> bool:
+    """Whether every name is a whole number, and there is one at least."""
+    found = [number_of(name) for name in names]
+    return bool(found) and None not in found
+
+
+def is_wnid(name: str) -> bool:
+    """Whether a name is an id of WordNet's nouns, as ImageNet's folders are called (`n01440764`)."""
+    return _WNID.fullmatch(plain(name)) is not None
+
+
+def without_count(name: str) -> str:
+    """A name without the number that orders its folder (`001.Black_footed_Albatross`)."""
+    return _COUNTED.sub("", plain(name), count=1) if _COUNTED.match(plain(name)) else name
+
+
+def alike(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of names that are one when normalised, each with the first of its kind."""
+    first: dict[str, int] = {}
+    pairs = []
+    for i, name in enumerate(names):
+        known = first.setdefault(normalized(name), i)
+        if known != i:
+            pairs.append((names[known], name))
+    return pairs
