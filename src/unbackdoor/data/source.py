@@ -15,6 +15,7 @@ import numpy as np
 Label = Union[int, str, None]
 # Encoded bytes of one image, or its pixels (H, W, 3) uint8 where nothing is to be decoded.
 Picture = Union[bytes, np.ndarray]
+LARGEST_IMAGE = 64 << 20  # bytes; a larger file is nobody's picture, or nothing to be read beside others
 
 
 def read_label(text: str | None) -> Label:
@@ -32,6 +33,10 @@ def one_space(labels: Sequence[Label]) -> Sequence[Label]:
     return labels
 
 
+def _row_name(row: int) -> str:
+    return f"record {row}"
+
+
 @dataclass(frozen=True)
 class Split:
     """Records of one split; `picture(i)` reads the i-th image's bytes or pixels, only when asked.
@@ -40,11 +45,15 @@ class Split:
         labels: one per record: a class index, a class name, or None.
         picture: may raise OSError or ValueError for an unreadable record, which is then skipped and counted.
         captions: one per record, or None.
+        notes: what was left out, or read otherwise than expected, in lines for people.
+        name: what a record is called in its source.
     """
 
     labels: Sequence[Label]
     picture: Callable[[int], Picture]
     captions: Sequence[str] | None = None
+    notes: tuple[str, ...] = ()
+    name: Callable[[int], str] = _row_name
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -52,7 +61,16 @@ class Split:
 
 @dataclass(frozen=True)
 class Source:
-    """Splits by name ("" for the only one of a source without splits) and class names, () when unknown."""
+    """What can be said of a source before any of its splits is read.
+
+    Args:
+        splits: readers by name, "" for the only one of a source without splits.
+        classes: class names, () when unknown.
+        notes: as in `Split`.
+        unlabelled: splits known to have no labels; another is taken for a test split where there is one.
+    """
 
     splits: Mapping[str, Callable[[], Split]]
     classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    unlabelled: frozenset[str] = frozenset()

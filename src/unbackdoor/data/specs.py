@@ -20,9 +20,12 @@ from unbackdoor.clip.preprocess import Frame
 from unbackdoor.data.classnames import class_names
 from unbackdoor.data.decode import decode_all
 from unbackdoor.data.images import ImageSet
+from unbackdoor.data.leftout import listed
 from unbackdoor.data.source import Label, Source, Split
+from unbackdoor.data.splitnames import split_name
 from unbackdoor.data.stream import Parts
 from unbackdoor.errors import InputError
+from unbackdoor.notices import warn
 
 _TABLE = {
     "embedded": "unbackdoor.data.embedded",
@@ -63,8 +66,9 @@ def load_images(
     address, forced = _address(spec)
     source = open_source(address)
     wanted = forced or split
-    name = _resolve_split(spec, source, wanted)
+    name = _resolve_split(spec, source, forced, split)
     records = source.splits[name]()
+    _say(address, (*source.notes, *records.notes))
     if not len(records):
         raise InputError(f"{spec}: split {name or 'all'!r} holds no images")
     rows = torch.arange(len(records))
@@ -78,6 +82,10 @@ def load_images(
     images, kept = decode_all(records.picture, rows.tolist(), Frame.of(side), label=f"decoding {address}")
     if not kept:
         raise InputError(f"{spec}: none of {len(rows)} images could be read; check the files")
+    unread = sorted(set(rows.tolist()) - set(kept))
+    if unread:
+        named = listed((records.name(i) for i in unread[:4]), len(unread))
+        _say(address, (f"left out: {len(unread)} pictures that cannot be read ({named})",))
     names, labels = _name_labels(spec, source, records, kept, classes)
     captions = None if records.captions is None else tuple(records.captions[i] for i in kept)
     shown = f"{address}#{name or wanted or 'all'}"
@@ -92,9 +100,10 @@ def describe(spec: str, *, classes: str | Path | None = None) -> dict[str, Any]:
     """
     address, forced = _address(spec)
     source = open_source(address)
-    name = _resolve_split(spec, source, forced or None)
+    name = _resolve_split(spec, source, forced, None)
     sizes = {key or "all": len(read()) for key, read in source.splits.items()}
     records = source.splits[name]()
+    _say(address, (*source.notes, *records.notes))
     rows = list(range(len(records)))
     names, labels = _name_labels(spec, source, records, rows, classes)
     counts = Counter(labels.tolist())
@@ -153,15 +162,26 @@ def _address(spec: str) -> tuple[str, str]:
     return address, forced
 
 
-def _resolve_split(spec: str, source: Source, wanted: str | None) -> str:
-    names = list(source.splits)
-    if wanted in names:
-        return wanted
-    test = next((n for n in _TEST_NAMES if n in names), None)
+def _say(address: str, notes: tuple[str, ...]) -> None:
+    for note in notes:
+        warn(f"{address}: {note}")
+
+
+def _resolve_split(spec: str, source: Source, forced: str, split: str | None) -> str:
+    """The split that `#forced` names, or the one that a verb asks for; labelled ones are preferred for tests."""
+    names, wanted = list(source.splits), forced or split
+    if forced and forced not in names:
+        wanted = split_name(forced) or forced
+    if wanted in names and not (wanted in source.unlabelled and not forced):
+        return str(wanted)
+    tests = [n for n in _TEST_NAMES if n in names]
+    test = next((n for n in tests if n not in source.unlabelled), tests[0] if tests else None)
     if wanted is None:
         return test if test is not None else names[0]
     if wanted == "test" and test is not None:
         return test
+    if wanted in names:
+        return wanted
     if names == [""] and wanted in ("train", "test"):
         return ""
     have = ", ".join(n or "(unnamed)" for n in names)

@@ -1,0 +1,143 @@
+"""One bounded walk through a stranger's folder: no loops, no devices, no way out by a link below a class.
+
+Links to files and folders are followed where they stay within the folder. A link among the topmost folders may lead
+elsewhere, since subsets of large sets are made that way; what lies below it must stay below it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from unbackdoor.data.leftout import LeftOut
+from unbackdoor.errors import InputError
+
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".tif", ".tiff"}
+MOST_ENTRIES = 5_000_000
+_DEEPEST = 32
+# What file managers, archives and servers leave behind.
+_LITTER = {
+    "__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "lost+found",
+    "#recycle", "__pycache__",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Found:
+    """A picture: where it lies, and its names from the walked folder down."""
+
+    path: Path
+    parts: tuple[str, ...]
+
+
+class Walk:
+    """Walks of one source, which share the count of entries and the notes."""
+
+    def __init__(self, root: Path, left_out: LeftOut) -> None:
+        self._root, self._left_out = root, left_out
+        self._entries = 0
+
+    def folders(self, folder: Path) -> list[Path]:
+        """The folders right inside, links followed, sorted; hidden ones and litter are left out, and not noted."""
+        return [Path(e.path) for e in self._entries_of(folder, LeftOut()) if _is_folder(e)]
+
+    def files(self, folder: Path) -> list[Path]:
+        """The other entries right inside, likewise."""
+        return [Path(e.path) for e in self._entries_of(folder, LeftOut()) if not _is_folder(e)]
+
+    def pictures(self, folder: Path) -> list[Found]:
+        """Every picture below a folder, sorted by its names.
+
+        Raises:
+            InputError: more entries than `MOST_ENTRIES`, or two topmost folders that are one.
+        """
+        found: list[Found] = []
+        seen = {_identity(folder): ""}
+        waiting: list[tuple[Path, tuple[str, ...], Path]] = [(folder, (), _real(folder))]
+        while waiting:
+            place, parts, base = waiting.pop()
+            count = len(found) + len(waiting)
+            # Folders before links to them, so that a link to what is walked anyway is the one that is left out.
+            for entry in sorted(self._entries_of(place, self._left_out), key=lambda e: e.is_symlink()):
+                here = (*parts, entry.name)
+                if _is_folder(entry):
+                    inner = base
+                    if entry.is_symlink():
+                        target = _real(Path(entry.path))
+                        if not target.is_relative_to(base) and (parts or _within(folder, target)):
+                            self._left_out.add("links that lead out of the folder", self._name(entry.path))
+                            continue
+                        inner = target if not parts else base
+                    known = seen.setdefault(_identity(Path(entry.path)), "/".join(here))
+                    if known != "/".join(here):
+                        if not parts and known and "/" not in known:
+                            raise InputError(f"{folder}: {known!r} and {entry.name!r} are one folder; remove one")
+                        self._left_out.add("links to folders that are read already", self._name(entry.path))
+                    elif len(here) > _DEEPEST:
+                        self._left_out.add(f"folders deeper than {_DEEPEST} levels", self._name(entry.path))
+                    else:
+                        waiting.append((Path(entry.path), here, inner))
+                elif Path(entry.name).suffix.lower() not in EXTENSIONS:
+                    self._left_out.add("files that are no pictures", self._name(entry.path))
+                elif entry.is_symlink() and not _real(Path(entry.path)).is_relative_to(base):
+                    self._left_out.add("links that lead out of the folder", self._name(entry.path))
+                elif not _checked(entry.is_file):
+                    self._left_out.add("pipes, devices or broken links", self._name(entry.path))
+                else:
+                    found.append(Found(Path(entry.path), here))
+            if parts and count == len(found) + len(waiting):
+                self._left_out.add("folders without a picture", self._name(str(place)))
+        return sorted(found, key=lambda f: f.parts)
+
+    def _bounded(self, entries: Iterable[os.DirEntry[str]]) -> list[os.DirEntry[str]]:
+        found = []
+        for entry in entries:
+            self._entries += 1
+            if self._entries > MOST_ENTRIES:
+                raise InputError(f"{self._root}: holds more than {MOST_ENTRIES:,} entries; give a smaller folder")
+            found.append(entry)
+        return sorted(found, key=lambda e: e.name)
+
+    def _entries_of(self, folder: Path, left_out: LeftOut) -> Iterator[os.DirEntry[str]]:
+        try:
+            with os.scandir(folder) as entries:
+                for entry in self._bounded(entries):
+                    if entry.name.startswith("."):
+                        left_out.add("hidden entries", self._name(entry.path))
+                    elif entry.name.lower() in _LITTER:
+                        left_out.add("entries of file managers and archives", self._name(entry.path))
+                    else:
+                        yield entry
+        except OSError as error:
+            left_out.add(f"folders that cannot be read ({error.strerror})", self._name(str(folder)))
+
+    def _name(self, path: str) -> str:
+        return Path(path).relative_to(self._root).as_posix()
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return _checked(entry.is_dir)
+
+
+def _checked(question: Callable[[], bool]) -> bool:
+    """A question about an entry; no for a link that leads in a circle."""
+    try:
+        return question()
+    except OSError:
+        return False
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # `Path.resolve` fails at a circle of links
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def _within(folder: Path, target: Path) -> bool:
+    """Whether a link leads to where it comes from, or above."""
+    return _real(folder).is_relative_to(target)
