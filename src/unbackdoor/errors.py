@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from unbackdoor.printable import terminal
-
-_LONGEST = 1500  # characters of a line; a stranger's name may have a million
+from unbackdoor.printable import one_line
 
 
 class InputError(ValueError):
     """Bad input from the user. The command line prints it as one line and exits with code 2.
 
-    What strangers' files are quoted with may hold line breaks and terminal codes; it is made printable here.
+    What strangers' files are quoted with may hold line breaks and terminal codes, or a million characters; here it is
+    made a line that can be shown.
     """
 
     def __init__(self, message: str) -> None:
-        text = terminal(message)
-        super().__init__(text if len(text) <= _LONGEST else f"{text[: _LONGEST - 300]} … {text[-200:]}")
+        super().__init__(one_line(message))
 
 
 class Interrupted(KeyboardInterrupt):

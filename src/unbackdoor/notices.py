@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from unbackdoor.devices import is_first_process
-from unbackdoor.printable import terminal
+from unbackdoor.printable import one_line
 
 _SPOKEN: set[str] = set()  # a line is printed once in a process, however often it is true
 _LISTENERS: list[list[str]] = []
@@ -19,7 +19,7 @@ def warn(line: str) -> None:
     Args:
         line: what is doubtful, where, and what to do, as in an `InputError`; it is made printable here.
     """
-    text = terminal(line)
+    text = one_line(line)
     for lines in _LISTENERS:
         if text not in lines:
             lines.append(text)

@@ -7,6 +7,7 @@ _LATEX = {
     **{c: f"\\{c}" for c in "&%$#_{}"},
 }  # fmt: skip
 _MARKDOWN = set("\\`*_[]<>|#~&")
+_LONGEST, _END = 600, 200  # characters of a line; its end says what to do
 # What spreadsheets take for the beginning of a formula (OWASP, "CSV injection").
 _FORMULA = ("=", "+", "-", "@")
 
@@ -14,6 +15,12 @@ _FORMULA = ("=", "+", "-", "@")
 def terminal(text: str) -> str:
     """One line without control characters, terminal codes and marks that turn the direction of writing."""
     return "".join(c if c.isprintable() else " " for c in text)
+
+
+def one_line(text: str) -> str:
+    """As `terminal`, of at most 600 characters; where there are more, the middle is left out."""
+    plain = terminal(text)
+    return plain if len(plain) <= _LONGEST else f"{plain[: _LONGEST - _END - 3]} … {plain[-_END:]}"
 
 
 def markdown(text: str) -> str:
