@@ -240,9 +240,9 @@ def register(monkeypatch: pytest.MonkeyPatch, name: str, **tags: Json) -> None:
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, name, {t: {**plain, **facts} for t, facts in tags.items()})
 
 
-def weights_file(path: Path, **more: torch.Tensor) -> Path:
+def weights_file(path: Path, prefix: str = "", **more: torch.Tensor) -> Path:
     state, _ = read_tensors(write_open_clip(path.parent / "source", vit_config()) / WEIGHTS)
-    torch.save({**state, **more}, path)
+    torch.save({f"{prefix}{name}": t for name, t in {**state, **more}.items()}, path)
     return path
 
 
@@ -314,7 +314,8 @@ def test_a_known_file_is_recognised_by_its_sum(tmp_path: Path, monkeypatch: pyte
         assert len(lines) == (found == "GELU")
 
 
-def test_openais_marks_are_evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("prefix", ["", "student.clip."])
+def test_openais_marks_are_evidence(prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     register(monkeypatch, "tiny", openai={"quick_gelu": True}, other={"mean": (0.1, 0.2, 0.3)})
     marks = {
         "input_resolution": torch.tensor(32),
@@ -322,8 +323,9 @@ def test_openais_marks_are_evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "vocab_size": torch.tensor(49408),
     }
     with collected() as lines:
-        clip = load("tiny", checkpoint=weights_file(tmp_path / "w.pt", **marks))
-    assert lines == [] and activation(clip) == "QuickGELU" and clip.mean == (0.5,) * 3
+        clip = load("tiny", checkpoint=weights_file(tmp_path / "w.pt", prefix, **marks))
+    assert [f"begins with {prefix!r}" in line for line in lines] == [True] * bool(prefix)
+    assert activation(clip) == "QuickGELU" and clip.mean == (0.5,) * 3
 
 
 def test_openais_weights_in_a_folder_that_does_not_say_so(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from unbackdoor.disk import copy_companions, write_text
 from unbackdoor.errors import InputError
 from unbackdoor.notices import warn
 from unbackdoor.weights.files import read_checkpoint, read_shapes, write_tensors
-from unbackdoor.weights.names import bare, fitted
+from unbackdoor.weights.names import fitted, without_shared
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 # The library's own order of preference; `.pt` is ours.
@@ -87,7 +87,7 @@ def from_folder(folder: Path, reference: str) -> Clip:
         return _as_hugging_face(folder, reference, weights)
     check_config(config, str(path), Sizes.of(shapes))
     clip = _open(Source(reference, config, str(path), folder), weights, shapes)
-    if set(published.MARKS) <= set(shapes) and not config["model_cfg"].get("quick_gelu"):
+    if set(published.MARKS) <= set(without_shared(shapes)) and not config["model_cfg"].get("quick_gelu"):
         warn(
             f"{reference}: {weights.name} carries OpenAI's marks, whose models have the activation QuickGELU, but "
             f'{CONFIG} does not say so; if they are OpenAI\'s, write "quick_gelu": true into its model_cfg'
@@ -123,7 +123,7 @@ def from_name(reference: str, checkpoint: Path | None, *, random: bool = False) 
     weights = None if random else checkpoint or published.fetch(name, tag)
     model_cfg: Json = open_clip.get_model_config(name)
     shapes = {} if weights is None else read_shapes(weights)
-    reading = published.reading(name, tag, set(shapes), weights, model_cfg)
+    reading = published.reading(name, tag, without_shared(shapes), weights, model_cfg)
     if reading.quick_gelu:
         model_cfg["quick_gelu"] = True
     config = {"model_cfg": model_cfg, "preprocess_cfg": reading.preprocess}
@@ -148,8 +148,8 @@ def _find_weights(folder: Path, reference: str) -> Path:
 
 
 def _is_hugging_face(names: Collection[str]) -> bool:
-    plain = [bare(name) for name in names]
-    return any(n.startswith("vision_model.") for n in plain) and not any(n.startswith("visual.") for n in plain)
+    words = {word for name in names for word in name.split(".")[:-1]}  # whatever stands before them
+    return "vision_model" in words and "visual" not in words
 
 
 def _as_hugging_face(folder: Path, reference: str, weights: Path) -> Clip:

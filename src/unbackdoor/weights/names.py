@@ -1,4 +1,4 @@
-"""What the names of tensors tell: blocks, wrappers that put something before them, which of several models is meant."""
+"""What the names of tensors tell: blocks, what training code put before them, which of several models is meant."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from unbackdoor.errors import InputError
+from unbackdoor.notices import warn
 
 T = TypeVar("T")
 
@@ -80,25 +81,66 @@ def unwrapped(state: Mapping[str, T], what: str) -> dict[str, T]:
 
 
 def fitted(state: Mapping[str, T], own: Collection[str], what: str) -> dict[str, T]:
-    """A state dict by the names that a model has, as far as only wrappers' words stand between them.
+    """A state dict by the names that a model has, as far as a prefix or wrappers' words stand between them.
 
-    A prefix is taken off only if every name has it and more names are then the model's own. Of names that are still
-    not its own, wrappers' words inside are taken out where that makes them one that is missing.
+    A prefix, whatever its words, is taken off only if every name has it and more names are then the model's own; a
+    warning names it. Of names that are still not its own, wrappers' words inside are taken out where that makes them
+    one that is missing.
 
     Args:
         own: the model's names.
 
     Raises:
-        InputError: as `unwrapped`.
+        InputError: as `unwrapped`; several models of these names side by side, such as `teacher.…` and `student.…`.
     """
     known, state = set(own), unwrapped(state, what)
-    choices = [list(cut.values()) for cut in prefixes_cut(list(state))]
-    names = max(choices, key=lambda names: sum(name in known for name in names))  # of equals the longest names
+    plain = list(state)
+    choices = _cuts(plain)
+    names = max(choices, key=lambda names: _hits(names, known))  # of equals the longest names
+    if names != plain:
+        prefix = plain[0].removesuffix(names[0])
+        warn(f"{what}: every name begins with {prefix!r}, which is no part of the architecture; it is taken off")
+    if 2 * _hits(names, known) < len(names):
+        _check_single(choices[-1], known, plain[0].removesuffix(choices[-1][0]), what)
     missing = known - set(names)
     rows = [name.split(".") for name in names]
     inner = [".".join([*(w for w in row[:-1] if w not in _WRAPPERS), row[-1]]) for row in rows]
     names = [new if old not in known and new in missing else old for old, new in zip(names, inner, strict=True)]
     return _renamed(state, names, what)
+
+
+def without_shared(names: Collection[str]) -> list[str]:
+    """Names without the words that all of them begin with; every name keeps its last word."""
+    return _cuts(list(names))[-1]
+
+
+def _cuts(names: Sequence[str]) -> list[list[str]]:
+    """Names as they are, and without the first, the first two, … of the words that all of them begin with."""
+    rows, depth = [name.split(".") for name in names], 0
+    choices = [list(names)]
+    while rows and all(len(row) > depth + 1 and row[depth] == rows[0][depth] for row in rows):
+        depth += 1
+        choices.append([".".join(row[depth:]) for row in rows])
+    return choices
+
+
+def _hits(names: Collection[str], known: Collection[str]) -> int:
+    return sum(name in known for name in names)
+
+
+def _check_single(names: Sequence[str], known: Collection[str], prefix: str, what: str) -> None:
+    """Refuse names of which several groups would each be a good part of the model."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        word, _, rest = name.partition(".")
+        groups.setdefault(word, []).append(rest)
+    models = [
+        f"{prefix}{word}."
+        for word, rest in groups.items()
+        if 3 * max(_hits(n, known) for n in _cuts(rest)) > len(known)
+    ]
+    if len(models) > 1:
+        raise InputError(f"{what}: holds several models ({_listed(models)}); keep one in a file of its own")
 
 
 def prefixes_cut(names: Sequence[str]) -> list[dict[str, str]]:
