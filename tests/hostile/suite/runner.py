@@ -210,6 +210,7 @@ def _one(entry: Entry, room: Path) -> Outcome:
 
 def _make(entry: Entry, inside: Path) -> int:
     os.chdir(inside)
+    sys.setrecursionlimit(20_000)  # some are nested deeply
     (inside.parent / "arguments.json").write_text(json.dumps([str(a) for a in entry.make(inside)]))
     return 0
 
