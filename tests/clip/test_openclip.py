@@ -518,16 +518,29 @@ def test_a_text_tower_of_hugging_face(kind: str, tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    "reference", ["hf-hub:a/b", "ViT-B-32:openai", "//host/share", "\\\\host\\share", "random:RN50"]
-)
-def test_what_stands_in_a_file_reaches_nothing(reference: str, tmp_path: Path) -> None:
-    refused(lambda: load(reference, trusted=False), "which is no folder on this machine")
-    refused(lambda: offline("adapter:x@hf-hub:a/b", "here"), "here names the model")
+    "reference",
+    [
+        "", "hf-hub:a/b", "ViT-B-32:openai", "//host/share", "\\\\host\\share", "random:RN50", "RN50",
+        "local-dir:hf-hub:a/b", "adapter:x@hf-hub:a/b", "adapter:x@ViT-B-32:openai", "adapter:hf-hub:a/b", "adapter:x@",
+        "adapter:x@adapter:x@RN50",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("there", [False, True])
+def test_what_stands_in_a_file_reaches_nothing(
+    reference: str, there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("x").mkdir()
+    if there:  # whoever sent the file may have put things of such names beside it
+        Path("hf-hub:a/b").mkdir(parents=True)
+        for name in ("ViT-B-32:openai", "RN50", "random:RN50"):
+            Path(name).touch()
+    refused(lambda: offline(reference, "here"), "here names the model")
 
 
 def test_what_stands_in_a_file_may_name_a_folder(vit_folder: Path) -> None:
-    assert load(str(vit_folder), trusted=False).image_size == 32
-    assert offline("embedded", "here") == "embedded" and offline(f"local-dir:{vit_folder}", "here")
+    for reference in ("embedded", str(vit_folder), f"local-dir:{vit_folder}", f"adapter:{vit_folder}@embedded"):
+        assert offline(reference, "here") == reference
 
 
 def test_paths_and_strings_are_the_same(vit_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,8 +21,10 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.library import guarded, undisturbed
 from unbackdoor.devices import pick_device
 from unbackdoor.errors import InputError
+from unbackdoor.untrusted import is_there
 
 EMBEDDED = Path(__file__).parent.parent / "assets" / "embedded"
+_SCHEMES = ("local-dir:", "hf-hub:", "random:", "adapter:")
 
 
 def load(
@@ -32,7 +34,6 @@ def load(
     device: str = "auto",
     tokenizer: Any = None,
     processor: Any = None,
-    trusted: bool = True,
 ) -> Clip:
     """Open a model. Generators of random numbers, loggers and other things that all code shares stay as they are.
 
@@ -43,7 +44,6 @@ def load(
         device: auto, cpu, cuda, mps, …
         tokenizer: for a module: its tokenizer; for one of transformers its processor will do.
         processor: for a module of transformers: its image processor, or its processor of both.
-        trusted: whether a user typed the reference; one that stands in a file may only name what lies here (`offline`).
 
     Raises:
         InputError: unknown reference, missing or corrupt files, weights that do not fit or are not finite, or a
@@ -56,8 +56,6 @@ def load(
         name = clip.reference
     else:
         name = os.fspath(reference)
-        if not trusted:
-            name = offline(name, "a reference in a file")
         with guarded(online=name.startswith("hf-hub:")), undisturbed(draws=name.startswith("random:")):
             clip = _open(name, None if checkpoint is None else Path(checkpoint))
     for key, tensor in clip.state().items():
@@ -67,19 +65,24 @@ def load(
     return clip.to(where)
 
 
-def offline(reference: str, what: str) -> str:
-    """A reference that stands in a file, and not in the user's own words: `embedded`, or a folder on this machine.
+def offline(reference: str, what: str, remedy: str = "name the model yourself") -> str:
+    """A reference that stands in a file, and not in the user's own words: it may name what lies on this machine alone.
 
     Args:
         what: the file or the field that names it, for the error.
+        remedy: what the user may do instead.
 
     Raises:
-        InputError: it is another; a hub, a scheme, a share on the network.
+        InputError: it names something else; a hub, a tag, a share on the network.
     """
-    if reference != "embedded" and not _lies_here(reference.removeprefix("local-dir:")):
+    places = [reference]
+    if reference.startswith("adapter:"):
+        adapter, at, base = reference.removeprefix("adapter:").partition("@")
+        places = [adapter, base] if at else [adapter]
+    if not all(place == "embedded" or _lies_here(place.removeprefix("local-dir:")) for place in places):
         raise InputError(
-            f"{what} names the model {reference[:200]!r}, which is no folder on this machine; what stands in a file is "
-            "not fetched, so name the model yourself"
+            f"{what} names the model {reference[:200]!r}, which does not lie on this machine; what stands in a file is "
+            f"not fetched, so {remedy}"
         )
     return reference
 
@@ -108,8 +111,7 @@ def _open(reference: str, checkpoint: Path | None) -> Clip:
     if not reference:
         raise InputError("no model named; give --model REFERENCE, for example embedded")
     path = Path(reference)
-    schemes = ("local-dir:", "hf-hub:", "random:", "adapter:")
-    whole = reference == "embedded" or reference.startswith(schemes) or published.is_folder(path)
+    whole = reference == "embedded" or reference.startswith(_SCHEMES) or published.is_folder(path)
     if checkpoint is not None and whole:
         raise InputError(
             f"{reference} brings its own weights; leave --checkpoint {checkpoint} out, or name its architecture"
@@ -138,8 +140,10 @@ def _open(reference: str, checkpoint: Path | None) -> Clip:
 
 
 def _lies_here(place: str) -> bool:
-    """Whether a path names a folder on this machine; a share on the network begins with two strokes."""
-    return bool(place) and not place.startswith(("\\\\", "//")) and published.is_folder(place)
+    """Whether a path names a folder here, or a file of differences; no scheme, and no share on the network (`//…`)."""
+    if not place or place.startswith(("\\\\", "//", *_SCHEMES)):
+        return False
+    return published.is_folder(place) or (place.endswith(".safetensors") and is_there(Path(place)))
 
 
 def _from_folder(path: Path, reference: str) -> Clip:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from unbackdoor.clip.handle import Clip
-from unbackdoor.clip.load import load
+from unbackdoor.clip.load import load, offline
 from unbackdoor.data import load_images
 from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
@@ -39,7 +39,6 @@ def open_model(
     return model if isinstance(model, Clip) else load(model, checkpoint=checkpoint, device=device)
 
 
-_FAR = ("hf-hub:", "hf:", "http:", "https:")
 _ARCHITECTURE = re.compile(r"[A-Za-z0-9][\w.+-]{0,99}")
 
 
@@ -56,12 +55,8 @@ def open_referred(
     Raises:
         InputError: it is none that lies here, or it cannot be opened.
     """
-    named = reference.removeprefix("adapter:").partition("@")[2] if reference.startswith("adapter:") else reference
-    place = Path(named.removeprefix("local-dir:").removeprefix("adapter:"))
-    if checkpoint is not None and _ARCHITECTURE.fullmatch(reference) and not place.exists():
-        return open_model(reference, checkpoint, device)
-    if named and named != "embedded" and (named.startswith(_FAR) or not is_there(place)):
-        raise InputError(f"{where} names the model {reference[:200]!r}, which does not lie on this machine; {remedy}")
+    if checkpoint is None or not _ARCHITECTURE.fullmatch(reference):
+        offline(reference, where, remedy)
     try:
         return open_model(reference, checkpoint, device)
     except InputError as error:
