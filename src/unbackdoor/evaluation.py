@@ -13,6 +13,7 @@ from torch import Tensor
 
 from unbackdoor.answers import Answers
 from unbackdoor.clip.handle import Clip
+from unbackdoor.data.captions import sentences_of
 from unbackdoor.data.images import ImageSet
 from unbackdoor.disk import write_text
 from unbackdoor.metrics.backdoor import BackdoorMeter, BackdoorRates
@@ -165,6 +166,9 @@ def _sum(one: BackdoorRates, other: BackdoorRates) -> BackdoorRates:
 def evaluate_retrieval(clip: Clip, data: ImageSet, *, label: str | None = None) -> dict[str, dict[int, Rate]]:
     """R@1/5/10 both ways between images and their captions; images without a caption are candidates all the same.
 
+    Several captions of an image count as in the field (COCO, Flickr30k): any of them is a hit for the image, and each
+    is a query of its own for the way from text to image.
+
     Args:
         data: decoded images with captions, "" where an image has none.
         label: name of the progress bar; None shows none.
@@ -173,10 +177,12 @@ def evaluate_retrieval(clip: Clip, data: ImageSet, *, label: str | None = None) 
     meter = RetrievalMeter()
     with Progress(label or "", len(data), quiet=label is None) as bar:
         for rows in torch.arange(len(data)).split(batch_size(clip.image_size, clip.device)):
-            captions = [data.captions[i] for i in rows.tolist()]
-            owner = torch.tensor([i for i, caption in enumerate(captions) if caption], dtype=torch.int64)
+            captions = [sentences_of(data.captions[i]) for i in rows.tolist()]
+            owner = torch.tensor([i for i, own in enumerate(captions) for _ in own], dtype=torch.int64)
             images = clip.encode_image(data.float_batch(rows).to(clip.device))
-            texts = clip.encode_text([captions[i] for i in owner]) if len(owner) else images[:0]
+            sentences = [sentence for own in captions for sentence in own]
+            parts = [clip.encode_text(sentences[at : at + _BATCH]) for at in range(0, len(sentences), _BATCH)]
+            texts = torch.cat(parts) if parts else images[:0]
             meter.update(images, texts, owner)
             bar.step(int(rows[-1]) + 1)
     return meter.compute()

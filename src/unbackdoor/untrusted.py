@@ -58,6 +58,25 @@ def read_bytes(path: Path, limit: int, *, inside: Path | None = None) -> bytes:
     return found
 
 
+def check_regular(path: Path, limit: int) -> int:
+    """Bytes of a regular file that is to be read in pieces.
+
+    Raises:
+        InputError: as `read_bytes`.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or first_line(error)})") from None
+    except ValueError:  # a name with a NUL
+        raise InputError(f"{path}: is no file's name") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path}: is no regular file; give a file")
+    if status.st_size > limit:
+        raise InputError(f"{path}: has more than {limit:,} bytes, which is too many for what it should be")
+    return status.st_size
+
+
 def check_inside(path: Path, folder: Path) -> None:
     """Whether a path, links followed, lies in a folder.
 

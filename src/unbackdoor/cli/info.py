@@ -6,13 +6,14 @@ from typing import Any
 
 import click
 
-from unbackdoor.cli.options import Verb, model_option, refuse, shared, show
+from unbackdoor.cli.options import Verb, allow_outside_option, model_option, refuse, shared, show
 
 
 @click.command("info", cls=Verb)
 @model_option(help="Model reference or output folder.")
 @shared("checkpoint")
 @click.option("--data", help="Data source.")
+@allow_outside_option
 @click.option("--classes", help="Class names: a file, or a standard set such as cifar10.")
 @click.option("--trigger", help="Trigger spec.")
 @shared("json", "debug")

@@ -112,12 +112,32 @@ def _pretrained(function: F) -> F:
     )(function)
 
 
+def _allow_outside(context: click.Context, option: click.Parameter, value: bool) -> None:
+    if value:
+        from unbackdoor.data.paths import allow_outside
+
+        context.with_resource(allow_outside())
+
+
+def allow_outside_option(function: F) -> F:
+    """`--allow-outside`, which holds for the whole command."""
+    return click.option(
+        "--allow-outside",
+        is_flag=True,
+        expose_value=False,
+        callback=_allow_outside,
+        help="Tables and Parquet files may name images outside their own folder.",
+    )(function)
+
+
 _SHARED: dict[str, Callable[[F], F]] = {
     "model": model_option(required=True, help="Model reference or output folder of poison/unlearn."),
     "checkpoint": lambda function: click.option(
         "--checkpoint", type=_FILE, help="Weights for an OpenCLIP architecture name."
     )(_pretrained(function)),
-    "data": click.option("--data", required=True, help="Data source, such as embedded:scenes or parquet:PATH."),
+    "data": lambda function: click.option(
+        "--data", required=True, help="Data source, such as embedded:scenes or parquet:PATH."
+    )(allow_outside_option(function)),
     "trigger": click.option(
         "--trigger", required=True, help="Trigger spec, such as badnets:size=16, or @FILE that holds one."
     ),

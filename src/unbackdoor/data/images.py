@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from unbackdoor.data.captions import Captions
+
 
 @dataclass(frozen=True)
 class ImageSet:
@@ -18,7 +20,7 @@ class ImageSet:
         images: uint8 (N, 3, S, S), values 0-255.
         labels: int64 (N,), -1 where unknown.
         classes: class names, () when unknown; labels index them.
-        captions: one sentence per image, or None.
+        captions: one sentence per image, "" where there is none, or a tuple of several; None where none has any.
         skipped: unreadable images that were left out.
         spec: the source, with the split that was read.
     """
@@ -26,7 +28,7 @@ class ImageSet:
     images: Tensor
     labels: Tensor
     classes: tuple[str, ...] = ()
-    captions: tuple[str, ...] | None = None
+    captions: tuple[Captions, ...] | None = None
     skipped: int = 0
     spec: str = ""
 

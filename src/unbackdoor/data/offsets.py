@@ -20,7 +20,7 @@ from unbackdoor.errors import InputError
 
 Add = Callable[..., None]
 _PIECE = 8192  # numbers written at a time
-_VERSION = 1  # of what the scanners write
+_VERSION = 2  # of what the scanners write
 
 
 def offset_table(path: Path, width: int, scan: Callable[[Path, Add], int]) -> tuple[np.ndarray, int]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from unbackdoor.clip.preprocess import Frame
+from unbackdoor.data.captions import drawn
 from unbackdoor.data.classnames import DEFAULT_TEMPLATES
 from unbackdoor.data.draws import unit_draws
 from unbackdoor.data.images import ImageSet
@@ -83,11 +84,13 @@ class ImagePairs:
         images: captioned, or labelled with named classes.
         templates: sentences with one `{}`; which one an image gets depends on its row alone.
         texts: more to say of every class than its name, () for the names alone.
+        seed: draws one of several captions of an image.
     """
 
     images: ImageSet
     templates: Sequence[str] = DEFAULT_TEMPLATES
     texts: tuple[ClassText, ...] = ()
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if not any(self.images.captions or ()) and not self._named():
@@ -111,7 +114,7 @@ class ImagePairs:
 
     def caption(self, row: int) -> str:
         """The sentence of one image."""
-        own = self.images.captions[row] if self.images.captions else ""
+        own = drawn(self.images.captions[row], row, self.seed) if self.images.captions else ""
         label = int(self.images.labels[row])
         if own or label < 0:
             return own
@@ -182,9 +185,9 @@ def open_pairs(
 
         if limit is not None and limit < 1:
             raise InputError(f"limit {limit}: must be at least 1")
-        return PairStream(spec, parts, side, limit)
+        return PairStream(spec, parts, side, limit, seed)
     images = load_images(spec, side=side, split=split, limit=limit, seed=seed, classes=classes)
-    return class_pairs(images, templates, captions if captions is not None else _beside(spec))
+    return replace(class_pairs(images, templates, captions if captions is not None else _beside(spec)), seed=seed)
 
 
 def class_pairs(images: ImageSet, templates: Sequence[str], captions: str | Path | None = None) -> ImagePairs:

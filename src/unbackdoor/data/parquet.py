@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from unbackdoor.data.captions import Captions, read_captions
 from unbackdoor.data.source import Picture, Source, Split
 from unbackdoor.data.stream import Part, Parts
 from unbackdoor.errors import InputError
@@ -121,7 +122,7 @@ def _read(files: list[Path]) -> Split:
     labels = table.column(label).to_pylist() if label else [None] * table.num_rows
     captions = table.column(caption).to_pylist() if caption else None
     if captions is not None:
-        captions = [_caption(c) for c in captions]
+        captions = [read_captions(c) for c in captions]
     return Split(labels, picture, captions)
 
 
@@ -133,10 +134,6 @@ def _picture(value: Any, base: Path) -> Picture:
     if not isinstance(value, bytes):
         raise OSError("no bytes")
     return value
-
-
-def _caption(value: Any) -> str:
-    return str(value[0] if isinstance(value, list) and value else value or "")
 
 
 def open_parts(rest: str, split: str | None) -> Parts | None:
@@ -181,5 +178,5 @@ class _GroupReader:
     def picture(self, row: int) -> Picture:
         return _picture(self._images[row].as_py(), self._base)
 
-    def caption(self, row: int) -> str:
-        return _caption(self._captions[row].as_py())
+    def captions(self, row: int) -> Captions:
+        return read_captions(self._captions[row].as_py())

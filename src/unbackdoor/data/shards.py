@@ -1,102 +1,253 @@
-"""`wds:PATTERN`: WebDataset tar shards, `data-{000000..000009}.tar` or a glob; .jpg/.png/.webp with .cls, .json, .txt.
+"""`wds:PATTERN`: WebDataset tar shards, `data-{000000..000009}.tar` or a glob; pictures with .cls, .json, .txt.
 
-As images, an index (where each image's bytes lie) is held in memory; bytes are read when an image is decoded. As pairs,
-even the index stays on disk (`open_parts`).
+A sample's members share their name up to its first dot, as WebDataset has it; where names have dots of their own, up to
+the last one (`_samples`). As images, an index (where each image's bytes lie) is held in memory; bytes are read when an
+image is decoded. As pairs, even the index stays on disk (`open_parts`).
 """
 
 from __future__ import annotations
 
-import json
 import re
 import tarfile
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from unbackdoor.data.captions import Captions, entry_captions, lines_of, sentences_of
+from unbackdoor.data.leftout import LeftOut
 from unbackdoor.data.offsets import Add, offset_table
-from unbackdoor.data.source import Label, Picture, Source, Split, one_space, read_label
+from unbackdoor.data.source import LARGEST_IMAGE, Label, Picture, Source, Split, one_space, read_label
 from unbackdoor.data.stream import Part, Parts
 from unbackdoor.errors import InputError, first_line
+from unbackdoor.untrusted import parse_json
 
-_IMAGES = ("jpg", "jpeg", "png", "webp")
+_IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "ppm", "tif", "tiff")
+_TEXTS = ("cls", "txt", "json")
+_LABELS = ("label_name", "class_name", "label", "class", "cls", "category", "target")
 # A header claims what it likes; what is larger is not read into memory.
-_LARGEST_IMAGE, _LARGEST_TEXT = 256 << 20, 1 << 20
+_LARGEST_TEXT = 1 << 20
+_MOST_SHARDS = 100_000
+_MOST_WAITING = 100_000  # samples of a shard whose members do not lie side by side
 _DAMAGE = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError)
+Place = tuple[int, int]  # offset and size
+
+
+@dataclass
+class _Group:
+    """Members that share their name up to its first dot: (name up to the last dot, kind, place)."""
+
+    members: list[tuple[str, str, Place]] = field(default_factory=list)
 
 
 @dataclass
 class _Sample:
-    shard: Path
-    offset: int = -1
-    size: int = 0
-    label: Label = None
-    caption: str | None = None
+    name: str
+    image: Place
+    texts: dict[str, Place]
 
 
 def open_source(rest: str) -> Source:
-    """The source `wds:rest`."""
+    """The source `wds:rest`.
+
+    Raises:
+        InputError: no such shard.
+    """
     shards = _expand(rest)
     return Source({"": lambda: _read(rest, shards)})
 
 
 def _expand(pattern: str) -> list[Path]:
     """Brace ranges and lists as WebDataset writes them, then globs."""
-    brace = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
-    if brace:
-        first, last = brace.group(1), brace.group(2)
-        numbers = (str(i).zfill(len(first)) for i in range(int(first), int(last) + 1))
-        return [p for n in numbers for p in _expand(pattern[: brace.start()] + n + pattern[brace.end() :])]
-    listed = re.search(r"\{([^{}]*,[^{}]*)\}", pattern)
-    if listed:
-        words = listed.group(1).split(",")
-        return [p for w in words for p in _expand(pattern[: listed.start()] + w + pattern[listed.end() :])]
-    path = Path(pattern)
-    if path.is_dir():
-        found = sorted(path.glob("*.tar"))
-    elif any(c in pattern for c in "*?["):
-        found = sorted(path.parent.glob(path.name))
+    patterns = [pattern]
+    while any("{" in p for p in patterns):
+        grown = [q for p in patterns for q in _braces(pattern, p)]
+        if len(grown) > _MOST_SHARDS:
+            raise InputError(f"wds:{pattern}: names more than {_MOST_SHARDS:,} shards; give fewer")
+        if grown == patterns:
+            break
+        patterns = grown
+    return [shard for p in patterns for shard in _matching(p)]
+
+
+def _braces(whole: str, pattern: str) -> list[str]:
+    """A pattern with its first brace written out."""
+    found = re.search(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}", pattern)
+    if found is None:
+        return [pattern]
+    first, last, listed = found.groups()
+    if listed is not None:
+        words = listed.split(",")
+    elif len(last) > 9 or len(first) > 9 or int(last) - int(first) >= _MOST_SHARDS:
+        raise InputError(f"wds:{whole}: names more than {_MOST_SHARDS:,} shards; give fewer")
     else:
-        found = [path] if path.is_file() else []
+        words = [str(i).zfill(len(first)) for i in range(int(first), int(last) + 1)]
+    return [pattern[: found.start()] + word + pattern[found.end() :] for word in words]
+
+
+def _matching(pattern: str) -> list[Path]:
+    path = Path(pattern)
+    try:
+        if path.is_dir():
+            found = sorted(path.glob("*.tar"))
+        elif any(c in pattern for c in "*?["):
+            found = sorted(path.parent.glob(re.sub(r"\*+", "*", path.name)))
+        else:
+            found = [path]
+        # A Mac leaves a file `._s.tar` beside every s.tar.
+        found = [p for p in found if p.is_file() and not p.name.startswith("._")]
+    except (OSError, ValueError, re.error) as error:
+        raise InputError(f"wds:{pattern[:200]}: cannot be looked for ({first_line(error)})") from None
     if not found:
         raise InputError(f"wds:{pattern}: no such shard")
     return found
 
 
 def _read(rest: str, shards: list[Path]) -> Split:
-    samples: list[_Sample] = []
+    images: list[tuple[Path, Place]] = []
+    names, labels, captions = list[str](), list[Label](), list[Captions]()
+    left_out = LeftOut()
     for shard in shards:
         try:
-            samples += _index(shard)
+            groups = _index(shard, left_out)
+            with shard.open("rb") as file:
+                for key, group in groups.items():
+                    for sample in _samples(key, group, left_out):
+                        images.append((shard, sample.image))
+                        names.append(sample.name)
+                        label, caption = _annotation(file, sample, left_out)
+                        labels.append(label)
+                        captions.append(caption)
         except _DAMAGE as error:
-            raise InputError(f"wds:{rest}: {shard.name} is not a readable tar ({first_line(error)})") from None
-    with_image = [s for s in samples if s.offset >= 0]
+            raise InputError(f"wds:{rest}: {shard.name} {_why(shard, error)}") from None
 
     def picture(i: int) -> Picture:
-        sample = with_image[i]
-        with sample.shard.open("rb") as file:
-            file.seek(sample.offset)
-            return file.read(sample.size)
+        shard, place = images[i]
+        with shard.open("rb") as file:
+            return _bytes(file, place)
 
-    captions = [s.caption or "" for s in with_image]
-    return Split(one_space([s.label for s in with_image]), picture, captions if any(captions) else None)
+    said = captions if any(captions) else None
+    return Split(one_space(labels), picture, said, left_out.notes(), lambda i: names[i])
 
 
-def _index(shard: Path) -> list[_Sample]:
-    """Samples of one shard, keyed by the name up to its first dot; nothing is unpacked to disk."""
-    found: dict[str, _Sample] = {}
+def _why(shard: Path, error: BaseException) -> str:
+    """What is wrong with a shard that is no tar."""
+    with shard.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    if packed:
+        return "is packed with gzip, which lets no picture be read without those before it; unpack it with gunzip"
+    return f"is not a readable tar ({first_line(error)})"
+
+
+def _index(shard: Path, left_out: LeftOut) -> dict[str, _Group]:
+    """Samples of one shard in the order of their first members; nothing is unpacked to disk."""
+    found: dict[str, _Group] = {}
     end = shard.stat().st_size
     with shard.open("rb") as file, _opened(file) as tar:
         while (member := _next(tar)) is not None:
-            if not _is_plain(member, end):
+            if not member.isreg():
+                if not member.isdir():
+                    left_out.add("members that are no files", member.name)
                 continue
-            stem, kind = _stem(member.name)
-            sample = found.setdefault(stem, _Sample(shard))
-            if kind in _IMAGES and member.size <= _LARGEST_IMAGE:
-                sample.offset, sample.size = member.offset_data, member.size
-            elif kind in ("cls", "txt", "json"):
-                _annotate(sample, kind, _text(file, member))
-    return list(found.values())
+            if _is_litter(member.name):
+                left_out.add("hidden members", member.name)
+                continue
+            _note(found, member, end)
+    return found
+
+
+def _note(found: dict[str, _Group], member: tarfile.TarInfo, end: int) -> str:
+    """Add a member to its sample; returns the sample's key. What cannot be used is of no kind."""
+    key, stem, kind = _key(member.name)
+    kind = "image" if kind in _IMAGES else kind
+    largest = LARGEST_IMAGE if kind == "image" else _LARGEST_TEXT
+    usable = _is_plain(member, end) and member.size <= largest and (kind == "image" or kind in _TEXTS)
+    place = (member.offset_data, member.size)
+    found.setdefault(key, _Group()).members.append((stem, kind if usable else "", place))
+    return key
+
+
+def _key(name: str) -> tuple[str, str, str]:
+    """Of a member's name: all up to the first dot of its last part, all up to the last one, and the ending."""
+    folder, _, file = name.removeprefix("./").rpartition("/")
+    stem, _, kind = file.rpartition(".")
+    return f"{folder}/{file.partition('.')[0]}", f"{folder}/{stem}", kind.lower()
+
+
+def _is_litter(name: str) -> bool:
+    """Hidden, or what a Mac packs beside every file."""
+    parts = name.split("/")
+    return "__MACOSX" in parts or any(part.startswith(".") and part not in (".", "..") for part in parts)
+
+
+def _samples(key: str, group: _Group, left_out: LeftOut) -> Iterator[_Sample]:
+    """Pictures of a group with the texts that are theirs.
+
+    A picture's texts share its name up to the last dot. The only picture of a group may have a dot more than they have
+    (`a.final.jpg` with `a.cls`), which is WebDataset's rule; of two pictures (`a.left.jpg`, `a.right.jpg`) nobody can
+    tell whose such texts are.
+    """
+    images: dict[str, Place] = {}
+    texts: dict[str, dict[str, Place]] = {}
+    for stem, kind, place in group.members:
+        if kind == "image":
+            images[stem] = place
+        elif kind:
+            texts.setdefault(stem, {})[kind] = place
+    for stem, place in images.items():
+        own = texts.get(stem, {})
+        if len(images) == 1:
+            own = {**texts.get(key, {}), **own}
+        elif not own and texts and stem != key:
+            left_out.add("pictures beside others of one sample, of which its label may not speak", stem.lstrip("/"))
+            continue
+        yield _Sample(stem.lstrip("/"), place, own)
+    if not images:
+        left_out.add("samples without a picture", key.lstrip("/"))
+
+
+def _annotation(file: BinaryIO, sample: _Sample, left_out: LeftOut) -> tuple[Label, Captions]:
+    """Label and captions of a sample; an object that is none leaves both open."""
+    entry: dict[str, Any] = {}
+    if "json" in sample.texts:
+        try:
+            entry = _entry(_bytes(file, sample.texts["json"]))
+        except InputError:
+            left_out.add("objects that cannot be read; their pictures stay", f"{sample.name}.json")
+    label = _entry_label(entry)
+    if "cls" in sample.texts:
+        label = read_label(_decoded(_bytes(file, sample.texts["cls"])))
+    text = lines_of(_decoded(_bytes(file, sample.texts["txt"]))) if "txt" in sample.texts else ""
+    return label, max(text, entry_captions(entry), key=lambda c: len(sentences_of(c)))
+
+
+def _entry(raw: bytes) -> dict[str, Any]:
+    """The JSON object of a sample; a list is one of captions.
+
+    Raises:
+        InputError: no JSON.
+    """
+    found = parse_json(_decoded(raw), "a sample")
+    return found if isinstance(found, dict) else {"captions": found if isinstance(found, list) else None}
+
+
+def _entry_label(entry: dict[str, Any]) -> Label:
+    value = next((entry[name] for name in _LABELS if entry.get(name) is not None), None)
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return read_label(str(value)) if isinstance(value, int | float | str) and not isinstance(value, bool) else None
+
+
+def _decoded(raw: bytes) -> str:
+    return raw.decode("utf-8", errors="replace").lstrip("\ufeff").strip()
+
+
+def _bytes(file: BinaryIO, place: Place) -> bytes:
+    file.seek(place[0])
+    return file.read(place[1])
 
 
 class _Headers:
@@ -128,51 +279,11 @@ def _is_plain(member: tarfile.TarInfo, end: int) -> bool:
     return member.isreg() and not member.issparse() and 0 <= member.size <= end - member.offset_data
 
 
-def _text(file: BinaryIO, member: tarfile.TarInfo) -> bytes:
-    """A short member's bytes; the file's place is left as it was."""
-    if member.size > _LARGEST_TEXT:
-        return b""
-    here = file.tell()
-    file.seek(member.offset_data)
-    found = file.read(member.size)
-    file.seek(here)
-    return found
-
-
-def _annotate(sample: _Sample, kind: str, raw: bytes) -> None:
-    text = raw.decode("utf-8", errors="replace").strip()
-    if kind == "cls":
-        sample.label = read_label(text)
-    elif kind == "txt":
-        sample.caption = text
-    else:
-        entry = _entry(text)  # none: the image may still be of use
-        label = entry.get("label", entry.get("class"))
-        if isinstance(label, int | str) and not isinstance(label, bool):
-            sample.label = read_label(str(label))
-        sample.caption = _first_caption(entry) or sample.caption
-
-
-def _entry(text: str) -> dict[str, Any]:
-    """A JSON object, {} where it is none."""
-    try:
-        found = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _first_caption(entry: dict[str, Any]) -> str:
-    caption = entry.get("caption") or entry.get("captions")
-    first = caption[0] if isinstance(caption, list) and caption else caption
-    return str(first) if first else ""
-
-
 _BLOCK, _HELD = 8192, 64  # tables are memory maps: holding many costs next to nothing
 
 
 def open_parts(rest: str) -> Parts:
-    """The pairs of `wds:rest`, read from disk as they are asked for; a sample's members lie side by side.
+    """The pairs of `wds:rest`, read from disk as they are asked for.
 
     Left out and counted: samples without an image or a caption, and whatever is cut off or damaged.
 
@@ -184,7 +295,9 @@ def open_parts(rest: str) -> Parts:
         try:
             table, left_out = offset_table(shard, 4, _scan)
         except _DAMAGE as error:
-            raise InputError(f"wds:{rest}: {shard.name} is not a readable tar ({first_line(error)})") from None
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"wds:{rest}: {shard.name} {_why(shard, error)}") from None
         skipped += left_out
         if len(table):
             name = f"{shard.name}|{shard.stat().st_size}"
@@ -201,36 +314,59 @@ class _ShardReader:
     def picture(self, row: int) -> Picture:
         return self._read(*self._table[row, :2].tolist())
 
-    def caption(self, row: int) -> str:
+    def captions(self, row: int) -> Captions:
         offset, size = self._table[row, 2:].tolist()
-        text = self._read(offset, abs(size)).decode("utf-8", errors="replace").strip()
-        return _first_caption(_entry(text)) if size < 0 else text
+        return _text_captions(self._read(offset, abs(size)), "json" if size < 0 else "txt")
 
     def _read(self, offset: int, size: int) -> bytes:
         with self._shard.open("rb") as file:
-            file.seek(offset)
-            return file.read(size)
+            return _bytes(file, (offset, size))
 
 
-@dataclass
-class _Pair:
-    image: tuple[int, int] | None = None
-    text: tuple[int, int] | None = None  # its size is negative for JSON
+def _text_captions(raw: bytes, kind: str) -> Captions:
+    """Captions of a text member, "" of an object that cannot be read."""
+    if kind == "txt":
+        return lines_of(_decoded(raw))
+    try:
+        return entry_captions(_entry(raw))
+    except InputError:
+        return ""
 
 
 def _scan(shard: Path, add: Add) -> int:
-    """Offset and size of image and caption of every whole sample; returns how many samples were left out."""
-    end = shard.stat().st_size
-    stem: str | None = None
-    pair, skipped = _Pair(), 0
+    """Offset and size of image and caption of every whole sample; returns how many samples were left out.
 
-    def close() -> int:
-        if pair.image and pair.text:
-            add(*pair.image, *pair.text)
-            return 0
-        return 0 if stem is None else 1
+    Members of a sample mostly lie side by side. A sample that is not whole where they end waits for more of them.
+    """
+    end = shard.stat().st_size
+    current: dict[str, _Group] = {}
+    waiting: dict[str, _Group] = {}
+    skipped = 0
 
     with shard.open("rb") as file, _opened(file) as tar:
+
+        def close() -> int:
+            """The current sample's pairs are added; where one lacks something, all of it waits."""
+            for key, group in current.items():
+                whole = _Group([*waiting.pop(key, _Group()).members, *group.members])
+                here = file.tell()
+                rows, missing = _rows(file, key, whole)
+                file.seek(here)
+                if missing:
+                    waiting[key] = whole
+                else:
+                    for row in rows:
+                        add(*row)
+            current.clear()
+            return dismiss(next(iter(waiting))) if len(waiting) > _MOST_WAITING else 0
+
+        def dismiss(key: str) -> int:
+            """What is whole of a sample that waited is added; returns how much is not."""
+            rows, missing = _rows(file, key, waiting.pop(key))
+            for row in rows:
+                add(*row)
+            return missing
+
         while True:
             try:
                 member = _next(tar)
@@ -238,35 +374,35 @@ def _scan(shard: Path, add: Add) -> int:
                 break
             if member is None:
                 break
-            if not member.isreg():
+            if not member.isreg() or _is_litter(member.name):
                 continue
-            found, kind = _stem(member.name)
-            if found != stem:
+            if current and _key(member.name)[0] not in current:
                 skipped += close()
-                stem, pair = found, _Pair()
-            if _is_plain(member, end):
-                _note(file, member, kind, pair)
+            _note(current, member, end)
+        last = next(iter(current), None)
+        skipped += close()
         # Damage may have hit the last sample itself, which is not to be counted twice.
-        return skipped + max(close(), _damaged(shard, tar.offset, end))
+        hurt = _damaged(shard, tar.offset, end) if last not in waiting else 0
+        return skipped + hurt + sum(dismiss(key) for key in list(waiting))
 
 
-def _stem(name: str) -> tuple[str, str]:
-    """Key of a member's sample, up to the first dot of its name, and the kind of the member."""
-    folder, _, file = name.rpartition("/")
-    stem, _, kind = file.partition(".")
-    return f"{folder}/{stem}", kind.lower()
-
-
-def _note(file: BinaryIO, member: tarfile.TarInfo, kind: str, pair: _Pair) -> None:
-    place = member.offset_data, member.size
-    if kind in _IMAGES and 0 < member.size <= _LARGEST_IMAGE:
-        pair.image = place
-    elif kind in ("txt", "json"):
-        text = _text(file, member).decode("utf-8", errors="replace").strip()
-        if kind == "txt" and text:
-            pair.text = place
-        elif kind == "json" and pair.text is None and _first_caption(_entry(text)):
-            pair.text = place[0], -place[1]
+def _rows(file: BinaryIO, key: str, group: _Group) -> tuple[list[tuple[int, ...]], int]:
+    """Places of a group's pairs, and how many of its pictures have no caption, 1 where none is there."""
+    pictures = len({stem for stem, kind, _ in group.members if kind == "image"})
+    rows: list[tuple[int, ...]] = []
+    for sample in _samples(key, group, LeftOut()):
+        most, text = 0, (0, 0)
+        for kind in ("txt", "json"):
+            if kind in sample.texts:
+                offset, size = sample.texts[kind]
+                count = len(sentences_of(_text_captions(_bytes(file, (offset, size)), kind)))
+                if count > most:
+                    most, text = count, (offset, size if kind == "txt" else -size)
+        if most and sample.image[1]:
+            rows.append((*sample.image, *text))
+    # Labels alone may be the rest of a sample that was whole without them.
+    labels = all(kind == "cls" for _, kind, _ in group.members)
+    return rows, 0 if labels else max(pictures, 1) - len(rows)
 
 
 def _damaged(shard: Path, offset: int, end: int) -> int:

@@ -12,6 +12,8 @@ from typing import Union
 
 import numpy as np
 
+from unbackdoor.data.captions import Captions
+
 Label = Union[int, str, None]
 # Encoded bytes of one image, or its pixels (H, W, 3) uint8 where nothing is to be decoded.
 Picture = Union[bytes, np.ndarray]
@@ -44,14 +46,14 @@ class Split:
     Args:
         labels: one per record: a class index, a class name, or None.
         picture: may raise OSError or ValueError for an unreadable record, which is then skipped and counted.
-        captions: one per record, or None.
+        captions: one value per record (`data.captions`), or None.
         notes: what was left out, or read otherwise than expected, in lines for people.
         name: what a record is called in its source.
     """
 
     labels: Sequence[Label]
     picture: Callable[[int], Picture]
-    captions: Sequence[str] | None = None
+    captions: Sequence[Captions] | None = None
     notes: tuple[str, ...] = ()
     name: Callable[[int], str] = _row_name
 

@@ -26,6 +26,7 @@ from unbackdoor.data.splitnames import split_name
 from unbackdoor.data.stream import Parts
 from unbackdoor.errors import InputError
 from unbackdoor.notices import warn
+from unbackdoor.untrusted import is_there
 
 _TABLE = {
     "embedded": "unbackdoor.data.embedded",
@@ -156,7 +157,7 @@ def open_pair_parts(spec: str, split: str | None) -> Parts | None:
 
 def _address(spec: str) -> tuple[str, str]:
     """Source and forced split; a path that exists as written may hold a # of its own."""
-    if Path(spec.partition(":")[2]).exists() or "#" not in spec:
+    if is_there(Path(spec.partition(":")[2])) or "#" not in spec:
         return spec, ""
     address, _, forced = spec.rpartition("#")
     return address, forced

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from unbackdoor.clip.preprocess import Frame
+from unbackdoor.data.captions import Captions, drawn
 from unbackdoor.data.decode import decode_all
 from unbackdoor.data.pairs import PairBatch
 from unbackdoor.data.source import Picture
@@ -38,8 +39,8 @@ class Reader(Protocol):
         """The image of pair `row` of this part."""
         ...
 
-    def caption(self, row: int) -> str:
-        """The sentence of pair `row` of this part."""
+    def captions(self, row: int) -> Captions:
+        """The sentence of pair `row` of this part, or several."""
         ...
 
 
@@ -85,13 +86,13 @@ class PairStream:
         unreadable: rows of the latter.
     """
 
-    def __init__(self, spec: str, source: Parts, side: int | Frame, limit: int | None = None) -> None:
-        """Read at most `limit` pairs, the same share of every part.
+    def __init__(self, spec: str, source: Parts, side: int | Frame, limit: int | None = None, seed: int = 0) -> None:
+        """Read at most `limit` pairs, the same share of every part; `seed` draws one of several captions.
 
         Raises:
             InputError: no pairs.
         """
-        self.spec, self._frame = spec, Frame.of(side)
+        self.spec, self._frame, self._seed = spec, Frame.of(side), seed
         self._source = source
         sizes = np.array([part.size for part in source.parts], dtype=np.int64)
         self._ends = np.cumsum(sizes)
@@ -156,7 +157,7 @@ class PairStream:
         for row in rows.tolist():
             try:
                 part, inside = self._place(row)
-                found.append(self._reader(part).caption(inside))
+                found.append(drawn(self._reader(part).captions(inside), row, self._seed))
             except (OSError, ValueError):
                 found.append("")
         return found
