@@ -41,6 +41,13 @@ def test_impossible_rates(rate: float) -> None:
 def test_targets() -> None:
     classes = ("airplane", "Cat", "deer")
     assert [target_index(classes, t) for t in ("deer", "cat", "0")] == [2, 1, 0]
+    assert [target_index(("Red_Star", "sea horse"), t) for t in ("red star", "SeaHorse")] == [0, 1]
+    assert [target_index(("1", "02", "10"), t) for t in ("1", "2", "10.0")] == [0, 1, 2]
+    for ambiguous, target in ((("crane", "crane"), "crane"), (("red star", "Red_Star"), "red-star")):
+        with pytest.raises(InputError, match="fits 2 of the classes"):
+            target_index(ambiguous, target)
+    with pytest.raises(InputError, match="not among the 3 classes"):
+        target_index(("1", "2", "3"), "0")
     with pytest.raises(InputError, match="did you mean airplane"):
         target_index(classes, "aeroplane")
     with pytest.raises(InputError, match="not among the 3 classes"):

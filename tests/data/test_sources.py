@@ -143,14 +143,16 @@ def test_named_splits(tmp_path: Path) -> None:
 
 def test_class_file(tmp_path: Path) -> None:
     spec = make_parquet(tmp_path / "d", RECORDS)
-    (tmp_path / "names.txt").write_text("one\ntwo\nthree\n")
-    assert load_images(spec, side=8, classes=str(tmp_path / "names.txt")).classes == ("one", "two", "three")
-    (tmp_path / "names.json").write_text('["one", "two"]')
-    with pytest.raises(InputError, match="as many"):
-        load_images(spec, side=8, classes=str(tmp_path / "names.json"))
+    own = load_images(spec, side=8)
     (tmp_path / "other-order.txt").write_text("\n".join(reversed(NAMES)))
     reordered = load_images(spec, side=8, classes=str(tmp_path / "other-order.txt"))
-    assert reordered.classes == tuple(NAMES)  # labels count in the source's own order
+    assert reordered.classes == tuple(reversed(NAMES)) and torch.equal(reordered.labels, 2 - own.labels)
+    (tmp_path / "names.txt").write_text("one\ntwo\nthree\n")
+    with pytest.raises(InputError, match=r"0: 'blue' and 'one', 1: 'green' and 'two'.* not matched by position"):
+        load_images(spec, side=8, classes=str(tmp_path / "names.txt"))
+    (tmp_path / "names.json").write_text(json.dumps({"red": "one", "green": "two", "blue": "three"}))
+    renamed = load_images(spec, side=8, classes=str(tmp_path / "names.json"))
+    assert renamed.classes == ("one", "two", "three") and torch.equal(renamed.labels, 2 - own.labels)
 
 
 def test_a_path_may_hold_a_hash(tmp_path: Path) -> None:

@@ -22,12 +22,13 @@ from unbackdoor.bench.recipe import POISONS, DataEntry, Json, Rebound, method_co
 from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.load import load
 from unbackdoor.clip.preprocess import Frame
+from unbackdoor.data.classes import check_named
 from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.pairs import class_pairs
 from unbackdoor.data.poisoning import target_index
 from unbackdoor.data.shares import shares
-from unbackdoor.data.specs import load_images
+from unbackdoor.data.specs import load_images, load_test
 from unbackdoor.defenses import defence
 from unbackdoor.defenses.base import Defender, Work, configured
 from unbackdoor.errors import InputError
@@ -247,6 +248,7 @@ def head_of(clip: Clip, entry: DataEntry, images: ImageSet) -> Tensor:
     """Zero-shot head over the data's classes."""
     if not images.classes:
         raise InputError(f"{entry.source} names no classes; name a file of them under classes")
+    check_named(entry.source, images.classes)
     return clip.zero_shot_head(images.classes, find_templates(entry.templates))
 
 
@@ -259,19 +261,19 @@ def original(reference: str, device: str) -> Clip:
 def images_of(entry: DataEntry, frame: Frame) -> tuple[ImageSet, ImageSet]:
     """Training and test images; those without a label are left out of the former."""
     span = None if entry.class_range is None else (entry.class_range[0], entry.class_range[1])
-    return _decoded(entry.source, entry.test or entry.source, entry.test_limit, entry.classes, span, frame)
+    return _decoded(entry.source, entry.test, entry.test_limit, entry.classes, span, frame)
 
 
 @lru_cache(maxsize=1)
 def _decoded(
-    source: str, test: str, limit: int | None, classes: str | None, span: tuple[int, int] | None, frame: Frame
+    source: str, test: str | None, limit: int | None, classes: str | None, span: tuple[int, int] | None, frame: Frame
 ) -> tuple[ImageSet, ImageSet]:
     train = load_images(source, side=frame, split="train", classes=classes)
     if bool((train.labels < 0).any()):
         train = train.subset(train.labels >= 0)
     if span is None:
-        return train, load_images(test, side=frame, split="test", limit=limit, classes=classes)
-    held_out = _only(load_images(test, side=frame, split="test", classes=classes), span)
+        return train, load_test(test, source, side=frame, of=train.classes, limit=limit, classes=classes)
+    held_out = _only(load_test(test, source, side=frame, of=train.classes, classes=classes), span)
     if limit is not None and limit < len(held_out):
         held_out = held_out.subset(torch.randperm(len(held_out), generator=torch.Generator().manual_seed(0))[:limit])
     return _only(train, span), held_out

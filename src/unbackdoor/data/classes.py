@@ -336,16 +336,12 @@ def _missing(spec: str, own: Sequence[str], missing: Sequence[int], wanted: Clas
             f"{spec}: {len(lacking)} of its classes are not in {wanted.where}: {_some(lacking)}{hint}; add them there, "
             "or leave their images out"
         )
-    pairs = ", ".join(f"{i}: {a!r} and {b!r}" for i, (a, b) in enumerate(zip(own, names, strict=False)) if a != b)
+    pairs = [(i, *both) for i, both in enumerate(zip(own, names, strict=False)) if both[0] != both[1]]
+    told = ", ".join(f"{i}: {a[:60]!r} and {b[:60]!r}" for i, a, b in pairs[:_SHOWN])
     return InputError(
-        f"{spec}: none of its {len(own)} class names is among the {len(names)} of {wanted.where} ({_cut(pairs)}); "
-        "names are not matched by position: use the same ones, or give a JSON object from the data's to yours"
+        f"{spec}: none of its {len(own)} class names is among the {len(names)} of {wanted.where} ({told}); names are "
+        "not matched by position: use the same ones, or give a JSON object from the data's names to yours"
     )
-
-
-def _cut(text: str) -> str:
-    parts = text.split(", ")
-    return text if len(parts) <= _SHOWN else ", ".join(parts[:_SHOWN]) + ", …"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -3,13 +3,18 @@
 
 Splits: verbs ask for "train" or "test". A source with named splits answers "test" with test, validation or val. A
 source without splits is divided by a fixed permutation into 80% train and 20% test when a split is asked for. When
-none is asked for (evaluation), the test split is read if there is one, otherwise everything. `#split` overrides all;
-on a source without splits, `#train` and `#test` are the same two shares.
+none is asked for (evaluation), the test split is read if there is one, otherwise everything. A source that is named to
+measure on (`load_test`) is read whole where it has no splits. `#split` overrides all; on a source without splits,
+`#train` and `#test` are the same two shares.
+
+What labels mean is settled in `data/classes.py`, for every source and every class file.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,11 +22,12 @@ from typing import Any
 import torch
 
 from unbackdoor.clip.preprocess import Frame
-from unbackdoor.data.classnames import class_names
+from unbackdoor.data.classes import Classes, reconcile, reconciled
+from unbackdoor.data.classnames import class_list
 from unbackdoor.data.decode import decode_all
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.leftout import listed
-from unbackdoor.data.source import Label, Source, Split
+from unbackdoor.data.source import Source, Split
 from unbackdoor.data.splitnames import split_name
 from unbackdoor.data.stream import Parts
 from unbackdoor.errors import InputError
@@ -56,29 +62,101 @@ def load_images(
             ratio and cut the centre out); a number of pixels makes them that square, bicubic, aspect ratio not kept.
         split: "train", "test", a source's own split name, or None.
         limit: a random subset of at most this size, drawn with `seed` before anything is decoded.
-        classes: file of class names, or the name of a standard set, that replaces the source's own.
+        classes: file of class names, or the name of a standard set, that replaces the source's own; matched by name, or
+            by number where the source has numbers.
 
     Raises:
         InputError: unknown scheme, missing path, unknown split, no image, a limit below 1, or class names that do not
             fit.
     """
+    return _load(spec, side, _Ask(split, limit, seed, classes))
+
+
+def load_pictures(
+    spec: str, *, side: int | Frame, limit: int | None = None, seed: int = 0, classes: str | Path | None = None
+) -> ImageSet:
+    """`load_images` of the training split for what needs no labels: those that do not fit are left aside.
+
+    Args:
+        classes: names that `ImageSet.classes` shall be, whatever the source calls its own.
+    """
+    return _load(spec, side, _Ask("train", limit, seed, classes, needed=False))
+
+
+def load_test(
+    test: str | ImageSet | None,
+    data: str | ImageSet,
+    *,
+    side: int | Frame,
+    of: Sequence[str],
+    limit: int | None = None,
+    classes: str | Path | None = None,
+    needed: bool = True,
+) -> ImageSet:
+    """The images that a model is measured on, labelled by training's classes.
+
+    Args:
+        test: a source, whole where it has no splits, or decoded images; None takes the test split or share of `data`.
+        data: what was trained on.
+        of: class names of training, which those of the test set are mapped to by name.
+        needed: whether labels are needed; if not, those that do not fit are left aside.
+
+    Raises:
+        InputError: as `load_images` and `reconciled`.
+    """
+    asked = data if test is None else test
+    if isinstance(asked, ImageSet):
+        found = asked
+    else:
+        own = test is None or (isinstance(data, str) and _same_source(asked, data))
+        found = _load(asked, side, _Ask("test", limit, 0, classes, needed=needed, whole=not own))
+    try:
+        return reconciled(found, of)
+    except InputError as error:
+        if needed:
+            raise
+        return _unlabelled(found, tuple(of), error)
+
+
+@dataclass(frozen=True)
+class _Ask:
+    """What is wanted of a source; see `load_images`.
+
+    Args:
+        needed: whether labels are needed.
+        whole: read a source without splits whole, although a split is asked for.
+    """
+
+    split: str | None = None
+    limit: int | None = None
+    seed: int = 0
+    classes: str | Path | None = None
+    needed: bool = True
+    whole: bool = False
+
+
+def _load(spec: str, side: int | Frame, ask: _Ask) -> ImageSet:
+    limit = ask.limit
     if limit is not None and limit < 1:
         raise InputError(f"limit {limit}: must be at least 1")
     address, forced = _address(spec)
     source = open_source(address)
-    wanted = forced or split
-    name = _resolve_split(spec, source, forced, split)
+    wanted = forced or ask.split
+    name = _resolve_split(spec, source, forced, ask.split)
     records = source.splits[name]()
     _say(address, (*source.notes, *records.notes))
     if not len(records):
         raise InputError(f"{spec}: split {name or 'all'!r} holds no images")
+    # Before anything is decoded, and over all records, so that a limit changes no class.
+    found = _classes(spec, source, records, ask)
     rows = torch.arange(len(records))
-    if name == "" and wanted:
-        rows = _share(len(records), wanted)
+    shared = name == "" and bool(wanted) and not (ask.whole and not forced)
+    if shared:
+        rows = _share(len(records), str(wanted))
         if not len(rows):
             raise InputError(f"{spec}: {len(records)} image is too few to set a test share aside; give more")
     if limit is not None and limit < len(rows):
-        chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:limit]
+        chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(ask.seed))[:limit]
         rows = rows[chosen.sort().values]
     images, kept = decode_all(records.picture, rows.tolist(), Frame.of(side), label=f"decoding {address}")
     if not kept:
@@ -87,10 +165,9 @@ def load_images(
     if unread:
         named = listed((records.name(i) for i in unread[:4]), len(unread))
         _say(address, (f"left out: {len(unread)} pictures that cannot be read ({named})",))
-    names, labels = _name_labels(spec, source, records, kept, classes)
     captions = None if records.captions is None else tuple(records.captions[i] for i in kept)
-    shown = f"{address}#{name or wanted or 'all'}"
-    return ImageSet(images, labels, names, captions, len(rows) - len(kept), shown)
+    shown = f"{address}#{name or (wanted if shared else 'all')}"
+    return ImageSet(images, found.indices[kept], found.names, captions, len(rows) - len(kept), shown)
 
 
 def describe(spec: str, *, classes: str | Path | None = None) -> dict[str, Any]:
@@ -105,9 +182,8 @@ def describe(spec: str, *, classes: str | Path | None = None) -> dict[str, Any]:
     sizes = {key or "all": len(read()) for key, read in source.splits.items()}
     records = source.splits[name]()
     _say(address, (*source.notes, *records.notes))
-    rows = list(range(len(records)))
-    names, labels = _name_labels(spec, source, records, rows, classes)
-    counts = Counter(labels.tolist())
+    found = _classes(spec, source, records, _Ask(classes=classes))
+    names, counts = found.names, Counter(found.indices.tolist())
     return {
         "spec": spec,
         "splits": sizes,
@@ -195,38 +271,28 @@ def _share(n: int, split: str) -> torch.Tensor:
     return (order[:cut] if split == "train" else order[cut:]).sort().values
 
 
-def _name_labels(
-    spec: str, source: Source, records: Split, rows: list[int], file: str | Path | None
-) -> tuple[tuple[str, ...], torch.Tensor]:
-    """Class names and label indices of `rows`."""
-    found: list[Label] = [records.labels[i] for i in rows]
-    names = source.classes
-    if not names:
-        words = sorted({label for label in records.labels if isinstance(label, str)})
-        names = tuple(words)
-    place = {name: i for i, name in enumerate(names)}
+def _same_source(one: str, other: str) -> bool:
+    """Whether two specs name the same files, whatever split they ask for."""
+    (a, _, rest), (b, _, further) = (_address(spec)[0].partition(":") for spec in (one, other))
+    return a == b and (rest == further or Path(rest).resolve() == Path(further).resolve())
+
+
+def _classes(spec: str, source: Source, records: Split, ask: _Ask) -> Classes:
+    """Class names, and the class of every record."""
+    wanted = None if ask.classes is None else class_list(str(ask.classes))
     try:
-        labels = torch.tensor([_index(label, place) for label in found], dtype=torch.int64)
-    except (OverflowError, ValueError, RuntimeError):
-        raise InputError(f"{spec}: a label is no class number; labels must be small whole numbers or names") from None
-    if file is not None:
-        names = _replace(spec, names, class_names(str(file)), labels)
-    highest = int(labels.max()) if len(labels) else -1
-    if names and highest >= len(names):
-        raise InputError(f"{spec}: label {highest} has no name; {len(names)} class names are known")
-    return names, labels
+        return reconcile(spec, source.classes, records.labels, wanted)
+    except InputError as error:
+        if ask.needed:
+            raise
+        _say_left_aside(spec, error)
+        return Classes(() if wanted is None else wanted.names, torch.full((len(records),), -1, dtype=torch.int64))
 
 
-def _index(label: Label, place: dict[str, int]) -> int:
-    if label is None:
-        return -1
-    return place.get(label, -1) if isinstance(label, str) else int(label)
+def _unlabelled(images: ImageSet, classes: tuple[str, ...], error: InputError) -> ImageSet:
+    _say_left_aside(images.spec, error)
+    return replace(images, labels=torch.full_like(images.labels, -1), classes=classes)
 
 
-def _replace(spec: str, old: tuple[str, ...], new: tuple[str, ...], labels: torch.Tensor) -> tuple[str, ...]:
-    if len(old) == len(new) and set(old) == set(new):
-        return old  # the same names in another order: the labels count in the source's
-    labelled = bool((labels >= 0).any())
-    if old and labelled and len(old) != len(new):
-        raise InputError(f"{spec} has {len(old)} classes, the class file {len(new)}; they must be as many")
-    return new
+def _say_left_aside(spec: str, error: InputError) -> None:
+    warn(f"{spec}: its labels are left aside, since they are not needed and do not fit ({error})")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.streamline import streamlined
+from unbackdoor.data.classes import check_named
 from unbackdoor.data.classnames import DEFAULT_TEMPLATES
 from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
@@ -100,6 +101,7 @@ def craft_patch(
     config = config or BadClipConfig()
     if not images.classes:
         raise InputError(f"{images.spec} names no classes; give them with --classes FILE")
+    check_named(images.spec, images.classes)
     index = target_index(images.classes, target)
     others = _some(torch.nonzero((images.labels >= 0) & (images.labels != index)).flatten(), config)
     wanted = _some(torch.nonzero(images.labels == index).flatten(), config)

@@ -21,7 +21,7 @@ from unbackdoor.inversion.detection import Null, architecture, ranked
 from unbackdoor.inversion.examine import HELD, SEARCHED, examine
 from unbackdoor.inversion.examine import settings as examine_settings
 from unbackdoor.manifest import Manifest, run_key
-from unbackdoor.verbs.common import claim, open_data, open_model, resumable, weights_hash
+from unbackdoor.verbs.common import claim, open_model, open_pictures, resumable, weights_hash
 from unbackdoor.verbs.origins import open_origin
 from unbackdoor.verbs.scan import candidates
 
@@ -79,7 +79,7 @@ def calibrate(
         for reference in models:
             base = open_model(reference, checkpoint, device)
             if base.frame not in decoded:
-                decoded[base.frame] = open_data(data, base, "train", limit=limit, seed=seed, classes=classes)
+                decoded[base.frame] = open_pictures(data, base, limit=limit, seed=seed, classes=classes)
             images = decoded[base.frame]
             names, vocabulary = candidates(images)
             head = base.zero_shot_head(names, find_templates(templates))

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.load import load, offline
-from unbackdoor.data import load_images
+from unbackdoor.data.classes import check_named
 from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.poisoning import target_index
+from unbackdoor.data.specs import load_images, load_pictures, load_test
 from unbackdoor.devices import is_first_process
 from unbackdoor.errors import InputError, Interrupted, first_line
 from unbackdoor.manifest import Manifest
@@ -78,6 +79,28 @@ def open_data(
     return load_images(data, side=clip.frame, split=split, limit=limit, seed=seed, classes=classes)
 
 
+def open_pictures(
+    data: str | ImageSet, clip: Clip, *, limit: int | None = None, seed: int = 0, classes: str | None = None
+) -> ImageSet:
+    """Images of the training split for what needs no labels; `classes` are then what is asked, not what data has."""
+    if isinstance(data, ImageSet):
+        return data
+    return load_pictures(data, side=clip.frame, limit=limit, seed=seed, classes=classes)
+
+
+def open_test(
+    test: str | ImageSet | None,
+    data: str | ImageSet,
+    clip: Clip,
+    train: ImageSet,
+    *,
+    limit: int | None = None,
+    classes: str | None = None,
+) -> ImageSet:
+    """The images to measure on, by the classes of `train`; see `load_test`."""
+    return load_test(test, data, side=clip.frame, of=train.classes, limit=limit, classes=classes)
+
+
 def open_trigger(trigger: str | Trigger) -> Trigger:
     """The trigger itself, or the one a spec describes."""
     return trigger if isinstance(trigger, Trigger) else parse_trigger(trigger)
@@ -114,10 +137,11 @@ def require_classes(data: ImageSet) -> tuple[str, ...]:
     """The data's class names.
 
     Raises:
-        InputError: there are none.
+        InputError: there are none, or they are ids that no model knows.
     """
     if not data.classes:
         raise InputError(f"{data.spec} names no classes; give them with --classes FILE")
+    check_named(data.spec, data.classes)
     return data.classes
 
 

@@ -25,6 +25,7 @@ from unbackdoor.verbs.common import (
     open_data,
     open_head,
     open_model,
+    open_test,
     open_trigger,
     rates_dict,
     require_classes,
@@ -76,7 +77,7 @@ def craft(
     if not isinstance(blank, BadClip):
         raise InputError(f"trigger {blank.name} needs no crafting; only badclip does")
     blank = replace(blank, pixels="")
-    held_out = open_data(test if test is not None else data, clip, "test", limit=test_limit, classes=classes)
+    held_out = open_test(test, data, clip, train, limit=test_limit, classes=classes)
     config = BadClipConfig(seed=seed)
     config = config if steps is None else replace(config, steps=steps)
     settings = {

@@ -23,6 +23,7 @@ from unbackdoor.verbs.common import (
     open_attack,
     open_data,
     open_model,
+    open_test,
     open_trigger,
     rates_dict,
     resumable,
@@ -123,7 +124,7 @@ def poison(
             checkpoint=out / ".work" / "craft.checkpoint",
         )
     attack = open_attack(clip, train, ready, target, templates)
-    held_out = open_data(test if test is not None else data, clip, "test", limit=test_limit, classes=classes)
+    held_out = open_test(test, data, clip, train, limit=test_limit, classes=classes)
     tune = TuneConfig(epochs=epochs, batch_size=batch_size, lr=checked_lr(lr), seed=seed)
     settings = settle(PoisonConfig(poison_rate, clean_label, tune), clip, len(own))
     config = {

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from unbackdoor.clip.handle import Clip
-from unbackdoor.data import load_images
+from unbackdoor.data.classes import check_named, reconciled
 from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.pairs import ImagePairs, Pairs, class_pairs, open_pairs
 from unbackdoor.data.poisoning import target_index
 from unbackdoor.data.shares import attacker_rows
+from unbackdoor.data.specs import load_test
 from unbackdoor.devices import half_type
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_kept, evaluate_retrieval
@@ -81,10 +82,14 @@ def poison_pairs(
     attack_trigger = check_trigger(clip, trigger)
     sentences = find_templates(templates or TEMPLATES)
     pairs = _open(data, clip, sentences, captions, limit, seed, classes)
-    held_out = _test_set(test if test is not None else data, clip, test_limit, classes, own=test is None)
+    held_out = _test_set(test, data, clip, test_limit, classes)
+    if isinstance(pairs, ImagePairs):
+        held_out = _by_training(held_out, pairs.images.classes)
     named = bool(held_out.classes) and bool((held_out.labels >= 0).any())
     if not named and not any(held_out.captions or ()):
         raise InputError(f"{held_out.spec} has neither class names with labels nor captions to measure with")
+    if named:
+        check_named(held_out.spec, held_out.classes)
     index = target_index(held_out.classes, target) if named else -1
     attack = Attack(attack_trigger, index, held_out.classes[index] if named else target)
     settings = PairPoisonConfig(
@@ -179,12 +184,22 @@ def _open(
     return pairs
 
 
-def _test_set(data: Any, clip: Clip, limit: int | None, classes: str | None, *, own: bool) -> ImageSet:
-    if isinstance(data, ImageSet) and not own:
-        return data
-    if not isinstance(data, str) or (own and data.partition(":")[0] in ("wds", "csv")):
+def _test_set(test: Any, data: Any, clip: Clip, limit: int | None, classes: str | None) -> ImageSet:
+    asked = data if test is None else test
+    if isinstance(asked, ImageSet) and test is not None:
+        return asked
+    if not isinstance(asked, str) or (test is None and data.partition(":")[0] in ("wds", "csv")):
         raise InputError("these training pairs have no test split: give another source to measure on with --test")
-    return load_images(data, side=clip.frame, split="test", limit=limit, classes=classes)
+    source = data if isinstance(data, str) else ""
+    return load_test(test, source, side=clip.frame, of=(), limit=limit, classes=classes)
+
+
+def _by_training(held_out: ImageSet, classes: tuple[str, ...]) -> ImageSet:
+    """The test set by training's classes, which may be more; by its own where it is another set."""
+    try:
+        return reconciled(held_out, classes)
+    except InputError:
+        return held_out
 
 
 def _measure(

@@ -13,6 +13,7 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.data.classnames import class_names
 from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
+from unbackdoor.data.names import is_wnid
 from unbackdoor.disk import write_text
 from unbackdoor.errors import InputError
 from unbackdoor.inversion import inverter_names
@@ -24,9 +25,10 @@ from unbackdoor.inversion.judgement import Say, judge
 from unbackdoor.inversion.targets import nearest_texts
 from unbackdoor.manifest import Manifest, run_key, write_json
 from unbackdoor.metrics.rates import Rate
+from unbackdoor.notices import warn
 from unbackdoor.report.scan import Look, write_scan_report
 from unbackdoor.triggers import parse_trigger
-from unbackdoor.verbs.common import open_data, open_model, weights_hash, work_folder
+from unbackdoor.verbs.common import open_model, open_pictures, weights_hash, work_folder
 from unbackdoor.verbs.craft import write_picture
 from unbackdoor.verbs.origins import origin_of
 
@@ -67,7 +69,8 @@ def scan(
         inverters: names; all by default, and those of the null where one is given.
         weighed: those that the p-value and the target rest on, where there is a null; all that run by default.
         limit: use at most so many images, drawn by seed.
-        classes: candidate class names; without any, the nearest of ImageNet's thousand are tried.
+        classes: candidate class names, whatever the data calls its own; without either, the nearest of ImageNet's
+            thousand are tried.
 
     Returns:
         `target` and `trigger` are the strongest candidate's where no backdoor was found or nothing can be told.
@@ -82,7 +85,7 @@ def scan(
     if not 0 < false_alarm_rate < 1:
         raise InputError(f"false-alarm rate {false_alarm_rate}: must lie between 0 and 1")
     clip = open_model(model, checkpoint, device)
-    images = open_data(data, clip, "train", limit=limit, seed=seed, classes=classes)
+    images = open_pictures(data, clip, limit=limit, seed=seed, classes=classes)
     if len(images) < 8:
         raise InputError(f"{images.spec}: {len(images)} images are too few to scan with; give at least 8")
     names, vocabulary = candidates(images)
@@ -158,8 +161,17 @@ def _weighed(
 
 
 def candidates(images: ImageSet) -> tuple[tuple[str, ...], bool]:
-    """Class names of the data, or a vocabulary's and True."""
-    return (images.classes, False) if images.classes else (class_names(VOCABULARY), True)
+    """Class names of the data, or a vocabulary's and True where they are none that a model could be asked for."""
+    names = images.classes
+    if len(names) > 1 and not any(is_wnid(name) for name in names):
+        return names, False
+    if names:
+        few = ", ".join(repr(name[:40]) for name in names[:3])
+        warn(
+            f"{images.spec}: its classes ({few}) are not what a model could be asked for; {VOCABULARY} is tried; name "
+            "others with --classes FILE"
+        )
+    return class_names(VOCABULARY), True
 
 
 def find_null(clip: Clip, path: str | Path | None) -> Null | None:

@@ -30,6 +30,7 @@ from unbackdoor.verbs.common import (
     open_attack,
     open_data,
     open_model,
+    open_test,
     open_vector,
     rates_dict,
     retention,
@@ -93,7 +94,7 @@ def unlearn(
     clip = open_model(model, checkpoint, device)
     train = open_data(data, clip, "train", seed=seed, classes=classes)
     attack = open_attack(clip, train, trigger, target, templates)
-    held_out = open_data(test if test is not None else data, clip, "test", limit=test_limit, classes=classes)
+    held_out = open_test(test, data, clip, train, limit=test_limit, classes=classes)
     config = vector_config(clip, method, samples=samples, epochs=epochs, lr=lr, seed=seed, validation=validation)
     rule = rule_of(config, rule)
     kept = "clean accuracy" if config.validation else "answers"

@@ -16,6 +16,7 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.shares import defender_rows
+from unbackdoor.data.specs import load_test
 from unbackdoor.defenses.alpha import BLIND, AlphaConfig
 from unbackdoor.defenses.blind import FORGET, METHOD, TUNING, rule_for, source
 from unbackdoor.defenses.tbar import choosing, rule_of
@@ -26,7 +27,7 @@ from unbackdoor.inversion.finding import Lead, read_finding
 from unbackdoor.manifest import Manifest, run_key, write_json
 from unbackdoor.metrics.rates import Rate
 from unbackdoor.triggers.base import from_spec
-from unbackdoor.verbs.common import open_data, open_model, open_referred, weights_hash, work_folder
+from unbackdoor.verbs.common import open_model, open_pictures, open_referred, weights_hash, work_folder
 from unbackdoor.verbs.scan import candidates, scan
 from unbackdoor.verbs.unlearn import unlearn
 from unbackdoor.verbs.vector import vector_config
@@ -104,10 +105,10 @@ def unlearn_scan(
     if origin is None and story.origin is not None:
         origin = open_referred(story.origin, "the finding", "name it with --origin", device)
     suspect = clip.clone()
-    train = open_data(data, clip, "train", seed=seed, classes=classes)
-    held_out = open_data(test if test is not None else data, clip, "test", limit=test_limit, classes=classes)
-    scanned = open_data(data, clip, "train", limit=story.images, seed=seed, classes=classes)  # as the scan drew them
+    train = open_pictures(data, clip, seed=seed, classes=classes)
+    scanned = open_pictures(data, clip, limit=story.images, seed=seed, classes=classes)  # as the scan drew them
     names, _ = candidates(train)
+    held_out = load_test(test, data, side=clip.frame, of=names, limit=test_limit, classes=classes, needed=False)
     story.check_classes(names, train.spec)
     head = suspect.zero_shot_head(names, find_templates(templates))
     answered, tried = (_as_answered(suspect, s, head, names) for s in (train, held_out))
