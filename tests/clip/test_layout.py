@@ -27,3 +27,14 @@ def test_layout_changes_nothing_but_speed(kind: str, last: bool, tmp_path: Path)
     with safe_open(folder / name, "pt") as before, safe_open(saved / name, "pt") as after:
         assert set(before.keys()) == set(after.keys())
         assert all(torch.equal(before.get_tensor(n), after.get_tensor(n)) for n in before.keys())  # noqa: SIM118
+
+
+def test_a_convolution_that_torch_cannot_differentiate_so_keeps_its_layout(vit_folder: Path) -> None:
+    """With the channels last, torch 2.15 ends the process in a segmentation fault at `backward`."""
+    from dataclasses import replace
+
+    clip = load(str(vit_folder))
+    for channels, last in ((3, False), (8, True)):
+        model = torch.nn.Sequential(torch.nn.Conv2d(channels, 16, 1, stride=2), torch.nn.Conv2d(16, 16, 3))
+        layout = replace(clip, model=model, layout=torch.contiguous_format).layout
+        assert (layout == torch.channels_last) is last
