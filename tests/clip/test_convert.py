@@ -83,6 +83,23 @@ def test_what_has_no_such_form(tmp_path: Path, config: object, told: str) -> Non
     assert not (tmp_path / "hf").exists()
 
 
+def test_what_lacks_a_part_that_the_other_form_has(tmp_path: Path) -> None:
+    config = vit_config()
+    config["model_cfg"]["vision_cfg"] |= {"no_ln_pre": True, "pool_type": "avg", "final_ln_after_pool": True}
+    with pytest.raises(InputError, match=r"has no tensor for vision_model\.pre_layrnorm\.weight.* no such form"):
+        convert(load(str(write_open_clip(tmp_path / "oc", config))), "hf", tmp_path / "hf")
+    assert not (tmp_path / "hf").exists()
+
+
+def test_another_vocabulary_has_no_form_in_open_clip(tmp_path: Path) -> None:
+    from tests.clip.families import write_family
+
+    write_family("clip", tmp_path / "in")
+    with pytest.raises(InputError, match="its text tower has 24 tokens, but OpenCLIP brings along OpenAI's 49408"):
+        convert(load(str(tmp_path / "in")), "open_clip", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_difference_of_embeddings_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clip = load(str(small_open_clip(tmp_path / "oc")))
     monkeypatch.setattr(module, "_activation", lambda m: "gelu")  # the wrong one

@@ -25,6 +25,7 @@ KINDS = ("open_clip", "hf")
 # Largest difference of unit embeddings in float32: the libraries' own attention orders its sums differently.
 EQUAL = 1e-5
 _TEXTS = ("a photo of a dog.", "two cats, asleep!", "a", "ÜBER 9000 — emoji 🐶", "a very " * 40 + "long sentence")
+_PAIRS = 49408  # tokens of OpenAI's byte pairs, the only ones that OpenCLIP brings along
 State = dict[str, Tensor]
 
 _BLOCK = {
@@ -174,6 +175,13 @@ def _write_json(path: Path, value: Any) -> None:
 def _write_hf(clip: Clip, folder: Path) -> None:
     model: Any = clip.model
     state = to_hf({n: t for n, t in clip.stored().items() if n != "attn_mask"})
+    norms = [name + end for name in _NORMS.values() for end in ("weight", "bias")]
+    lacking = [n for n in (*_PLAIN.values(), *norms, *_PROJECTIONS.values()) if n not in state]
+    if lacking:  # such as the norm before the blocks, in a ViT of CLIPA
+        raise InputError(
+            f"{clip.reference}: has no tensor for {lacking[0]}, which Hugging Face's CLIPModel has; this model has no "
+            "such form"
+        )
     try:
         towers = {"vision": model.visual.transformer, "text": model.transformer}
         parts = {
@@ -284,6 +292,11 @@ def _write_open_clip(clip: Clip, folder: Path) -> None:
     vision, text = getattr(config, "vision_config", None), getattr(config, "text_config", None)
     if type(clip.model).__name__ != "CLIPModel" or vision is None or text is None:
         raise InputError(f"{clip.reference}: only CLIPModel has a form in OpenCLIP's CLIP")
+    if text.vocab_size != _PAIRS:
+        raise InputError(
+            f"{clip.reference}: its text tower has {text.vocab_size} tokens, but OpenCLIP brings along OpenAI's "
+            f"{_PAIRS}; this model has no such form"
+        )
     _squashes(clip)
     acts = {vision.hidden_act, text.hidden_act}
     if len(acts) != 1 or not acts <= {"quick_gelu", "gelu"}:
