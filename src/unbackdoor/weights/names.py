@@ -12,8 +12,12 @@ from unbackdoor.notices import warn
 
 T = TypeVar("T")
 
-# OpenCLIP's and CLIP's resblocks, timm's blocks, Hugging Face's layers, torchvision-like layer1 … layer4.
-_BLOCK = re.compile(r"^(.*?\.(?:resblocks|blocks|layers|layer\d+)\.\d+)\.")
+# OpenCLIP's and CLIP's resblocks, CoCa's cross_attn, timm's blocks, Hugging Face's layers (BERT's layer, T5's block, ALBERT's
+# groups), torchvision-like layer1 … layer4. Swin's layers are stages, and hold the blocks.
+_BLOCK = re.compile(
+    r"^(.*?\.(?:resblocks|cross_attn|blocks?|layers?|layer\d+|albert_layer_groups)\.\d+"
+    r"(?:\.(?:blocks|albert_layers)\.\d+)?)\."
+)
 _STAGE = re.compile(r"^(.*?\.stages\.\d+)\.")
 # torch.compile, FSDP, activation checkpointing, DeepSpeed: nobody calls a part of a model so.
 _ARTEFACTS = frozenset(
