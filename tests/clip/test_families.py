@@ -126,6 +126,40 @@ def test_other_names_come_back_as_they_came(name: str, change: Callable[[State],
     torch.testing.assert_close(found, clip.encode_image(pictures()).detach(), atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("name", "pooler"), [("chinese_clip", "text_model.pooler.dense"), ("altclip", "text_model.roberta.pooler.dense")]
+)
+def test_a_pooler_that_nobody_uses_comes_back_as_it_came(name: str, pooler: str, tmp_path: Path) -> None:
+    """The library drops it with a warning; a version whose module has one opens files without it, too."""
+    model = write_family(name, tmp_path / "in")
+    wanted = texts_by_the_library(model, tmp_path / "in", "longest")
+    state = load_file(tmp_path / "in" / "model.safetensors")
+    idle = {f"{pooler}.weight": torch.rand(32, 32), f"{pooler}.bias": torch.rand(32)}
+    save_file({**state, **idle}, tmp_path / "in" / "model.safetensors", {"format": "pt"})
+    clip = load(str(tmp_path / "in"))
+    torch.testing.assert_close(clip.encode_text(TEXTS), wanted, atol=1e-6, rtol=1e-5)
+    assert not any("pooler" in n for n in clip.state())
+    clip.save(tmp_path / "out")
+    after = load_file(tmp_path / "out" / "model.safetensors")
+    assert after.keys() == state.keys() | idle.keys() and all(torch.equal(after[n], t) for n, t in idle.items())
+
+
+def test_a_version_with_an_idle_pooler_opens_files_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers
+
+    model = write_family("chinese_clip", tmp_path / "in")
+    real = transformers.ChineseCLIPModel
+
+    class WithPooler(real):  # type: ignore[misc,valid-type]
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            self.text_model.pooler = torch.nn.Linear(32, 32)
+
+    monkeypatch.setattr(transformers, "ChineseCLIPModel", WithPooler)
+    found = load(str(tmp_path / "in")).state()
+    assert found.keys() == model.state_dict().keys()
+
+
 @pytest.mark.parametrize("name", ["dinov2-gated", "swin", "altclip"])
 def test_the_module_s_own_names_are_read_too(name: str, tmp_path: Path) -> None:
     model = write_family(name, tmp_path / "in")

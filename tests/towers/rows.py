@@ -155,9 +155,13 @@ def _apart(tower: Tower, steps: Sequence[str], full: bool, context: Any) -> dict
 
 
 def _child(name: str, steps: Sequence[str], full: bool, place: Path, memory: int, there: Connection) -> None:
+    import transformers
+
     _bound(memory)
     os.environ["HF_HUB_OFFLINE"] = "1"
     torch.set_num_threads(1)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
     tower = next(t for t in TOWERS if key(t) == name)
     try:
         there.send(run_steps(tower, place, steps, full=full))

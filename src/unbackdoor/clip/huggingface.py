@@ -53,10 +53,11 @@ def from_folder(folder: Path, reference: str) -> Clip:
         return _create(chosen)
 
     skeleton = outline(create, what)
-    names, own = names_of(skeleton, weights.shapes, str(folder)), set(skeleton.state_dict())
+    idle = chosen.family.idle
+    names, own = names_of(skeleton, weights.shapes, str(folder), idle), set(skeleton.state_dict())
     if not own.issuperset(n for targets in names.places.values() for n in targets):
         weights = cleared(weights, own | set(library_names(skeleton)), str(folder))
-        names = names_of(skeleton, weights.shapes, str(folder))
+        names = names_of(skeleton, weights.shapes, str(folder), idle)
     check_shapes(skeleton, names.shapes(weights.shapes), str(folder))
     step = _preprocess(str(folder), read_settings(folder), chosen, skeleton)
     with Undrawn():
@@ -143,6 +144,9 @@ def _create(chosen: Listed) -> nn.Module:
     model_class = getattr(transformers, chosen.family.architecture)
     # Some versions take out of the dictionary what they have read.
     model: nn.Module = model_class(model_class.config_class.from_dict(copy.deepcopy(chosen.config))).float()
+    for path in chosen.family.idle:
+        parent, _, name = path.rpartition(".")
+        setattr(model.get_submodule(parent), name, None)
     return model
 
 

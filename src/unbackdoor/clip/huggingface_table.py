@@ -42,6 +42,7 @@ class Family:
         vision, text: model type of the tower, where the family has but one.
         image_prefixes: of state names that belong to the image tower and its projection.
         padded: texts are padded to the longest the model takes, and no mask tells; otherwise to the batch's longest.
+        idle: modules that no embedding passes through, which some versions have and some files hold.
     """
 
     architecture: str
@@ -50,6 +51,7 @@ class Family:
     text: str = ""
     image_prefixes: tuple[str, ...] = ("vision_model.", "visual_projection.")
     padded: bool = False
+    idle: tuple[str, ...] = ()
 
 
 _WIDTH = whole(1, 1 << 20)
@@ -174,11 +176,17 @@ _PROJECTED = {"projection_dim": _WIDTH}
 FAMILIES: dict[str, Family] = {
     "clip": Family("CLIPModel", _PROJECTED, "clip_vision_model", "clip_text_model"),
     "siglip": Family("SiglipModel", {}, "siglip_vision_model", "siglip_text_model", ("vision_model.",), padded=True),
-    "chinese_clip": Family("ChineseCLIPModel", _PROJECTED, "chinese_clip_vision_model", "chinese_clip_text_model"),
-    "altclip": Family("AltCLIPModel", _PROJECTED, "altclip_vision_model", "altclip_text_model"),
+    # Both take the first token's own embedding, not what a pooler makes of it.
+    "chinese_clip": Family(
+        "ChineseCLIPModel", _PROJECTED, "chinese_clip_vision_model", "chinese_clip_text_model",
+        idle=("text_model.pooler",),
+    ),
+    "altclip": Family(
+        "AltCLIPModel", _PROJECTED, "altclip_vision_model", "altclip_text_model", idle=("text_model.roberta.pooler",)
+    ),
     "metaclip_2": Family("MetaClip2Model", _PROJECTED, "metaclip_2_vision_model", "metaclip_2_text_model"),
     DUAL: Family("VisionTextDualEncoderModel", _PROJECTED),
-}
+}  # fmt: skip
 
 # Known to be something else.
 _OTHERS = {

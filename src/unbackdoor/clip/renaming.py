@@ -29,7 +29,7 @@ class Names:
 
     Args:
         places: name in the file → names in the module; several where the file holds them one after another.
-        kept: names of the file that the module computes by itself.
+        kept: names of the file that the module computes by itself, or has no use for.
     """
 
     places: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -68,11 +68,12 @@ class Names:
         }
 
 
-def names_of(model: nn.Module, stored: Mapping[str, tuple[int, ...]], what: str) -> Names:
+def names_of(model: nn.Module, stored: Mapping[str, tuple[int, ...]], what: str, idle: tuple[str, ...] = ()) -> Names:
     """Where the tensors of a file go in a model, which may lie on the meta device.
 
     Args:
         stored: names and shapes, as the file has them.
+        idle: modules that the model is built without, though the file may hold them.
 
     Raises:
         InputError: two tensors of the file are one in the model, or one cannot be cut as the library cuts it.
@@ -85,7 +86,8 @@ def names_of(model: nn.Module, stored: Mapping[str, tuple[int, ...]], what: str)
             raise InputError(f"{what}: {name} of shape {tuple(shape)} cannot be cut into {len(targets)} equal parts")
         if not own.issuperset(targets):
             targets = (name,)
-        if name not in own and targets == (name,) and name.rpartition(".")[2] in _COMPUTED:
+        useless = name.rpartition(".")[2] in _COMPUTED or name.startswith(tuple(f"{module}." for module in idle))
+        if name not in own and targets == (name,) and useless:
             kept.append(name)
             continue
         for target in targets:
