@@ -12,8 +12,8 @@ from unbackdoor.notices import warn
 
 T = TypeVar("T")
 
-# OpenCLIP's and CLIP's resblocks, CoCa's cross_attn, timm's blocks, Hugging Face's layers (BERT's layer, T5's block, ALBERT's
-# groups), torchvision-like layer1 … layer4. Swin's layers are stages, and hold the blocks.
+# OpenCLIP's and CLIP's resblocks, CoCa's cross_attn, timm's blocks, Hugging Face's layers (BERT's layer, T5's block,
+# ALBERT's groups), torchvision-like layer1 … layer4. Swin's layers are stages, and hold the blocks.
 _BLOCK = re.compile(
     r"^(.*?\.(?:resblocks|cross_attn|blocks?|layers?|layer\d+|albert_layer_groups)\.\d+"
     r"(?:\.(?:blocks|albert_layers)\.\d+)?)\."
