@@ -1,26 +1,94 @@
-"""`parquet:PATH`: a file or a folder of Parquet files in the Hugging Face image schema."""
+"""`parquet:PATH`: a file or a folder of Parquet files, above all in the Hugging Face image schema.
+
+What a file becomes in memory is told from its page headers (`data.pages`) before it is read, and it is read a few rows
+at a time. The rules for columns, splits and class names are in docs/data.md.
+"""
 
 from __future__ import annotations
 
-import json
+import math
 import re
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from unbackdoor.data.captions import Captions, read_captions
-from unbackdoor.data.source import Picture, Source, Split
+from unbackdoor.data.classes import merged, positions
+from unbackdoor.data.columns import Columns, choose_columns, class_names, is_text
+from unbackdoor.data.leftout import LeftOut
+from unbackdoor.data.pages import Cost, chunk_cost
+from unbackdoor.data.paths import Images
+from unbackdoor.data.source import Label, Picture, Source, Split, one_space
+from unbackdoor.data.splitnames import SPLITS, split_name, split_prefix
 from unbackdoor.data.stream import Part, Parts
-from unbackdoor.errors import InputError
+from unbackdoor.data.walk import files_ending
+from unbackdoor.errors import InputError, first_line
+from unbackdoor.untrusted import check_regular
 
-_IMAGE = ("image", "img", "jpg", "png")
-_LABEL = ("label", "labels", "fine_label", "class")
-_CAPTION = ("caption", "text", "captions")
-_SPLITS = ("train", "test", "validation", "valid", "val")
+_LARGEST = 1 << 44
+_BUDGET = 64 << 20  # bytes of the rows that are unpacked together
+_LARGEST_GROUP = 512 << 20  # of pairs, which are unpacked a row group at a time
+_HELD_BYTES = 1 << 30
+_FREE_ROWS = 100_000  # beyond these, a row takes a byte of the file at least
+_LONGEST_TEXT = 1 << 16  # characters of a label or a caption
+_DAMAGE = (pa.ArrowException, OSError, ValueError)
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file whose footer was read, and the columns that are used of it."""
+
+    path: Path
+    metadata: pq.FileMetaData
+    schema: pa.Schema
+    columns: Columns
+    classes: tuple[str, ...]
+
+    def open(self) -> pq.ParquetFile:
+        """The file, without reading its footer again."""
+        return pq.ParquetFile(self.path, metadata=self.metadata, buffer_size=1 << 20)
+
+    def cost(self, group: int, column: str) -> Cost:
+        """What a column becomes in a row group; largest values of its parts together.
+
+        Raises:
+            InputError: more than can be, or than a sound file would have.
+        """
+        about = self.metadata.row_group(group)
+        chunks = [about.column(i) for i in range(about.num_columns)]
+        own = [c for c in chunks if c.path_in_schema == column or c.path_in_schema.startswith(f"{column}.")]
+        costs = [chunk_cost(self.path, chunk) for chunk in own]
+        return Cost(
+            max((c.values for c in costs), default=0), sum(c.largest for c in costs), sum(c.total for c in costs)
+        )
+
+    def batches(self, group: int, column: str) -> Iterator[pa.Array]:
+        """A column of a row group, a few rows at a time; at most twice `_BUDGET` bytes or one row.
+
+        Raises:
+            InputError: as `cost`; a list of more than `_LARGEST_GROUP`.
+        """
+        cost = self.cost(group, column)
+        kind = self.schema.field(column).type
+        # One row may be a list of all values there are.
+        if pa.types.is_nested(kind) and not pa.types.is_struct(kind) and cost.total > _LARGEST_GROUP:
+            raise InputError(f"{self.path}: column {column!r} unpacks to {cost.total >> 20} MiB; that is too much")
+        rows = max(1, min(4096, _BUDGET // max(1, cost.largest)))
+        try:
+            for batch in self.open().iter_batches(rows, row_groups=[group], columns=[column], use_threads=False):
+                yield batch.column(0)
+        except _DAMAGE as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{self.path}: cannot be read ({first_line(error)})") from None
 
 
 def open_source(rest: str) -> Source:
@@ -28,10 +96,21 @@ def open_source(rest: str) -> Source:
 
     In a folder, a file belongs to the split that its name begins with (train-00000-of-00002), else to the one that its
     own folder is called (default/train/0000.parquet). Files that all share another name are one unnamed split.
+
+    Raises:
+        InputError: no such file, unreadable, no image column, or class names that cannot be one list.
     """
-    groups = _files(rest)
-    classes = _class_names([file for files in groups.values() for file in files])
-    return Source({name: partial(_read, files) for name, files in groups.items()}, classes)
+    groups = {name: [_opened(path) for path in paths] for name, paths in _files(rest).items()}
+    files = [file for group in groups.values() for file in group]
+    lists = list(dict.fromkeys(file.classes for file in files if file.classes))
+    spoken = [file for file in files if _has_names(file)]
+    if lists and not spoken and len(lists) == 1:
+        return Source({name: partial(_read, group, lists[0]) for name, group in groups.items()}, lists[0])
+    words: set[str] = set()
+    for file in spoken:
+        words |= {label for label in _labels(file, ()) if isinstance(label, str)}
+    classes = merged([*lists, sorted(words)]) if lists else tuple(sorted(words))
+    return Source({name: partial(_read, group, classes) for name, group in groups.items()}, classes)
 
 
 def _files(rest: str) -> dict[str, list[Path]]:
@@ -42,97 +121,197 @@ def _files(rest: str) -> dict[str, list[Path]]:
     if not path.is_dir():
         raise InputError(f"parquet:{rest}: no such file or folder")
     groups: dict[str, list[Path]] = {}
-    for file in sorted(path.glob("**/*.parquet")):
-        groups.setdefault(_split_name(file), []).append(file)
+    for file in files_ending(path, ".parquet"):
+        groups.setdefault(_split_of(file), []).append(file)
     if not groups:
+        if files_ending(path, ".arrow"):
+            raise InputError(
+                f"parquet:{rest}: holds Arrow files, as save_to_disk of the datasets library writes them; write it as "
+                "Parquet: datasets.load_from_disk(FOLDER)['train'].to_parquet('train.parquet'), and so for each split"
+            )
         raise InputError(f"parquet:{rest}: the folder holds no .parquet file")
-    if len(groups) == 1 and not set(groups) & set(_SPLITS):
+    if len(groups) == 1 and not set(groups) & set(SPLITS):
         groups = {"": [file for files in groups.values() for file in files]}
     return groups
 
 
-def _split_name(file: Path) -> str:
-    known = re.match(f"({'|'.join(_SPLITS)})(?![a-z])", file.stem.lower())
+def _split_of(file: Path) -> str:
+    known = split_prefix(file.stem) or split_name(file.parent.name)
     if known:
-        return known.group(1)
-    if file.parent.name.lower() in _SPLITS:
-        return file.parent.name.lower()
+        return known
     name = re.match(r"[A-Za-z_]+", file.stem)
     return name.group(0).rstrip("_") if name else ""
 
 
-def _class_names(files: list[Path]) -> tuple[str, ...]:
-    """Names in the schema; else the string labels of all splits, so that a class lacking in one shifts no index."""
-    return _schema_names(files[0]) or _label_names(files)
+def _opened(path: Path) -> _File:
+    size = check_regular(path, _LARGEST)
+    try:
+        with pq.ParquetFile(path) as file:
+            metadata, schema = file.metadata, file.schema_arrow
+    except (*_DAMAGE, MemoryError) as error:
+        raise InputError(f"{path}: not a readable Parquet file ({first_line(error)})") from None
+    rows = sum(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
+    if max(rows, metadata.num_rows) > size + _FREE_ROWS:
+        raise InputError(f"{path}: claims {max(rows, metadata.num_rows):,} rows in {size:,} bytes; it is not read")
+    columns = choose_columns(path, schema)
+    return _File(path, metadata, schema, columns, class_names(path, schema, columns.label))
 
 
-def _label_names(files: list[Path]) -> tuple[str, ...]:
-    found: set[str] = set()
+def _has_names(file: _File) -> bool:
+    return file.columns.label is not None and is_text(file.schema.field(file.columns.label).type)
+
+
+def _labels(file: _File, classes: tuple[str, ...]) -> list[Label]:
+    """Labels of a file: names, or numbers that index `classes` where the file has names for them."""
+    column = file.columns.label
+    if column is None:
+        return [None] * file.metadata.num_rows
+    table: Sequence[int] = range(len(file.classes))
+    if file.classes and classes and file.classes != classes:
+        table = positions(file.classes, classes, str(file.path))
+    found: list[Label] = []
+    for group in range(file.metadata.num_row_groups):
+        for batch in file.batches(group, column):
+            if is_text(batch.type):
+                found += [None if v is None else v.strip() or None for v in _texts(file.path, column, batch)]
+                continue
+            for value in batch.to_pylist():
+                label = _number(file.path, value)
+                if label is not None and file.classes and label >= len(file.classes):
+                    raise InputError(f"{file.path}: label {label} has no name; its schema names {len(file.classes)}")
+                found.append(table[label] if label is not None and file.classes else label)
+    return found
+
+
+def _number(path: Path, value: Any) -> int | None:
+    """A class number, None where it is unknown: null, negative, not a number."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, float) and not value.is_integer():  # infinity is none either
+        raise InputError(f"{path}: label {value} is no class number; labels must be whole numbers or names")
+    return int(value) if value >= 0 else None
+
+
+def _texts(path: Path, column: str, batch: pa.Array) -> list[str | None]:
+    if pa.types.is_dictionary(batch.type):
+        batch = batch.cast(batch.type.value_type)
+    if (pc.max(pc.binary_length(batch)).as_py() or 0) > _LONGEST_TEXT:
+        raise InputError(f"{path}: column {column!r} holds a text of more than {_LONGEST_TEXT:,} bytes")
+    values: list[str | None] = batch.to_pylist()
+    return values
+
+
+def _captions(file: _File) -> list[Captions]:
+    found: list[Captions] = []
+    assert file.columns.caption is not None
+    for group in range(file.metadata.num_row_groups):
+        for batch in file.batches(group, file.columns.caption):
+            values = _texts(file.path, file.columns.caption, batch) if is_text(batch.type) else batch.to_pylist()
+            found += [read_captions(value) for value in values]
+    return found
+
+
+def _read(files: list[_File], classes: tuple[str, ...]) -> Split:
+    labels: list[Label] = []
+    captions: list[Captions] = []
+    captioned = all(file.columns.caption for file in files)
+    readers, left_out = list[_Reader](), LeftOut()
+    starts = [0]
     for file in files:
-        schema = _schema(file)
-        label = _column(file, schema.names, _LABEL)
-        if label is None or not (
-            pa.types.is_string(schema.field(label).type) or pa.types.is_large_string(schema.field(label).type)
-        ):
-            continue
-        try:
-            found |= set(pq.read_table(file, columns=[label]).column(label).unique().to_pylist()) - {None}
-        except (pa.ArrowInvalid, OSError) as error:
-            raise InputError(f"{file}: cannot be read ({str(error).splitlines()[0]})") from None
-    return tuple(sorted(found))
+        if (file.columns.label is None) != (files[0].columns.label is None):
+            raise InputError(f"{file.path}: has another label column than {files[0].path.name}; write both alike")
+        labels += _labels(file, classes)
+        captions += _captions(file) if captioned else []
+        readers.append(_Reader(file))
+        starts.append(starts[-1] + file.metadata.num_rows)
+    labels = _one_kind(files, labels, classes)
 
-
-def _schema_names(path: Path) -> tuple[str, ...]:
-    metadata = _schema(path).metadata or {}
-    try:
-        features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-        column: dict[str, Any] = next((features[c] for c in _LABEL if c in features), {})
-        return tuple(str(name) for name in column.get("names") or ())
-    except (ValueError, AttributeError):
-        return ()
-
-
-def _schema(path: Path) -> pa.Schema:
-    try:
-        return pq.read_schema(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
-
-
-def _column(path: Path, names: Sequence[str], wanted: tuple[str, ...]) -> str | None:
-    return next((c for c in wanted if c in names), None)
-
-
-def _read(files: list[Path]) -> Split:
-    names = _schema(files[0]).names
-    image, label, caption = (_column(files[0], names, w) for w in (_IMAGE, _LABEL, _CAPTION))
-    if image is None:
-        raise InputError(f"{files[0]}: no image column; expected one of {', '.join(_IMAGE)}, found {', '.join(names)}")
-    columns = [c for c in (image, label, caption) if c]
-    try:
-        table = pa.concat_tables([pq.read_table(file, columns=columns) for file in files])
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{files[0]}: cannot be read ({str(error).splitlines()[0]})") from None
-    pictures = table.column(image)
-    base = files[0].parent
+    def place(i: int) -> tuple[int, int]:
+        which = bisect_right(starts, i) - 1
+        return which, i - starts[which]
 
     def picture(i: int) -> Picture:
-        return _picture(pictures[i].as_py(), base)
+        which, row = place(i)
+        return readers[which].picture(row)
 
-    labels = table.column(label).to_pylist() if label else [None] * table.num_rows
-    captions = table.column(caption).to_pylist() if caption else None
-    if captions is not None:
-        captions = [read_captions(c) for c in captions]
-    return Split(labels, picture, captions)
+    def name(i: int) -> str:
+        which, row = place(i)
+        return f"{files[which].path.name} row {row}"
+
+    return Split(labels, picture, captions if captioned else None, left_out.notes(), name)
 
 
-def _picture(value: Any, base: Path) -> Picture:
+def _one_kind(files: list[_File], labels: list[Label], classes: tuple[str, ...]) -> list[Label]:
+    """Numbers beside names become names, where the file says which."""
+    if not any(isinstance(label, str) for label in labels):
+        bare = [f for f in files if f.columns.label and not f.classes and f.metadata.num_rows]
+        if bare and len(bare) < len(files):
+            raise InputError(
+                f"{bare[0].path}: its labels are numbers without names, and those of other files have names; "
+                "write the names into its schema, or give the files apart"
+            )
+        return labels
+    if any(isinstance(label, int) for label in labels) and not all(f.classes or _has_names(f) for f in files):
+        return list(one_space(labels))
+    return [classes[label] if isinstance(label, int) else label for label in labels]
+
+
+class _Reader:
+    """Pictures of a file by their rows, unpacked a few rows at a time; quickest in the order of the rows."""
+
+    def __init__(self, file: _File) -> None:
+        self._file, self._images = file, Images(file.path.parent)
+        self._ends: list[int] = []
+        rows = 0
+        for group in range(file.metadata.num_row_groups):
+            rows += file.metadata.row_group(group).num_rows
+            self._ends.append(rows)
+        self._lock = Lock()
+        self._group = -1
+        self._batches: Iterator[pa.Array] = iter(())
+        self._kept: list[tuple[int, pa.Array]] = []  # the last two, with their first rows
+        self._next = 0  # first row of the batch to come
+        self._broken: dict[int, str] = {}
+
+    def picture(self, row: int) -> Picture:
+        """Bytes of the image of a row; several threads may ask.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        with self._lock:
+            value = self._value(row)
+        return _picture(value, self._images)
+
+    def _value(self, row: int) -> Any:
+        for first, batch in self._kept:
+            if first <= row < first + len(batch):
+                return batch[row - first].as_py()
+        group = bisect_right(self._ends, row)
+        if group in self._broken:
+            raise InputError(self._broken[group])
+        if group != self._group or row < self._next:
+            self._group, self._next = group, self._ends[group - 1] if group else 0
+            self._batches = self._file.batches(group, self._file.columns.image)
+        try:
+            for batch in self._batches:
+                first, self._next = self._next, self._next + len(batch)
+                self._kept = [*self._kept[-1:], (first, batch)]
+                if row < self._next:
+                    return batch[row - first].as_py()
+        except InputError as error:
+            self._broken[group] = str(error)
+            raise
+        raise InputError(f"{self._file.path}: row {row} is missing")
+
+
+def _picture(value: Any, images: Images) -> Picture:
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, str):
-        return (base / value).read_bytes()
+        return images.read(value)
     if not isinstance(value, bytes):
-        raise OSError("no bytes")
+        raise InputError("no bytes")
     return value
 
 
@@ -143,26 +322,30 @@ def open_parts(rest: str, split: str | None) -> Parts | None:
     written with small row groups (a thousand rows, say) take little memory and mix well.
 
     Args:
-        split: a split's name, taken where the source has it; otherwise everything is read.
+        split: a split's name; where no file's name speaks of splits, everything is read.
 
     Raises:
-        InputError: no such file, or unreadable.
+        InputError: no such file or split, unreadable, or a row group that unpacks to more than 512 MiB.
     """
     groups = _files(rest)
-    files = groups[split] if split in groups else [file for found in groups.values() for file in found]
-    names = _schema(files[0]).names
-    image, caption = (_column(files[0], names, w) for w in (_IMAGE, _CAPTION))
-    if image is None or caption is None:
+    split = split_name(split or "") or split
+    if split is not None and split not in groups and set(groups) & set(SPLITS):
+        raise InputError(
+            f"parquet:{rest}: no split {split!r}; it has {', '.join(groups)}; append #{next(iter(groups))}"
+        )
+    paths = groups[split] if split in groups else [path for found in groups.values() for path in found]
+    files = [_opened(path) for path in paths]
+    if any(file.columns.caption is None for file in files):
         return None
-    parts = []
+    parts, largest = [], 1
     for file in files:
-        _schema(file)
-        held = pq.ParquetFile(file).metadata
-        for group in range(held.num_row_groups):
-            name = f"{file.name}|{file.stat().st_size}|{group}"
-            opener = partial(_GroupReader, file, group, image, caption)
-            parts.append(Part(name, held.row_group(group).num_rows, opener))
-    return Parts(parts, 0, max((part.size for part in parts), default=1), _HELD)
+        for group in range(file.metadata.num_row_groups):
+            about = file.metadata.row_group(group)
+            name = f"{file.path.name}|{file.path.stat().st_size}|{group}"
+            parts.append(Part(name, about.num_rows, partial(_GroupReader, file, group)))
+            largest = max(largest, about.total_byte_size)
+    held = max(1, min(_HELD, _HELD_BYTES // largest))
+    return Parts(parts, 0, max((part.size for part in parts), default=1), held)
 
 
 _HELD = 10  # row groups in memory: those of a window, and the ends of its neighbours
@@ -171,12 +354,23 @@ _HELD = 10  # row groups in memory: those of a window, and the ends of its neigh
 class _GroupReader:
     """One row group, read on opening."""
 
-    def __init__(self, file: Path, group: int, image: str, caption: str) -> None:
-        table = pq.ParquetFile(file).read_row_group(group, columns=[image, caption])
-        self._images, self._captions, self._base = table.column(image), table.column(caption), file.parent
+    def __init__(self, file: _File, group: int) -> None:
+        assert file.columns.caption is not None
+        for column in (file.columns.image, file.columns.caption):
+            if (size := file.cost(group, column).total) > _LARGEST_GROUP:
+                raise InputError(
+                    f"{file.path}: row group {group} unpacks to {size >> 20} MiB; write row groups of a thousand rows"
+                )
+        self._pictures = pa.chunked_array(
+            list(file.batches(group, file.columns.image)), file.schema.field(file.columns.image).type
+        )
+        self._sentences = pa.chunked_array(
+            list(file.batches(group, file.columns.caption)), file.schema.field(file.columns.caption).type
+        )
+        self._images = Images(file.path.parent)
 
     def picture(self, row: int) -> Picture:
-        return _picture(self._images[row].as_py(), self._base)
+        return _picture(self._pictures[row].as_py(), self._images)
 
     def captions(self, row: int) -> Captions:
-        return read_captions(self._captions[row].as_py())
+        return read_captions(self._sentences[row].as_py())

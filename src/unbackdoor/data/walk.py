@@ -117,6 +117,22 @@ class Walk:
         return Path(path).relative_to(self._root).as_posix()
 
 
+def files_ending(root: Path, ending: str) -> list[Path]:
+    """Files below a folder whose names end so, sorted; hidden ones, litter and what lies behind links are left out.
+
+    Raises:
+        InputError: more entries than `MOST_ENTRIES`.
+    """
+    found, count = list[Path](), 0
+    for place, folders, files in os.walk(root):
+        folders[:] = [f for f in folders if not f.startswith(".") and f.lower() not in _LITTER]
+        count += len(files) + len(folders)
+        if count > MOST_ENTRIES:
+            raise InputError(f"{root}: holds more than {MOST_ENTRIES:,} entries; give a smaller folder")
+        found += [Path(place) / f for f in files if f.lower().endswith(ending) and not f.startswith(".")]
+    return sorted(found)
+
+
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     return _checked(entry.is_dir)
 
