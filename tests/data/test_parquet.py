@@ -1,4 +1,4 @@
-"""Parquet files as people have them, and as attackers would: what they become in memory is told before they are read."""
+"""Parquet files as people have them, and as attackers would: what they become is told before they are read."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from unbackdoor.data import describe, load_images
+from unbackdoor.data.footer import read_footer
 from unbackdoor.data.pages import chunk_cost
 from unbackdoor.data.pairs import open_pairs
 from unbackdoor.errors import InputError
@@ -56,8 +57,8 @@ READ: list[tuple[str, Callable[[], dict[str, Any]], dict[str, Any] | None, list[
     ("texts", lambda: {"image": images(1, 2), "label": ["y", "x"]}, None, [(1, "y"), (2, "x")]),
     ("categories", lambda: {"image": images(1, 2), "label": pa.array(["y", "x"]).dictionary_encode()}, None,
      [(1, "y"), (2, "x")]),
-    ("large", lambda: {"image": pa.array([png(1)], pa.large_binary()), "label": pa.array(["y"], pa.large_string())}, None,
-     [(1, "y")]),
+    ("large", lambda: {"image": pa.array([png(1)], pa.large_binary()), "label": pa.array(["y"], pa.large_string())},
+     None, [(1, "y")]),
     ("names beside numbers", lambda: {"image": images(1), "label": [5], "label_name": ["y"]}, None, [(1, "y")]),
     ("another name", lambda: {"picture": images(1), "animal": [1]},
      {"picture": {"_type": "Image"}, "animal": {"_type": "ClassLabel", "names": ["a", "b"]}}, [(1, "b")]),
@@ -193,8 +194,8 @@ def long_lists(path: Path) -> None:
 BOMBS = [
     (many_rows, "20,000,000 rows"),
     (large_page, "a page of 200 MiB"),
-    (one_long_value, "could be read"),
-    (long_lists, "unpacks to"),
+    (one_long_value, "MiB into"),
+    (long_lists, "MiB into"),
 ]
 
 
@@ -232,13 +233,14 @@ def test_a_header_that_lies(tmp_path: Path) -> None:
     write(
         path, {"image": pa.array([png(1)] * 2, pa.binary()), "label": [0, 1]}, use_dictionary=False, compression="NONE"
     )
-    chunk = pq.ParquetFile(path).metadata.row_group(0).column(0)
-    assert chunk_cost(path, chunk).largest == 2 * (len(png(1)) + 4)
+    chunk = read_footer(path)[0].chunks[0]
+    # All values of a page, each behind its length; before them stands, in a few bytes, which of them are null.
+    assert 0 <= chunk_cost(path, chunk).largest - 2 * (len(png(1)) + 4) < 16
     raw = bytearray(path.read_bytes())
-    at = chunk.data_page_offset
+    at = chunk.start
     raw[at : at + 6] = b"\x15\x00\x15\xfe\xff\xff"  # its size, in a number that goes on
     path.write_bytes(raw)
-    with pytest.raises(InputError, match="damaged|page of"):
+    with pytest.raises(InputError, match=r"damaged|page of"):
         chunk_cost(path, chunk)
 
 

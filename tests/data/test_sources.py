@@ -183,7 +183,7 @@ def test_bad_specs_say_what_is_wrong(spec: str, part: str) -> None:
 
 def test_damaged_files(tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_bytes(b"PAR1 but short")
-    with pytest.raises(InputError, match="not a readable Parquet"):
+    with pytest.raises(InputError, match="is no Parquet file"):
         load_images(f"parquet:{tmp_path / 'x.parquet'}", side=8)
     (tmp_path / "x.tar").write_bytes(b"\0" * 100 + b"x" * 2000)
     with pytest.raises(InputError, match="not a readable tar"):

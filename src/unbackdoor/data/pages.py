@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
+from unbackdoor.data.footer import Chunk
 from unbackdoor.data.thrift import Reader, Struct
 from unbackdoor.errors import InputError, first_line
-
-if TYPE_CHECKING:
-    import pyarrow.parquet as pq
 
 LARGEST_PAGE = 128 << 20  # unpacked; a picture is at most as large
 _LARGEST_HEADER = 1 << 20
@@ -44,25 +42,22 @@ class _Page:
     offset: int  # of its content
 
 
-def chunk_cost(path: Path, chunk: pq.ColumnChunkMetaData) -> Cost:
+def chunk_cost(path: Path, chunk: Chunk) -> Cost:
     """What a column chunk becomes.
 
     Raises:
         InputError: headers that are none, a page beyond `LARGEST_PAGE`, or values that are told by their differences.
     """
-    what = f"{path}: column {chunk.path_in_schema!r}"
-    start = chunk.data_page_offset
-    if chunk.has_dictionary_page and 0 < (chunk.dictionary_page_offset or 0) < start:
-        start = chunk.dictionary_page_offset
+    what = f"{path}: column {'.'.join(chunk.path)!r}"
     values = largest = total = 0
     longest = 0  # in the dictionary
-    width = _WIDTHS.get(chunk.physical_type, 0)
+    width = chunk.width or _WIDTHS.get(chunk.kind, 0)
     with path.open("rb") as file:
-        for page in _pages(what, file, start, chunk.total_compressed_size):
+        for page in _pages(what, file, chunk.start, chunk.packed):
             if page.unpacked > LARGEST_PAGE:
                 raise InputError(f"{what}: has a page of {page.unpacked >> 20} MiB; write it with pages of at most 128")
             if page.kind == _DICTIONARY:
-                longest = width or _longest(what, file, page, chunk.compression)
+                longest = width or _longest(what, file, page, chunk.codec)
                 largest, total = max(largest, longest), total + page.unpacked
                 continue
             values += page.values
@@ -73,8 +68,8 @@ def chunk_cost(path: Path, chunk: pq.ColumnChunkMetaData) -> Cost:
             else:
                 total += max(page.unpacked, page.values * width)
                 largest = max(largest, page.unpacked)
-    if chunk.num_values > values:
-        raise InputError(f"{what}: claims {chunk.num_values:,} values, but its pages have {values:,}")
+    if chunk.values > values:
+        raise InputError(f"{what}: claims {chunk.values:,} values, but its pages have {values:,}")
     return Cost(values, largest, total + 8 * values)
 
 
@@ -117,15 +112,15 @@ def _header(what: str, file: BinaryIO, at: int, end: int) -> tuple[Struct, int]:
             raise InputError(f"{what}: has no readable pages ({first_line(error)}); the file is damaged") from None
 
 
-def _longest(what: str, file: BinaryIO, page: _Page, compression: str) -> int:
+def _longest(what: str, file: BinaryIO, page: _Page, codec: str) -> int:
     """The longest value of a dictionary of texts: each stands behind its length, 4 bytes with the lowest first."""
     import pyarrow as pa
 
     file.seek(page.offset)
     raw = file.read(page.packed)
-    if compression != "UNCOMPRESSED":
+    if codec != "uncompressed":
         try:
-            raw = pa.Codec(compression.lower()).decompress(raw, decompressed_size=page.unpacked, asbytes=True)
+            raw = pa.Codec(codec).decompress(raw, decompressed_size=page.unpacked, asbytes=True)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise InputError(f"{what}: cannot be unpacked ({first_line(error)})") from None
     at = longest = 0

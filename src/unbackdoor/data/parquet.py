@@ -10,6 +10,7 @@ import math
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ import pyarrow.parquet as pq
 from unbackdoor.data.captions import Captions, read_captions
 from unbackdoor.data.classes import merged, positions
 from unbackdoor.data.columns import Columns, choose_columns, class_names, is_text
+from unbackdoor.data.footer import Group, read_footer
 from unbackdoor.data.leftout import LeftOut
 from unbackdoor.data.pages import Cost, chunk_cost
 from unbackdoor.data.paths import Images
@@ -31,26 +33,41 @@ from unbackdoor.data.splitnames import SPLITS, split_name, split_prefix
 from unbackdoor.data.stream import Part, Parts
 from unbackdoor.data.walk import files_ending
 from unbackdoor.errors import InputError, first_line
-from unbackdoor.untrusted import check_regular
 
-_LARGEST = 1 << 44
 _BUDGET = 64 << 20  # bytes of the rows that are unpacked together
 _LARGEST_GROUP = 512 << 20  # of pairs, which are unpacked a row group at a time
 _HELD_BYTES = 1 << 30
-_FREE_ROWS = 100_000  # beyond these, a row takes a byte of the file at least
+_FREE_BYTES, _MOST_PACKED = 256 << 20, 64  # unpacked bytes of a column: these, and so many for a byte that is there
 _LONGEST_TEXT = 1 << 16  # characters of a label or a caption
 _DAMAGE = (pa.ArrowException, OSError, ValueError)
 
 
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Whatever Arrow says of a damaged file, in a line that names it."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (*_DAMAGE, MemoryError) as error:
+        raise InputError(f"{path}: not a readable Parquet file ({first_line(error)})") from None
+
+
 @dataclass(frozen=True)
 class _File:
-    """A file whose footer was read, and the columns that are used of it."""
+    """A file whose footer was read, and the columns that are used of it; `metadata` is Arrow's own, to be handed on."""
 
     path: Path
+    groups: tuple[Group, ...]
     metadata: pq.FileMetaData
     schema: pa.Schema
     columns: Columns
     classes: tuple[str, ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows of all groups."""
+        return sum(group.rows for group in self.groups)
 
     def open(self) -> pq.ParquetFile:
         """The file, without reading its footer again."""
@@ -62,13 +79,12 @@ class _File:
         Raises:
             InputError: more than can be, or than a sound file would have.
         """
-        about = self.metadata.row_group(group)
-        chunks = [about.column(i) for i in range(about.num_columns)]
-        own = [c for c in chunks if c.path_in_schema == column or c.path_in_schema.startswith(f"{column}.")]
-        costs = [chunk_cost(self.path, chunk) for chunk in own]
-        return Cost(
-            max((c.values for c in costs), default=0), sum(c.largest for c in costs), sum(c.total for c in costs)
-        )
+        own = [chunk for chunk in self.groups[group].chunks if chunk.path[0] == column]
+        costs, packed = [chunk_cost(self.path, chunk) for chunk in own], sum(chunk.packed for chunk in own)
+        total = sum(cost.total for cost in costs)
+        if total > _FREE_BYTES + _MOST_PACKED * packed:
+            raise InputError(f"{self.path}: column {column!r} packs {total >> 20} MiB into {packed:,} bytes; too much")
+        return Cost(max((cost.values for cost in costs), default=0), sum(cost.largest for cost in costs), total)
 
     def batches(self, group: int, column: str) -> Iterator[pa.Array]:
         """A column of a row group, a few rows at a time; at most twice `_BUDGET` bytes or one row.
@@ -82,13 +98,9 @@ class _File:
         if pa.types.is_nested(kind) and not pa.types.is_struct(kind) and cost.total > _LARGEST_GROUP:
             raise InputError(f"{self.path}: column {column!r} unpacks to {cost.total >> 20} MiB; that is too much")
         rows = max(1, min(4096, _BUDGET // max(1, cost.largest)))
-        try:
+        with _named(self.path):
             for batch in self.open().iter_batches(rows, row_groups=[group], columns=[column], use_threads=False):
                 yield batch.column(0)
-        except _DAMAGE as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{self.path}: cannot be read ({first_line(error)})") from None
 
 
 def open_source(rest: str) -> Source:
@@ -101,7 +113,8 @@ def open_source(rest: str) -> Source:
         InputError: no such file, unreadable, no image column, or class names that cannot be one list.
     """
     groups = {name: [_opened(path) for path in paths] for name, paths in _files(rest).items()}
-    files = [file for group in groups.values() for file in group]
+    # Training's names and spellings come first.
+    files = [file for name in sorted(groups, key=lambda name: name != "train") for file in groups[name]]
     lists = list(dict.fromkeys(file.classes for file in files if file.classes))
     spoken = [file for file in files if _has_names(file)]
     if lists and not spoken and len(lists) == 1:
@@ -144,17 +157,11 @@ def _split_of(file: Path) -> str:
 
 
 def _opened(path: Path) -> _File:
-    size = check_regular(path, _LARGEST)
-    try:
-        with pq.ParquetFile(path) as file:
-            metadata, schema = file.metadata, file.schema_arrow
-    except (*_DAMAGE, MemoryError) as error:
-        raise InputError(f"{path}: not a readable Parquet file ({first_line(error)})") from None
-    rows = sum(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
-    if max(rows, metadata.num_rows) > size + _FREE_ROWS:
-        raise InputError(f"{path}: claims {max(rows, metadata.num_rows):,} rows in {size:,} bytes; it is not read")
+    groups = read_footer(path)
+    with _named(path), pq.ParquetFile(path) as file:
+        metadata, schema = file.metadata, file.schema_arrow
     columns = choose_columns(path, schema)
-    return _File(path, metadata, schema, columns, class_names(path, schema, columns.label))
+    return _File(path, groups, metadata, schema, columns, class_names(path, schema, columns.label))
 
 
 def _has_names(file: _File) -> bool:
@@ -165,17 +172,19 @@ def _labels(file: _File, classes: tuple[str, ...]) -> list[Label]:
     """Labels of a file: names, or numbers that index `classes` where the file has names for them."""
     column = file.columns.label
     if column is None:
-        return [None] * file.metadata.num_rows
+        return [None] * file.rows
     table: Sequence[int] = range(len(file.classes))
     if file.classes and classes and file.classes != classes:
         table = positions(file.classes, classes, str(file.path))
     found: list[Label] = []
-    for group in range(file.metadata.num_row_groups):
+    for group in range(len(file.groups)):
         for batch in file.batches(group, column):
             if is_text(batch.type):
                 found += [None if v is None else v.strip() or None for v in _texts(file.path, column, batch)]
                 continue
-            for value in batch.to_pylist():
+            with _named(file.path):
+                values = batch.to_pylist()
+            for value in values:
                 label = _number(file.path, value)
                 if label is not None and file.classes and label >= len(file.classes):
                     raise InputError(f"{file.path}: label {label} has no name; its schema names {len(file.classes)}")
@@ -197,16 +206,18 @@ def _texts(path: Path, column: str, batch: pa.Array) -> list[str | None]:
         batch = batch.cast(batch.type.value_type)
     if (pc.max(pc.binary_length(batch)).as_py() or 0) > _LONGEST_TEXT:
         raise InputError(f"{path}: column {column!r} holds a text of more than {_LONGEST_TEXT:,} bytes")
-    values: list[str | None] = batch.to_pylist()
+    with _named(path):
+        values: list[str | None] = batch.to_pylist()
     return values
 
 
 def _captions(file: _File) -> list[Captions]:
     found: list[Captions] = []
     assert file.columns.caption is not None
-    for group in range(file.metadata.num_row_groups):
+    for group in range(len(file.groups)):
         for batch in file.batches(group, file.columns.caption):
-            values = _texts(file.path, file.columns.caption, batch) if is_text(batch.type) else batch.to_pylist()
+            with _named(file.path):
+                values = _texts(file.path, file.columns.caption, batch) if is_text(batch.type) else batch.to_pylist()
             found += [read_captions(value) for value in values]
     return found
 
@@ -223,7 +234,7 @@ def _read(files: list[_File], classes: tuple[str, ...]) -> Split:
         labels += _labels(file, classes)
         captions += _captions(file) if captioned else []
         readers.append(_Reader(file))
-        starts.append(starts[-1] + file.metadata.num_rows)
+        starts.append(starts[-1] + file.rows)
     labels = _one_kind(files, labels, classes)
 
     def place(i: int) -> tuple[int, int]:
@@ -244,7 +255,7 @@ def _read(files: list[_File], classes: tuple[str, ...]) -> Split:
 def _one_kind(files: list[_File], labels: list[Label], classes: tuple[str, ...]) -> list[Label]:
     """Numbers beside names become names, where the file says which."""
     if not any(isinstance(label, str) for label in labels):
-        bare = [f for f in files if f.columns.label and not f.classes and f.metadata.num_rows]
+        bare = [f for f in files if f.columns.label and not f.classes and f.rows]
         if bare and len(bare) < len(files):
             raise InputError(
                 f"{bare[0].path}: its labels are numbers without names, and those of other files have names; "
@@ -263,8 +274,8 @@ class _Reader:
         self._file, self._images = file, Images(file.path.parent)
         self._ends: list[int] = []
         rows = 0
-        for group in range(file.metadata.num_row_groups):
-            rows += file.metadata.row_group(group).num_rows
+        for group in range(len(file.groups)):
+            rows += file.groups[group].rows
             self._ends.append(rows)
         self._lock = Lock()
         self._group = -1
@@ -339,11 +350,10 @@ def open_parts(rest: str, split: str | None) -> Parts | None:
         return None
     parts, largest = [], 1
     for file in files:
-        for group in range(file.metadata.num_row_groups):
-            about = file.metadata.row_group(group)
+        for group in range(len(file.groups)):
             name = f"{file.path.name}|{file.path.stat().st_size}|{group}"
-            parts.append(Part(name, about.num_rows, partial(_GroupReader, file, group)))
-            largest = max(largest, about.total_byte_size)
+            parts.append(Part(name, file.groups[group].rows, partial(_GroupReader, file, group)))
+            largest = max(largest, _checked_total(file, group))
     held = max(1, min(_HELD, _HELD_BYTES // largest))
     return Parts(parts, 0, max((part.size for part in parts), default=1), held)
 
@@ -351,16 +361,26 @@ def open_parts(rest: str, split: str | None) -> Parts | None:
 _HELD = 10  # row groups in memory: those of a window, and the ends of its neighbours
 
 
+def _checked_total(file: _File, group: int) -> int:
+    """Bytes of the pairs of a row group.
+
+    Raises:
+        InputError: more than `_LARGEST_GROUP`.
+    """
+    assert file.columns.caption is not None
+    total = sum(file.cost(group, column).total for column in (file.columns.image, file.columns.caption))
+    if total > _LARGEST_GROUP:
+        raise InputError(
+            f"{file.path}: row group {group} unpacks to {total >> 20} MiB; write row groups of a thousand rows"
+        )
+    return total
+
+
 class _GroupReader:
     """One row group, read on opening."""
 
     def __init__(self, file: _File, group: int) -> None:
         assert file.columns.caption is not None
-        for column in (file.columns.image, file.columns.caption):
-            if (size := file.cost(group, column).total) > _LARGEST_GROUP:
-                raise InputError(
-                    f"{file.path}: row group {group} unpacks to {size >> 20} MiB; write row groups of a thousand rows"
-                )
         self._pictures = pa.chunked_array(
             list(file.batches(group, file.columns.image)), file.schema.field(file.columns.image).type
         )

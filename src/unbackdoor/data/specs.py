@@ -30,7 +30,7 @@ from unbackdoor.data.leftout import listed
 from unbackdoor.data.source import Source, Split
 from unbackdoor.data.splitnames import split_name
 from unbackdoor.data.stream import Parts
-from unbackdoor.errors import InputError
+from unbackdoor.errors import InputError, first_line
 from unbackdoor.notices import warn
 from unbackdoor.untrusted import is_there
 
@@ -160,7 +160,8 @@ def _load(spec: str, side: int | Frame, ask: _Ask) -> ImageSet:
         rows = rows[chosen.sort().values]
     images, kept = decode_all(records.picture, rows.tolist(), Frame.of(side), label=f"decoding {address}")
     if not kept:
-        raise InputError(f"{spec}: none of {len(rows)} images could be read; check the files")
+        why = _why_unread(records, int(rows[0]))
+        raise InputError(f"{spec}: none of {len(rows)} images could be read ({why}); check the files")
     unread = sorted(set(rows.tolist()) - set(kept))
     if unread:
         named = listed((records.name(i) for i in unread[:4]), len(unread))
@@ -237,6 +238,15 @@ def _address(spec: str) -> tuple[str, str]:
         return spec, ""
     address, _, forced = spec.rpartition("#")
     return address, forced
+
+
+def _why_unread(records: Split, row: int) -> str:
+    """What is wrong with a record that could not be read."""
+    try:
+        records.picture(row)
+    except (OSError, ValueError) as error:
+        return f"{records.name(row)}: {first_line(error)}"
+    return f"{records.name(row)} is no picture in a format that is read"
 
 
 def _say(address: str, notes: tuple[str, ...]) -> None:
