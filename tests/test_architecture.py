@@ -86,3 +86,68 @@ def test_every_layer_is_in_the_document() -> None:
     page = (SOURCE.parent.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
     for room in LEVEL:
         assert f"`{room}`" in page, room
+
+
+# Modules and names that not every system has. Windows lacks all but a few; macOS lacks those that are Linux's alone.
+ELSEWHERE = {"fcntl", "grp", "msvcrt", "posix", "pty", "pwd", "resource", "syslog", "termios", "tty", "winreg"}
+OS = """
+    chroot copy_file_range eventfd fchdir fchmod fchown fdatasync fork forkpty getegid geteuid getgid getgroups getpgid
+    getpriority getuid getxattr killpg lchown listxattr lockf major makedev memfd_create mkfifo mknod nice openpty pipe2
+    posix_fadvise posix_fallocate posix_spawn pread preadv pwrite pwritev removexattr sched_getaffinity
+    sched_setaffinity sendfile setpriority setsid setxattr statvfs sync sysconf uname wait3 wait4 waitid O_BINARY O_CLOEXEC O_DIRECT
+    O_DIRECTORY O_DSYNC O_NOATIME O_NOFOLLOW O_NONBLOCK O_PATH O_SYNC O_TMPFILE WNOHANG
+"""
+SIGNAL = "SIGALRM SIGHUP SIGKILL SIGQUIT SIGUSR1 SIGUSR2 alarm pause setitimer sigwait"
+MISSING = {
+    "os": set(OS.split()),
+    "signal": set(SIGNAL.split()),
+    "socket": {"AF_UNIX"},
+    "time": {"clock_gettime", "tzset"},
+}
+
+
+def unguarded(text: str) -> list[str]:
+    """What a file takes for granted that some system lacks: imports outside `try … except ImportError`, plain names."""
+    tree, safe = ast.parse(text), set[ast.AST]()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Try) and any(
+            "ImportError" in ast.unparse(h.type or ast.Constant("")) for h in node.handlers
+        ):
+            parts = [*node.body, *(part for handler in node.handlers for part in handler.body)]
+            safe |= {inner for part in parts for inner in ast.walk(part)}
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom) and node not in safe:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            found += [name for name in names if name.partition(".")[0] in ELSEWHERE]
+        if isinstance(node, ast.ImportFrom) and node.module in MISSING:
+            found += [f"{node.module}.{a.name}" for a in node.names if a.name in MISSING[node.module]]
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node not in safe:
+            found += [ast.unparse(node)] * (node.attr in MISSING.get(node.value.id, set()))
+    return found
+
+
+def test_nothing_is_taken_for_granted_that_a_system_lacks() -> None:
+    found = {
+        str(p.relative_to(SOURCE)): bad for p in SOURCE.glob("**/*.py") if (bad := unguarded(p.read_text("utf-8")))
+    }
+    assert not found
+
+
+@pytest.mark.parametrize(
+    ("text", "bad"),
+    [
+        ("import resource", ["resource"]),
+        ("from fcntl import flock", ["fcntl"]),
+        ("def f():\n import pwd", ["pwd"]),
+        ("try:\n import fcntl\nexcept OSError:\n pass", ["fcntl"]),
+        ("try:\n import fcntl\nexcept ImportError:\n import msvcrt", []),
+        ("import os\nos.preadv(0, [], 0)", ["os.preadv"]),
+        ("import os\nos.posix_fallocate(0, 0, 1)", ["os.posix_fallocate"]),
+        ("from os import sched_getaffinity", ["os.sched_getaffinity"]),
+        ("import os\ngetattr(os, 'O_NONBLOCK', 0)", []),
+        ("import signal\nsignal.SIGKILL", ["signal.SIGKILL"]),
+    ],
+)
+def test_what_is_taken_for_granted_is_seen(text: str, bad: list[str]) -> None:
+    assert unguarded(text) == bad
