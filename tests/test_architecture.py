@@ -94,8 +94,8 @@ OS = """
     chroot copy_file_range eventfd fchdir fchmod fchown fdatasync fork forkpty getegid geteuid getgid getgroups getpgid
     getpriority getuid getxattr killpg lchown listxattr lockf major makedev memfd_create mkfifo mknod nice openpty pipe2
     posix_fadvise posix_fallocate posix_spawn pread preadv pwrite pwritev removexattr sched_getaffinity
-    sched_setaffinity sendfile setpriority setsid setxattr statvfs sync sysconf uname wait3 wait4 waitid O_BINARY O_CLOEXEC O_DIRECT
-    O_DIRECTORY O_DSYNC O_NOATIME O_NOFOLLOW O_NONBLOCK O_PATH O_SYNC O_TMPFILE WNOHANG
+    sched_setaffinity sendfile setpriority setsid setxattr statvfs sync sysconf uname wait3 wait4 waitid O_BINARY
+    O_CLOEXEC O_DIRECT O_DIRECTORY O_DSYNC O_NOATIME O_NOFOLLOW O_NONBLOCK O_PATH O_SYNC O_TMPFILE WNOHANG
 """
 SIGNAL = "SIGALRM SIGHUP SIGKILL SIGQUIT SIGUSR1 SIGUSR2 alarm pause setitimer sigwait"
 MISSING = {
