@@ -127,6 +127,17 @@ def test_names_beside_numbers_of_other_files(tmp_path: Path) -> None:
         load_images(f"parquet:{tmp_path}", side=8)
 
 
+@pytest.mark.parametrize("train", [["2", "10"], ["2.0", "10.0"]])
+def test_numbers_are_numbers_however_each_file_writes_them(train: list[str], tmp_path: Path) -> None:
+    write(tmp_path / "train.parquet", {"image": images(1, 2), "label": train})
+    write(tmp_path / "test.parquet", {"image": images(3, 4, 5), "label": [10, 2, None]})
+    for split, expected in (("train", [2, 10]), ("test", [10, 2, -1])):
+        assert load_images(f"parquet:{tmp_path}#{split}", side=8).labels.tolist() == expected
+    write(tmp_path / "train.parquet", {"image": images(1, 2), "label": ["a", "-1"]})
+    with pytest.raises(InputError, match="numbers without names"):
+        load_images(f"parquet:{tmp_path}#test", side=8)
+
+
 def test_pictures_come_in_any_order_whatever_the_groups(tmp_path: Path) -> None:
     spec = write(tmp_path / "p.parquet", {"image": images(*range(200)), "label": list(range(200))}, row_group_size=33)
     data = load_images(spec, side=8)

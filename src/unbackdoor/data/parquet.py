@@ -26,9 +26,10 @@ from unbackdoor.data.classes import merged, positions
 from unbackdoor.data.columns import Columns, choose_columns, class_names, is_text
 from unbackdoor.data.footer import Group, read_footer
 from unbackdoor.data.leftout import LeftOut
+from unbackdoor.data.names import all_numbers, number_of
 from unbackdoor.data.pages import Cost, chunk_cost
 from unbackdoor.data.paths import Images
-from unbackdoor.data.source import Label, Picture, Source, Split, one_space
+from unbackdoor.data.source import Label, Picture, Source, Split, read_label
 from unbackdoor.data.splitnames import SPLITS, split_name, split_prefix
 from unbackdoor.data.stream import Part, Parts
 from unbackdoor.data.walk import files_ending
@@ -115,15 +116,29 @@ def open_source(rest: str) -> Source:
     groups = {name: [_opened(path) for path in paths] for name, paths in _files(rest).items()}
     # Training's names and spellings come first.
     files = [file for name in sorted(groups, key=lambda name: name != "train") for file in groups[name]]
-    lists = list(dict.fromkeys(file.classes for file in files if file.classes))
-    spoken = [file for file in files if _has_names(file)]
-    if lists and not spoken and len(lists) == 1:
-        return Source({name: partial(_read, group, lists[0]) for name, group in groups.items()}, lists[0])
-    words: set[str] = set()
-    for file in spoken:
-        words |= {label for label in _labels(file, ()) if isinstance(label, str)}
-    classes = merged([*lists, sorted(words)]) if lists else tuple(sorted(words))
+    classes = _all_classes(files)
     return Source({name: partial(_read, group, classes) for name, group in groups.items()}, classes)
+
+
+def _all_classes(files: Sequence[_File]) -> tuple[str, ...]:
+    """The class names of all files, so that a class lacking in one shifts no number; () where labels are numbers.
+
+    Raises:
+        InputError: some have names and others bare numbers, which nothing says the meaning of.
+    """
+    words: set[str] = set()
+    for file in files:
+        words |= {label for label in _labels(file, ()) if isinstance(label, str)} if _has_names(file) else set()
+    lists = list(dict.fromkeys(file.classes for file in files if file.classes))
+    if not lists and all_numbers(words):  # texts such as "7" and "3.0"
+        return ()
+    bare = [f for f in files if f.columns.label and not f.classes and not _has_names(f) and f.rows]
+    if bare and (lists or words):
+        raise InputError(
+            f"{bare[0].path}: its labels are numbers without names, and those of other files have names; write the "
+            "names into its schema, or give the files apart"
+        )
+    return lists[0] if len(lists) == 1 and not words else merged([*lists, sorted(words)])
 
 
 def _files(rest: str) -> dict[str, list[Path]]:
@@ -180,7 +195,8 @@ def _labels(file: _File, classes: tuple[str, ...]) -> list[Label]:
     for group in range(len(file.groups)):
         for batch in file.batches(group, column):
             if is_text(batch.type):
-                found += [None if v is None else v.strip() or None for v in _texts(file.path, column, batch)]
+                texts = [text.strip() if text else text for text in _texts(file.path, column, batch)]
+                found += [None if read_label(text) is None else text for text in texts]
                 continue
             with _named(file.path):
                 values = batch.to_pylist()
@@ -235,7 +251,7 @@ def _read(files: list[_File], classes: tuple[str, ...]) -> Split:
         captions += _captions(file) if captioned else []
         readers.append(_Reader(file))
         starts.append(starts[-1] + file.rows)
-    labels = _one_kind(files, labels, classes)
+    labels = _one_kind(labels, classes)
 
     def place(i: int) -> tuple[int, int]:
         which = bisect_right(starts, i) - 1
@@ -252,19 +268,13 @@ def _read(files: list[_File], classes: tuple[str, ...]) -> Split:
     return Split(labels, picture, captions if captioned else None, left_out.notes(), name)
 
 
-def _one_kind(files: list[_File], labels: list[Label], classes: tuple[str, ...]) -> list[Label]:
-    """Numbers beside names become names, where the file says which."""
-    if not any(isinstance(label, str) for label in labels):
-        bare = [f for f in files if f.columns.label and not f.classes and f.rows]
-        if bare and len(bare) < len(files):
-            raise InputError(
-                f"{bare[0].path}: its labels are numbers without names, and those of other files have names; "
-                "write the names into its schema, or give the files apart"
-            )
-        return labels
-    if any(isinstance(label, int) for label in labels) and not all(f.classes or _has_names(f) for f in files):
-        return list(one_space(labels))
-    return [classes[label] if isinstance(label, int) else label for label in labels]
+def _one_kind(labels: list[Label], classes: tuple[str, ...]) -> list[Label]:
+    """Names where there are class names, and numbers where there are none."""
+    if not classes:
+        return [number_of(label) if isinstance(label, str) else label for label in labels]
+    if any(isinstance(label, str) for label in labels):
+        return [classes[label] if isinstance(label, int) else label for label in labels]
+    return labels
 
 
 class _Reader:
