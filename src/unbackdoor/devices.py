@@ -61,7 +61,7 @@ def pick_device(name: str = "auto") -> torch.device:
         name = f"cuda:{os.environ.get('LOCAL_RANK') or 0}"
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).cpu()  # meta has tensors without values
     except (RuntimeError, AssertionError) as error:
         raise InputError(
             f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); try auto or cpu"

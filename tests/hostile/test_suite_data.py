@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from tests.hostile.suite import pictures, sources, texts
-from tests.hostile.suite.pytest_rooms import tests_of
+from tests.hostile.suite.pytest_rooms import rooms
 
-forking_server, test_refused = tests_of([*sources.ENTRIES, *pictures.ENTRIES, *texts.ENTRIES])
+forking_server, test_refused = rooms([*sources.ENTRIES, *pictures.ENTRIES, *texts.ENTRIES])

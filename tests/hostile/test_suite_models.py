@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from tests.hostile.suite import huggingface, openclip
-from tests.hostile.suite.pytest_rooms import tests_of
+from tests.hostile.suite.pytest_rooms import rooms
 
-forking_server, test_refused = tests_of([*openclip.ENTRIES, *huggingface.ENTRIES])
+forking_server, test_refused = rooms([*openclip.ENTRIES, *huggingface.ENTRIES])

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from tests.hostile.suite import flags, runs
-from tests.hostile.suite.pytest_rooms import tests_of
+from tests.hostile.suite.pytest_rooms import rooms
 
-forking_server, test_refused = tests_of([*runs.ENTRIES, *flags.ENTRIES])
+forking_server, test_refused = rooms([*runs.ENTRIES, *flags.ENTRIES])

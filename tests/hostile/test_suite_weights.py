@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from tests.hostile.suite import adapters, checkpoints
-from tests.hostile.suite.pytest_rooms import tests_of
+from tests.hostile.suite.pytest_rooms import rooms
 
-forking_server, test_refused = tests_of([*checkpoints.ENTRIES, *adapters.ENTRIES])
+forking_server, test_refused = rooms([*checkpoints.ENTRIES, *adapters.ENTRIES])

@@ -16,6 +16,7 @@ from unbackdoor.errors import InputError
 from unbackdoor.untrusted import is_there
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
+_MOST_TEMPLATES = 1000
 _ALIASES = {"imagenet": "imagenet1k", "flowers102": "flower102", "oxfordpets": "oxfordiiitpet", "cars": "stanfordcars"}
 _NAME_VARIABLES = ("classnames", "fine_label")
 
@@ -49,7 +50,7 @@ def templates(name: str | None) -> tuple[str, ...]:
     """Prompt templates, each with one `{}`: a file, `openai-imagenet` (80), `simple` (7), or a standard set's own.
 
     Raises:
-        InputError: unknown name, or a template without exactly one `{}`.
+        InputError: unknown name, more than 1,000 templates, or one without exactly one `{}`.
     """
     if name is None:
         return DEFAULT_TEMPLATES
@@ -66,6 +67,8 @@ def templates(name: str | None) -> tuple[str, ...]:
             t.replace("{c}", "{}") for t in _from_clip_benchmark("en_zeroshot_classification_templates.json", key)
         )
         found = found or _unknown(name)
+    if len(found) > _MOST_TEMPLATES:
+        raise InputError(f"{name}: holds {len(found):,} templates; at most {_MOST_TEMPLATES:,} make a head")
     for template in found:
         if template.count("{}") != 1:
             raise InputError(f"template {template!r} must hold exactly one {{}} for the class name")

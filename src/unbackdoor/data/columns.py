@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +35,12 @@ def choose_columns(path: Path, schema: pa.Schema) -> Columns:
     """The columns to read: as the schema of Hugging Face types them, else by their types and names.
 
     Raises:
-        InputError: no image column, several that could be it, or a label column of neither numbers nor names.
+        InputError: two columns of one name, no image column, several that could be it, or a label column of neither
+            numbers nor names.
     """
+    twice = [name for name, count in Counter(schema.names).items() if count > 1]
+    if twice:
+        raise InputError(f"{path}: has two columns {twice[0]!r}; rename one")
     features = _features(path, schema)
     label = _label(path, schema, features)
     caption = next((c for c in _CAPTION if c in schema.names and _is_caption(schema.field(c).type)), None)

@@ -81,6 +81,8 @@ class _File:
             InputError: more than can be, or than a sound file would have.
         """
         own = [chunk for chunk in self.groups[group].chunks if chunk.path[0] == column]
+        if not own:  # Arrow's schema and the footer's own differ
+            raise InputError(f"{self.path}: has no pages for column {column!r}; the file is damaged")
         costs, packed = [chunk_cost(self.path, chunk) for chunk in own], sum(chunk.packed for chunk in own)
         total = sum(cost.total for cost in costs)
         if total > _FREE_BYTES + _MOST_PACKED * packed:

@@ -12,7 +12,7 @@ import pytest
 from tests.hostile.suite.runner import Entry, Server, server
 
 
-def tests_of(entries: Sequence[Entry]) -> tuple[Any, Callable[..., None]]:
+def rooms(entries: Sequence[Entry]) -> tuple[Any, Callable[..., None]]:
     """A fixture that holds the server, and the test that runs every entry by it; bind both to names of a module."""
 
     @pytest.fixture(scope="module", name="forking_server")

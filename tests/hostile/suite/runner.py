@@ -198,7 +198,7 @@ def _one(entry: Entry, room: Path) -> Outcome:
     inside = room / "in"
     inside.mkdir(parents=True)
     (room / CANARY).write_text("secret")
-    made = _forked(lambda: _make(entry, inside), room / "made")
+    made = _forked(lambda: _make(entry, inside), room / "made", 4 * MEMORY)
     if made.code != 0:
         return Outcome(made.code, made.seconds, 0, "", made.err, [], ["the input could not be made"])
     arguments = json.loads((room / "arguments.json").read_text())
@@ -262,7 +262,7 @@ def _path_of(code: Any) -> str:
     return "" if name.startswith("<") else os.path.abspath(name)
 
 
-def _forked(work: Callable[[], int], files: Path) -> Outcome:
+def _forked(work: Callable[[], int], files: Path, most: float = 1.5 * MEMORY) -> Outcome:
     """Run `work` in a child, its output in `files`.out and .err; stop it where it takes too much."""
     began = time.monotonic()
     child = os.fork()
@@ -292,7 +292,7 @@ def _forked(work: Callable[[], int], files: Path) -> Outcome:
             code = os.waitstatus_to_exitcode(status)
             break
         peak = max(peak, _peak(child))
-        if peak > 1.5 * MEMORY or time.monotonic() - began > SECONDS + 10:
+        if peak > most or time.monotonic() - began > SECONDS + 10:
             os.killpg(child, signal.SIGKILL)
             os.waitpid(child, 0)
             break

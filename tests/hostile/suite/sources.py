@@ -261,8 +261,10 @@ def _large_values(size: int, count: int) -> Callable[[Path], list[str]]:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        table = pa.table({"image": pa.array([bytes(size)] * count, pa.binary()), "label": [0] * count})
-        pq.write_table(table, folder / "p.parquet", compression="zstd")
+        table = pa.table({"image": pa.array([bytes(size)], pa.binary()), "label": [0]})
+        with pq.ParquetWriter(folder / "p.parquet", table.schema, compression="zstd", use_dictionary=False) as file:
+            for _ in range(count):
+                file.write_table(table)
         return [*ON, "parquet:p.parquet"]
 
     return make
