@@ -72,7 +72,9 @@ def _open_clip_folder(name: str, room: Path) -> Reader:
     folder.mkdir()
     torch.manual_seed(0)
     state = create(config["model_cfg"], name).state_dict()
-    save_file({n: t.contiguous().clone() for n, t in state.items()}, folder / WEIGHTS)
+    # The library leaves some of CoCa's tensors as memory happens to be, and what is no number is refused.
+    sound = {n: t.nan_to_num(0.0, 0.0, 0.0).clamp(-1, 1) if t.is_floating_point() else t for n, t in state.items()}
+    save_file({n: t.contiguous().clone() for n, t in sound.items()}, folder / WEIGHTS)
     return _into(folder / CONFIG, f"local-dir:{folder}")
 
 
