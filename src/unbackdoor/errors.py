@@ -20,12 +20,18 @@ class Interrupted(KeyboardInterrupt):
     """The user's interrupt of a run that has kept what it did, so that the same call goes on from there."""
 
 
+_NO_MEMORY = ("can't allocate memory", "out of memory", "can't start new thread")
+
+
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether it says that memory was not to be had, on the host or on a device."""
+    """Whether it says that memory was not to be had, on the host or on a device.
+
+    A thread that cannot be started is one whose stack finds no room.
+    """
     if isinstance(error, MemoryError):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
+    return isinstance(error, RuntimeError) and any(words in text for words in _NO_MEMORY)
 
 
 def first_line(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -33,7 +34,8 @@ class Progress:
             return self
         if not sys.stderr.isatty():
             self._over = threading.Event()
-            threading.Thread(target=self._speak, args=(self._over,), daemon=True).start()
+            with contextlib.suppress(RuntimeError):  # no room for a thread, and the work is worth more than its lines
+                threading.Thread(target=self._speak, args=(self._over,), daemon=True).start()
             return self
         from rich import progress
         from rich.console import Console

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -54,6 +55,7 @@ def broken(error: BaseException) -> Callable[..., Any]:
         (MemoryError(), 2, "out of memory (MemoryError); use a smaller --limit"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), 2, "out of memory"),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), 2, "out of memory"),
+        (RuntimeError("can't start new thread"), 2, "out of memory (can't start new thread)"),
         (RuntimeError("boom"), 3, "internal error: RuntimeError: boom"),
         (OSError(28, "No space left on device", "there"), 2, "there: No space left on device"),
         (OSError(28, "No space left on device"), 2, "file system: No space left"),
@@ -82,6 +84,16 @@ def test_errors_are_a_line_and_with_json_an_object(
             assert out == ""
     if type(error) is KeyboardInterrupt:
         assert "continue" not in err
+
+
+def test_work_goes_on_where_no_thread_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with Progress("pictures", 3) as bar:
+        bar.step(2)
+    assert bar.line().startswith("pictures: 2/3")
 
 
 def test_usage_errors_are_json_too(capsys: pytest.CaptureFixture[str]) -> None:
