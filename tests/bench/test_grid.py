@@ -161,11 +161,18 @@ def small(recipe: dict[str, Any]) -> None:
     recipe["defences"] = {"nothing": {}, "published": {"method": "tbar", "samples": 64, "epochs": 1, "validation": 60}}
 
 
-def test_a_small_real_grid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    recipe, out = write(tmp_path, small), tmp_path / "out"
-    assert run(["bench", str(recipe), "--out", str(out), "--workers", "1", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Recipe and output of a small grid that the local engine ran."""
+    place = tmp_path_factory.mktemp("grid")
+    recipe, out = write(place, small), place / "out"
+    told = bench(recipe=recipe, out=out, workers=1)
     assert (told["finished"], told["failed"], told["missing"]) == (4, [], [])
+    return recipe, out
+
+
+def test_a_small_real_grid(finished: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    recipe, out = finished
     rows = {r.get("defence", r["attack"]): r for r in map(json.loads, (out / "results.jsonl").read_text().splitlines())}
     assert set(rows) == {"none", "badnets", "nothing", "published"}
     assert rows["badnets"]["poisoned"] == 90 and rows["badnets"]["images"] == 300
@@ -182,7 +189,9 @@ def test_a_small_real_grid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert not list(out.glob("*/*/.work"))
     stamp = {p: p.stat().st_mtime_ns for p in out.glob("*/*/result.json")}
     assert bench(recipe=recipe, out=out, dry_run=True)["finished"] == 4
-    assert bench(recipe=recipe, out=out)["finished"] == 4
+    assert run(["bench", str(recipe), "--out", str(out), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["finished"], told["failed"], told["missing"]) == (4, [], [])
     assert {p: p.stat().st_mtime_ns for p in out.glob("*/*/result.json")} == stamp, "finished cells are not run again"
 
 
@@ -244,14 +253,13 @@ def test_a_killed_grid_goes_on_and_leaves_no_workers(tmp_path: Path) -> None:
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
-def test_ray_runs_the_same_cells(tmp_path: Path) -> None:
+def test_ray_runs_the_same_cells(finished: tuple[Path, Path], tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    recipe = write(tmp_path, small)
-    bench(recipe=recipe, out=tmp_path / "local", workers=1)
+    recipe, local = finished
     found = bench(recipe=recipe, out=tmp_path / "ray", engine="ray", workers=1)
     assert (found["finished"], found["failed"]) == (4, [])
 
     def rates(folder: Path) -> list[Any]:
         return [json.loads(line)["after"] for line in (folder / "results.jsonl").read_text().splitlines()]
 
-    assert rates(tmp_path / "ray") == rates(tmp_path / "local")
+    assert rates(tmp_path / "ray") == rates(local)

@@ -136,7 +136,7 @@ def unlearn(room: Room) -> None:
 def scan(room: Room) -> None:
     """One inverter, as many of its steps as it takes to have gone through all rounds."""
     clip = room.model()
-    with _few_steps():
+    with few_steps():
         found = unbackdoor.scan(model=clip, data=pictures(clip), inverters=["patch"], out=room.place / "scan")
     assert len(found["inverters"]) == 1 and (room.place / "scan" / "finding.json").is_file()
 
@@ -239,7 +239,7 @@ def _saved(room: Room) -> Path:
 
 
 @contextmanager
-def _few_steps() -> Iterator[None]:
+def few_steps() -> Iterator[None]:
     whole = guided.GuidedConfig
     guided.GuidedConfig = partial(whole, passes=8, least=2, finalists=2, measured=4)  # type: ignore[assignment,misc]
     try:
