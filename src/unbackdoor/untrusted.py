@@ -23,6 +23,8 @@ CONFIG_BYTES = 16 << 20  # of a configuration, a recipe, a finding, a list of na
 DEEPEST = 64  # levels of nesting
 # transformers writes 10³⁰ (31 digits) where a length has no limit.
 _LONGEST_NUMBER = 40
+# How JSON writes half of a pair of UTF-16: no file's name, no token and no line of output can hold one alone.
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 _MOST_NODES = 1_000_000  # of a YAML document once its aliases are written out
 # Windows keeps these names for devices, whatever follows the first dot.
 _DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
@@ -112,7 +114,7 @@ def read_text(path: Path, limit: int = CONFIG_BYTES, *, inside: Path | None = No
 
 
 def parse_json(text: str | bytes, what: str, *, unique: bool = False) -> Any:
-    """JSON of a stranger: no deeper than `DEEPEST` levels, no endless numbers, no NaN.
+    """JSON of a stranger: no deeper than `DEEPEST` levels, no endless numbers, no NaN, no half characters.
 
     Args:
         what: where it stands, for the error.
@@ -132,6 +134,9 @@ def parse_json(text: str | bytes, what: str, *, unique: bool = False) -> Any:
         raise InputError(f"{what}: not readable JSON ({first_line(error)})") from None
     if _depth(value) > DEEPEST:
         raise InputError(f"{what}: JSON nested deeper than {DEEPEST} levels")
+    source = text if isinstance(text, str) else text.decode("utf-8", "replace")
+    if _HALF.search(source) and any(isinstance(item, str) and not _is_text(item) for item in _all(value)):
+        raise InputError(f"{what}: JSON with half of a character, which no text holds")
     return value
 
 
@@ -237,7 +242,18 @@ def _finite(text: str) -> float:
 
 
 def _check_numbers(value: Any) -> None:
-    """Refuse what JSON could not say, in YAML that is no larger than `read_yaml` lets pass."""
+    """Refuse what is no sound JSON either, in YAML that is no larger than `read_yaml` lets pass."""
+    for item in _all(value):
+        if isinstance(item, float) and not math.isfinite(item):
+            raise ValueError(f"the number {item} is not finite")
+        if isinstance(item, int) and abs(item) >= 10**_LONGEST_NUMBER:
+            raise ValueError("a whole number without end")
+        if isinstance(item, str) and not _is_text(item):
+            raise ValueError("half of a character, which no text holds")
+
+
+def _all(value: Any) -> Iterator[Any]:
+    """What a value holds, keys too, at any depth."""
     waiting = [value]
     while waiting:
         item = waiting.pop()
@@ -245,10 +261,16 @@ def _check_numbers(value: Any) -> None:
             waiting += [*item.keys(), *item.values()]
         elif isinstance(item, list | tuple):
             waiting += item
-        elif isinstance(item, float) and not math.isfinite(item):
-            raise ValueError(f"the number {item} is not finite")
-        elif isinstance(item, int) and abs(item) >= 10**_LONGEST_NUMBER:
-            raise ValueError("a whole number without end")
+        else:
+            yield item
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _constant(text: str) -> float:

@@ -58,14 +58,20 @@ def test_files_stay_inside_their_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["[" * 100_000, "[" * 65 + "]" * 65, "[" + "9" * 5000 + "]", "[NaN]", "[1e999]", "{", '{"a":1}x', "-" * 9, ""],
-)
+    [
+        "[" * 100_000, "[" * 65 + "]" * 65, "[" + "9" * 5000 + "]", "[NaN]", "[1e999]", "{", '{"a":1}x', "-" * 9, "",
+        '["\\ud800"]', '{"\\uDFFF": 1}', '[{"a": ["\\udc00\\ud83d"]}]',
+    ],
+)  # fmt: skip
 def test_json_that_no_sound_file_holds(text: str) -> None:
-    with pytest.raises(InputError):
-        parse_json(text, "there")
+    for form in (text, text.encode()):
+        with pytest.raises(InputError) as refusal:
+            parse_json(form, "there")
+        assert str(refusal.value).isprintable()
 
 
 def test_json_of_the_libraries_is_read() -> None:
+    assert parse_json(r'["\ud83d\ude00", "\\ud800"]', "x") == ["😀", r"\ud800"]
     assert parse_json('{"model_max_length": 1000000000000000019884624838656}', "x")["model_max_length"] > 1e29
 
 
@@ -89,6 +95,7 @@ BOMBS = {
     "date": "a: 2020-99-99",
     "key": "? [a]\n: 1",
     "cut": "a: {",
+    "half": 'a: "\\ud800"',
 }
 
 

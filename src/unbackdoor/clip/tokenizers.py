@@ -492,7 +492,7 @@ def _serialized(path: Path) -> bytes:
         growth *= _check_step(whole_file.get(key), key, f"{what}: {key}", 0)
     _check_growth(growth, what)
     kind = settings.pop("type", None) or _guess(model)
-    if kind not in _VOCABULARIES:
+    if not isinstance(kind, str) or kind not in _VOCABULARIES:
         raise InputError(f"{what}: the model type {str(kind)[:40]!r} is none of {', '.join(_VOCABULARIES)}")
     check_keys(settings, _VOCABULARIES[kind], f"{what}: model")
     rewritten = {
