@@ -353,6 +353,7 @@ def _change(holder: Any, key: Any, rng: random.Random, slots: list[tuple[Any, An
     elif kind == 5:
         holder[key] = rng.choice((str(value)[:200], [value] * 3, bool(value), 1 if value else 0.0))
     elif kind in (6, 7) and isinstance(value, int | float) and not isinstance(value, bool):
+        value = value % 10**60 if isinstance(value, int) else value  # longer ones have no float, and in the end no text
         holder[key] = rng.choice(
             (value + 1, value - 1, -value, value * 2, value * 1000, value // 2 if value else 1, float(value))
         )

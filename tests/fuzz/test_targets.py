@@ -10,7 +10,7 @@ import pytest
 from tests.fuzz import planted
 from tests.fuzz.__main__ import main
 from tests.fuzz.engine import Target, outcome, stored
-from tests.fuzz.mutate import LARGEST
+from tests.fuzz.mutate import LARGEST, mutate_json
 from tests.fuzz.targets import TARGETS
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -39,6 +39,11 @@ def test_a_mutator_takes_whatever_it_made(target: Target) -> None:
         different += data not in pool
         assert len(data) <= LARGEST + 64
     assert different > 20
+
+
+def test_numbers_too_long_for_a_float_can_be_changed() -> None:
+    rng, data = random.Random(1), b'{"a": 1' + b"0" * 4000 + b"}"
+    assert len({mutate_json(data, rng, [data]) for _ in range(400)}) > 200
 
 
 def test_what_is_planted_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
