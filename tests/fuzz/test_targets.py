@@ -42,8 +42,8 @@ def test_a_mutator_takes_whatever_it_made(target: Target) -> None:
 
 
 def test_numbers_too_long_for_a_float_can_be_changed() -> None:
-    rng, data = random.Random(1), b'{"a": 1' + b"0" * 4000 + b"}"
-    assert len({mutate_json(data, rng, [data]) for _ in range(400)}) > 200
+    rng, data = random.Random(1), b'{"a": 1' + b"0" * 400 + b"}"
+    assert len({mutate_json(data, rng, [data]) for _ in range(400)}) > 100
 
 
 def test_what_is_planted_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
