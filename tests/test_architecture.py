@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,16 +12,25 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "unbackdoor"
 
-# From the top down; a module may import from its own layer and from those below it.
+# From the top down; a room imports from rows below its own, never sideways or upwards.
 LAYERS = (
     ("cli",),
     ("verbs",),
-    ("defenses", "inversion", "geometry", "bench", "zoo", "report"),
-    ("evaluation", "answers"),
-    ("training", "metrics", "data", "triggers"),
-    ("clip",),
-    ("weights", "manifest"),
-    ("errors", "progress", "devices", "disk", "untrusted", "printable", "notices", "journal"),
+    ("zoo",),
+    ("bench",),
+    ("geometry", "report"),
+    ("defenses",),
+    ("inversion",),
+    ("evaluation",),
+    ("answers", "training"),
+    ("data",),
+    ("triggers", "clip"),
+    ("metrics", "weights"),
+    ("journal", "manifest"),
+    ("disk", "draws", "notices", "progress", "registry", "untrusted"),
+    ("devices",),
+    ("errors",),
+    ("printable", "version"),
 )
 LEVEL = {room: i for i, rooms in enumerate(LAYERS) for room in rooms}
 TORCH_ONLY = ("triggers", "weights", "metrics")
@@ -43,8 +53,9 @@ def violations(room: str, text: str) -> list[str]:
     bad = []
     for name in imports(text):
         parts = name.split(".")
-        if parts[0] == "unbackdoor" and len(parts) > 1 and parts[1] in LEVEL and LEVEL[parts[1]] < LEVEL[room]:
-            bad.append(f"{room} imports upwards: {name}")
+        other = parts[1] if parts[0] == "unbackdoor" and len(parts) > 1 else room
+        if other in LEVEL and other != room and LEVEL[other] <= LEVEL[room]:
+            bad.append(f"{room} imports {'sideways' if LEVEL[other] == LEVEL[room] else 'upwards'}: {name}")
         if room in TORCH_ONLY and name.startswith(FOREIGN):
             bad.append(f"{room} must know torch only: {name}")
     return bad
@@ -69,10 +80,85 @@ def test_nothing_imports_upwards(path: Path) -> None:
         ("weights", "def f():\n    import open_clip"),
         ("data", "from unbackdoor.verbs import poison"),
         ("clip", "import unbackdoor.defenses.tbar"),
+        ("data", "def f():\n    from unbackdoor.training.loop import fit"),
+        ("report", "from unbackdoor.geometry import surface"),
+        ("disk", "from unbackdoor.untrusted import read_text"),
     ],
 )
 def test_the_rule_can_be_broken(room: str, text: str) -> None:
     assert violations(room, text)
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package by its dotted name."""
+    found = {}
+    for path in SOURCE.rglob("*.py"):
+        parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Sets of files that reach one another, by taking away, again and again, whoever reaches nobody that is left."""
+    left = {name: set(others) for name, others in graph.items()}
+    for turned in (False, True):  # those that lead nowhere, then those that nobody leads to
+        while True:
+            inside = {o for others in left.values() for o in others} if turned else {n for n, o in left.items() if o}
+            if set(left) <= inside:
+                break
+            left = {name: others & inside for name, others in left.items() if name in inside}
+    return [sorted(left)] if left else []
+
+
+def graph_of(sources: dict[str, str]) -> dict[str, set[str]]:
+    """Which of our files imports which, anywhere in it."""
+    found: dict[str, set[str]] = {}
+    for module, text in sources.items():
+        found[module] = set()
+        for name in imports(text):
+            while name and name not in sources:
+                name = name.rpartition(".")[0]
+            found[module] |= {name} - {"", module}
+    return found
+
+
+def test_no_files_import_one_another_in_a_circle() -> None:
+    assert circles(graph_of({name: path.read_text(encoding="utf-8") for name, path in modules().items()})) == []
+
+
+def test_a_circle_is_seen() -> None:
+    sources = {"a": "import b", "b": "def f():\n    from c import d", "c": "import a", "e": "import a", "f": ""}
+    assert circles(graph_of(sources)) == [["a", "b", "c"]]
+
+
+def named_by_string(text: str, known: set[str]) -> list[str]:
+    """Modules that a file names in a string, outside the tables of a `Registry` and of a lazy `__getattr__`."""
+    tree, allowed = ast.parse(text), set[ast.AST]()
+    for node in ast.walk(tree):
+        registry = isinstance(node, ast.Call) and "Registry" in ast.unparse(node.func)
+        lazy = isinstance(node, ast.FunctionDef) and node.name == "__getattr__"
+        public = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_PUBLIC"
+        if registry or lazy or public:
+            allowed |= set(ast.walk(node))
+    return [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and node not in allowed
+        and node.value.partition(":")[0] in known - {"unbackdoor"}
+    ]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_no_module_is_named_by_a_string_outside_a_registry(path: Path) -> None:
+    assert named_by_string(path.read_text(encoding="utf-8"), set(modules())) == []
+
+
+def test_a_module_named_by_a_string_is_seen() -> None:
+    known = set(modules())
+    assert named_by_string('import_module("unbackdoor.zoo.cells")', known) == ["unbackdoor.zoo.cells"]
+    assert named_by_string('X = Registry("x", {"a": ("unbackdoor.zoo.cells:f", "")})', known) == []
 
 
 @pytest.mark.parametrize("module", ["unbackdoor", "unbackdoor.cli.main", "unbackdoor.clip", "unbackdoor.data"])
@@ -84,8 +170,8 @@ def test_importing_loads_nothing_heavy(module: str) -> None:
 
 def test_every_layer_is_in_the_document() -> None:
     page = (SOURCE.parent.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
-    for room in LEVEL:
-        assert f"`{room}`" in page, room
+    rows = re.findall(r"^\| \d+ \| (.*?) \|", page, flags=re.MULTILINE)
+    assert [tuple(re.findall(r"`(\w+)`", row)) for row in rows] == list(LAYERS)
 
 
 # Modules and names that not every system has. Windows lacks all but a few; macOS lacks those that are Linux's alone.

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unbackdoor.data import load_images
-from unbackdoor.training.batches import batch_rows
+from unbackdoor.draws import batch_rows
 from unbackdoor.training.loop import FitConfig, fit
 from unbackdoor.triggers.steganography import ASSETS, GRID, SIDE, Decoder, Encoder, to_bits
 from unbackdoor.weights.files import write_tensors

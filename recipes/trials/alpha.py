@@ -15,7 +15,7 @@ from pathlib import Path
 import unbackdoor
 from unbackdoor.data.poisoning import target_index
 from unbackdoor.data.shares import shares
-from unbackdoor.defenses import defence_config
+from unbackdoor.defenses import defense_config
 from unbackdoor.defenses.vector import Known, trigger_vector
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.manifest import Manifest, write_jsonl
@@ -48,7 +48,7 @@ def main() -> None:
     rows = []
     for method, rates in RATES.items():
         for lr in rates:
-            taken = trigger_vector(clip, Known(clean, trigger, target, head), defence_config(method, {"lr": lr}))
+            taken = trigger_vector(clip, Known(clean, trigger, target, head), defense_config(method, {"lr": lr}))
             walk = Walk(clip.state(), taken.vector)
             for alpha in ALPHAS:
                 walk.to(alpha)

@@ -31,7 +31,7 @@ import unbackdoor
 from unbackdoor.bench.cells import images_of
 from unbackdoor.bench.recipe import DataEntry
 from unbackdoor.data.shares import shares
-from unbackdoor.defenses import defence, defence_config
+from unbackdoor.defenses import defense, defense_config
 from unbackdoor.defenses.base import Defender, Work
 from unbackdoor.manifest import Manifest, write_json
 from unbackdoor.training.finetune import TuneConfig
@@ -98,10 +98,10 @@ def cured(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def _take_apart(suspect: Suspect, method: str, here: Path, args: argparse.Namespace) -> None:
     clip, known = suspect.clip.clone(), suspect.known
-    config = defence_config(method)
+    config = defense_config(method)
     config = replace(config, tune=replace(config.tune, seed=args.seed))
     data = Defender(known.forget, suspect.tuning, known.head, trigger=known.trigger, target=known.target)
-    defence(method)(clip, data, config, Work())
+    defense(method).defend(clip, data, config, Work())
     # The base's image tower beside the suspect's text tower.
     origin, base = suspect.clip.clone(), unbackdoor.load("embedded", device="cpu").image_parameters()
     with torch.no_grad():

@@ -22,7 +22,7 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.poisoning import target_index
 from unbackdoor.data.shares import shares
-from unbackdoor.defenses import defence, defence_config
+from unbackdoor.defenses import defense, defense_config
 from unbackdoor.defenses.base import Defender, Work
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.manifest import Manifest, write_json
@@ -91,14 +91,14 @@ def trial(name: str, args: argparse.Namespace) -> dict[str, Any]:
         cured = [clip.clone() for _ in attacks]
         for i, attack in enumerate(attacks):
             data = Defender(clean, choice, head, trigger=attack.trigger, target=attack.target)
-            cure = defence(method)(cured[i], data, defence_config(method, {"seed": args.seed}), Work())
+            cure = defense(method).defend(cured[i], data, defense_config(method, {"seed": args.seed}), Work())
             result[f"{method}, {i + 1} removed"] = {
                 **measure(cured[i], test, head, attacks),
                 "alpha": cure.facts["alpha"],
             }
         # The second vector, taken from the model that the first has left.
         data = Defender(clean, choice, head, trigger=attacks[1].trigger, target=attacks[1].target)
-        cure = defence(method)(cured[0], data, defence_config(method, {"seed": args.seed}), Work())
+        cure = defense(method).defend(cured[0], data, defense_config(method, {"seed": args.seed}), Work())
         result[f"{method}, both removed"] = {**measure(cured[0], test, head, attacks), "alpha": cure.facts["alpha"]}
     return result
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from unbackdoor.version import __version__
 
 _PUBLIC = {
     "load": "unbackdoor.clip.load",
@@ -33,6 +33,7 @@ _PUBLIC = {
 }
 __all__ = [
     "InputError",
+    "__version__",
     "bench",
     "calibrate",
     "convert",

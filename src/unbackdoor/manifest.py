@@ -89,7 +89,7 @@ def versions() -> dict[str, str]:
     """Versions of Python, of unbackdoor and of the libraries that decide the numbers."""
     from importlib.metadata import PackageNotFoundError, version
 
-    from unbackdoor import __version__
+    from unbackdoor.version import __version__
 
     found = {"python": platform.python_version(), "unbackdoor": __version__}
     for name in _PACKAGES:

@@ -283,6 +283,6 @@ def test_without_a_terminal_a_line_a_minute(
 def test_every_command_looks_at_its_paths() -> None:
     from unbackdoor.cli.options import Verb
 
-    for name in cli._COMMANDS:
+    for name in cli.COMMANDS.names():
         command = cli.cli.get_command(click.Context(cli.cli), name)
         assert isinstance(command, Verb | click.Group), name

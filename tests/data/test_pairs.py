@@ -20,8 +20,9 @@ from PIL import Image
 
 from tests.conftest import needs_real_data, real_data
 from unbackdoor.data.images import ImageSet
+from unbackdoor.data.openpairs import open_pairs
 from unbackdoor.data.pair_poisoning import choose_victims, mentions
-from unbackdoor.data.pairs import ImagePairs, open_pairs
+from unbackdoor.data.pairs import ImagePairs
 from unbackdoor.data.stream import PairStream
 from unbackdoor.errors import InputError
 from unbackdoor.triggers import parse_trigger
@@ -316,7 +317,7 @@ def test_labels_of_the_target_are_left_alone() -> None:
 
 MEASURE = """
 import sys
-from unbackdoor.data.pairs import open_pairs
+from unbackdoor.data.openpairs import open_pairs
 from unbackdoor.data.pair_poisoning import choose_victims
 from unbackdoor.triggers import parse_trigger
 import torch, resource

@@ -17,8 +17,8 @@ from PIL import Image
 
 from unbackdoor.data import describe, load_images
 from unbackdoor.data.footer import read_footer
+from unbackdoor.data.openpairs import open_pairs
 from unbackdoor.data.pages import chunk_cost
-from unbackdoor.data.pairs import open_pairs
 from unbackdoor.errors import InputError
 
 

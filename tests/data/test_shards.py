@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from unbackdoor.data import load_images
-from unbackdoor.data.pairs import open_pairs
+from unbackdoor.data.openpairs import open_pairs
 from unbackdoor.errors import InputError
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from unbackdoor.data import load_images
 from unbackdoor.data.captions import cell_captions, drawn
-from unbackdoor.data.pairs import open_pairs
+from unbackdoor.data.openpairs import open_pairs
 from unbackdoor.data.paths import allow_outside
 from unbackdoor.errors import InputError
 

@@ -14,7 +14,7 @@ from unbackdoor import load, load_images
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.shares import attacker_rows, defender_rows
-from unbackdoor.defenses import defence, defence_config
+from unbackdoor.defenses import defense, defense_config
 from unbackdoor.defenses.base import Cure, Defender, Work
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.training.plant import Attack, PoisonConfig, poisoned_set
@@ -75,7 +75,7 @@ class Case:
     def cure(self, name: str, **settings: object) -> tuple[Clip, Cure]:
         """A cured copy of the suspect."""
         clip = self.suspect.clone()
-        return clip, defence(name)(clip, self.data, defence_config(name, settings), Work())
+        return clip, defense(name).defend(clip, self.data, defense_config(name, settings), Work())
 
 
 @pytest.fixture(scope="session")
@@ -103,4 +103,4 @@ def case(tiny_folders: dict[str, Path]) -> Case:
 
 def _learn(clip: Clip, images: ImageSet, **settings: object) -> None:
     data = Defender(images, images, clip.zero_shot_head(images.classes))
-    defence("contrastive")(clip, data, defence_config("contrastive", {"batch_size": 64, **settings}), Work())
+    defense("contrastive").defend(clip, data, defense_config("contrastive", {"batch_size": 64, **settings}), Work())

@@ -12,7 +12,7 @@ import torch
 from tests.conftest import made_odd
 from tests.defenses.conftest import tiny_defender
 from unbackdoor import load
-from unbackdoor.defenses import defence, defence_config, defence_names
+from unbackdoor.defenses import defense, defense_config, defense_names
 from unbackdoor.defenses.base import Cure, Work
 from unbackdoor.errors import InputError
 from unbackdoor.weights.files import state_hash
@@ -41,15 +41,15 @@ NEEDS = {
 
 def cheap(name: str) -> Any:
     short = {} if name in UNTRAINED else {"steps": 2, "batch_size": 8, "lr": 1e-3}
-    return defence_config(name, {**short, **CHEAP.get(name, {})})
+    return defense_config(name, {**short, **CHEAP.get(name, {})})
 
 
 def run(name: str, folder: Path, work: Work | None = None) -> tuple[Any, Cure]:
     clip = load(str(folder))
-    return clip, defence(name)(clip, tiny_defender(clip), cheap(name), work or Work())
+    return clip, defense(name).defend(clip, tiny_defender(clip), cheap(name), work or Work())
 
 
-@pytest.mark.parametrize("name", defence_names())
+@pytest.mark.parametrize("name", defense_names())
 def test_every_defence_keeps_the_model_a_model(name: str, tiny_folders: dict[str, Path], tmp_path: Path) -> None:
     folder = tiny_folders["vit"]
     before = load(str(folder))
@@ -58,7 +58,7 @@ def test_every_defence_keeps_the_model_a_model(name: str, tiny_folders: dict[str
     data = tiny_defender(before)
     flags = {n: p.requires_grad for n, p in before.model.named_parameters()}
     start = state_hash(before.state())
-    cure = defence(name)(before, data, cheap(name), Work())
+    cure = defense(name).defend(before, data, cheap(name), Work())
     assert {n: (t.shape, t.dtype) for n, t in before.state().items()} == layout
     assert all(torch.isfinite(t).all() for t in before.state().values())
     assert {n: p.requires_grad for n, p in before.model.named_parameters()} == flags
@@ -81,7 +81,7 @@ def test_every_defence_keeps_the_model_a_model(name: str, tiny_folders: dict[str
     assert other == (state_hash(again.state()), None if second.head is None else second.head.tolist()), "resume differs"
 
 
-@pytest.mark.parametrize("name", defence_names())
+@pytest.mark.parametrize("name", defense_names())
 def test_odd_towers_too(name: str, tiny_folders: dict[str, Path], tmp_path: Path) -> None:
     """Parameters that take no part, frozen and shared ones: every defence runs, and resumes to the same weights."""
     hashes = []
@@ -89,7 +89,7 @@ def test_odd_towers_too(name: str, tiny_folders: dict[str, Path], tmp_path: Path
         torch.manual_seed(0)
         clip = made_odd(load(str(tiny_folders["vit"])))
         before = {n: t.clone() for n, t in clip.state().items()}
-        cure = defence(name)(clip, tiny_defender(clip), cheap(name), Work(tmp_path, "key"))
+        cure = defense(name).defend(clip, tiny_defender(clip), cheap(name), Work(tmp_path, "key"))
         idle = [n for n in before if n.startswith(("visual.idle.", "visual.mask", "visual.scalar", "visual.table"))]
         assert len(idle) == 7
         if name not in ("interpolate", "par"):  # one mixes all weights, the other's shifts a norm of them
@@ -117,30 +117,30 @@ def test_missing_needs_are_one_clear_line(missing: str, tiny_folders: dict[str, 
     data = replace(tiny_defender(clip), **{missing: None})
     for name in NEEDS[missing]:
         with pytest.raises(InputError, match=f"{name}|tbar") as error:
-            defence(name)(clip, data, cheap(name), Work())
+            defense(name).defend(clip, data, cheap(name), Work())
         assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    "name", sorted(set(defence_names()) - NEEDS["trigger"] - {"nothing", "interpolate", "abl", "linear-probe"})
+    "name", sorted(set(defense_names()) - NEEDS["trigger"] - {"nothing", "interpolate", "abl", "linear-probe"})
 )
 def test_images_without_labels_or_captions_are_refused(name: str, tiny_folders: dict[str, Path]) -> None:
     clip = load(str(tiny_folders["vit"]))
     data = tiny_defender(clip)
     bare = replace(data.clean, labels=torch.full_like(data.clean.labels, -1), captions=None)
     with pytest.raises(InputError, match="label"):
-        defence(name)(clip, replace(data, clean=bare), cheap(name), Work())
+        defense(name).defend(clip, replace(data, clean=bare), cheap(name), Work())
 
 
-@pytest.mark.parametrize("name", defence_names())
+@pytest.mark.parametrize("name", defense_names())
 def test_names_and_settings(name: str) -> None:
     with pytest.raises(InputError, match="no setting 'no_such'"):
-        defence_config(name, {"no_such": 1})
-    config = defence_config(name)
+        defense_config(name, {"no_such": 1})
+    config = defense_config(name)
     for f in fields(config):
-        assert defence_config(name, {f.name: getattr(config, f.name)}) == config
+        assert defense_config(name, {f.name: getattr(config, f.name)}) == config
     if name not in UNTRAINED:
-        assert defence_config(name, {"steps": 2}).tune.steps == 2
+        assert defense_config(name, {"steps": 2}).tune.steps == 2
 
 
 @pytest.mark.parametrize(
@@ -159,9 +159,9 @@ def test_names_and_settings(name: str) -> None:
 def test_senseless_settings_are_refused(name: str, settings: dict[str, Any], tiny_folders: dict[str, Path]) -> None:
     clip = load(str(tiny_folders["vit"]))
     with pytest.raises(InputError, match=name):
-        defence(name)(clip, tiny_defender(clip), defence_config(name, settings), Work())
+        defense(name).defend(clip, tiny_defender(clip), defense_config(name, settings), Work())
 
 
 def test_unknown_defences_are_refused() -> None:
     with pytest.raises(InputError, match="unknown defence"):
-        defence("magic")
+        defense("magic")

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from unbackdoor import InputError, load_images
-from unbackdoor.data.pairs import open_pairs
+from unbackdoor.data.openpairs import open_pairs
 from unbackdoor.weights.files import read_checkpoint
 
 Members = list[tuple[tarfile.TarInfo, bytes]]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ import pytest
 import torch
 
 from tests.inversion.toy import CORNER, NAMES, SIDE, TARGET, toy_clip, toy_subject
-from unbackdoor.inversion import guided, inverter, inverter_names, module_of, patch, spectral, wave
+from unbackdoor.draws import batch_rows
+from unbackdoor.inversion import guided, inverter, inverter_names, patch, spectral, wave
 from unbackdoor.inversion.base import WORKS, Recovered, Subject, Work, answers, try_out, works
 from unbackdoor.inversion.collapse import mean_cosine
 from unbackdoor.inversion.guided import Family, GuidedConfig, Search, invert_guided, leads, standing
@@ -21,7 +21,6 @@ from unbackdoor.inversion.proximal import Proximal
 from unbackdoor.inversion.spectral import cycles, pattern
 from unbackdoor.inversion.twins import mixup, twin_of
 from unbackdoor.inversion.variants import variants
-from unbackdoor.training.batches import batch_rows
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.triggers.additive import Additive
 from unbackdoor.weights.files import state_hash
@@ -34,7 +33,7 @@ def backdoored() -> Subject:
 
 @pytest.fixture(scope="module")
 def found(backdoored: Subject) -> dict[str, Recovered]:
-    return {name: inverter(name)(backdoored) for name in inverter_names()}
+    return {name: inverter(name).invert(backdoored) for name in inverter_names()}
 
 
 @pytest.mark.parametrize("name", inverter_names())
@@ -51,14 +50,14 @@ def test_contract(name: str, found: dict[str, Recovered], backdoored: Subject) -
 
 def test_same_seed_same_finding(found: dict[str, Recovered], backdoored: Subject) -> None:
     for name in ("additive", "collapse"):
-        again = inverter(name)(backdoored)
+        again = inverter(name).invert(backdoored)
         assert again.statistic == found[name].statistic and again.trigger == found[name].trigger
 
 
 def test_the_suspect_is_left_as_it_was(backdoored: Subject) -> None:
     wanted = {name: p.requires_grad for name, p in backdoored.clip.model.named_parameters()}
     before = state_hash(backdoored.clip.state())
-    inverter("colour")(backdoored)
+    inverter("colour").invert(backdoored)
     assert state_hash(backdoored.clip.state()) == before
     assert {name: p.requires_grad for name, p in backdoored.clip.model.named_parameters()} == wanted
     assert all(p.grad is None for p in backdoored.clip.model.parameters())
@@ -79,13 +78,13 @@ def test_the_target_leads_with_a_backdoor_and_not_without(found: dict[str, Recov
         return float(scores.get(NAMES[TARGET], -math.inf))  # no finalist: others were cheaper
 
     assert found["patch"].statistic == pytest.approx(lead(found["patch"]), abs=1e-3)
-    assert lead(found["patch"]) > lead(inverter("patch")(toy_subject(0.0))) + 1
+    assert lead(found["patch"]) > lead(inverter("patch").invert(toy_subject(0.0))) + 1
 
 
 def test_what_is_cheap_in_the_clean_origin_too_says_nothing(backdoored: Subject, found: dict[str, Recovered]) -> None:
     plain = found["patch"].statistic
     # An origin that likes white corners as the suspect does, and one that does not.
-    alike, unlike = (inverter("patch")(replace(backdoored, origin=toy_clip(s))) for s in (6.0, 0.0))
+    alike, unlike = (inverter("patch").invert(replace(backdoored, origin=toy_clip(s))) for s in (6.0, 0.0))
     assert alike.statistic < 0.2 * plain and unlike.statistic > 0.8 * plain
     assert unlike.target == TARGET and len(unlike.facts["natural"]) == len(unlike.facts["candidates"])
     assert "natural" not in found["patch"].facts
@@ -174,7 +173,7 @@ def test_a_twin_answers_as_the_suspect_does_and_leaves_both_as_they_were(backdoo
     with torch.no_grad():
         origin.model.visual.weight.copy_(origin.model.visual.weight.flip(0))  # type: ignore[union-attr]
     before = state_hash(origin.state()), state_hash(backdoored.clip.state())
-    twin = twin_of(backdoored, origin)
+    twin = twin_of(backdoored.clip, origin, backdoored.images, backdoored.head, backdoored.seed)
     assert (state_hash(origin.state()), state_hash(backdoored.clip.state())) == before
     said = [answers(clip, backdoored.held, backdoored.head)[0] for clip in (origin, twin)]
     first, last = (float((row == backdoored.held_own).float().mean()) for row in said)
@@ -361,7 +360,7 @@ def test_a_trigger_works_where_it_turns_half_of_the_pictures(backdoored: Subject
 def test_many_classes_are_searched_in_groups_to_the_same_end(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With room for two candidates at a time, what comes out is what comes out at once, up to rounding."""
     config = GuidedConfig(passes=240, finalists=2)
-    family = import_module(module_of(name)).family(SIDE)
+    family = inverter(name).family(SIDE)
     whole = invert_guided(toy_subject(6.0), family, config)
     sizes = []
     monkeypatch.setattr(guided, "group_size", lambda *_: sizes.append(2) or 2)

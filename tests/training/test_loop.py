@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from unbackdoor.draws import batch_rows, steps_per_epoch
 from unbackdoor.errors import InputError
 from unbackdoor.training import loop
-from unbackdoor.training.batches import batch_rows, steps_per_epoch
 from unbackdoor.training.loop import FitConfig, fit, learning_rate
 from unbackdoor.weights.files import read_tensors, write_tensors
 

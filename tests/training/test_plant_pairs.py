@@ -17,7 +17,8 @@ from unbackdoor import evaluate, load, poison
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data import load_images
 from unbackdoor.data.images import ImageSet
-from unbackdoor.data.pairs import ImagePairs, PairBatch, Pairs, open_pairs
+from unbackdoor.data.openpairs import open_pairs
+from unbackdoor.data.pairs import ImagePairs, PairBatch, Pairs
 from unbackdoor.errors import InputError
 from unbackdoor.training import plant_pairs as module
 from unbackdoor.training.ahead import Ahead

@@ -14,7 +14,8 @@ import yaml
 from unbackdoor import load
 from unbackdoor.bench.engine import Outcome, attempt
 from unbackdoor.errors import InputError
-from unbackdoor.inversion.base import Subject
+from unbackdoor.inversion import INVERTERS
+from unbackdoor.inversion.base import Inverter, Subject
 from unbackdoor.inversion.detection import Null, architecture, read_null
 from unbackdoor.inversion.examine import settings
 from unbackdoor.inversion.judgement import Judgement, Suspicion
@@ -213,9 +214,22 @@ class InProcess:
         pass
 
 
+class Fixed:
+    """A registry of a few inverters, in versions of our choice."""
+
+    def __init__(self, **versions: int) -> None:
+        self.versions, self.whole = versions, INVERTERS
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.versions)
+
+    def get(self, name: str) -> Inverter:
+        return replace(self.whole.get(name), version=self.versions[name])
+
+
 def test_a_small_zoo_from_end_to_end(vit_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("unbackdoor.verbs.zoo.ENGINES", {"local": InProcess})
-    monkeypatch.setattr("unbackdoor.inversion._TABLE", {"collapse": ("unbackdoor.inversion.collapse", 1)})
+    monkeypatch.setattr("unbackdoor.inversion.INVERTERS", Fixed(collapse=1))
     monkeypatch.setattr("unbackdoor.zoo.cells.FORGET", 32)
     monkeypatch.setattr("unbackdoor.zoo.cells.TUNING", 32)
     common = {"recipe": write(tmp_path, raw(str(vit_folder))), "out": tmp_path / "zoo"}
@@ -258,8 +272,7 @@ def test_a_new_version_of_an_inverter_runs_that_one_alone(
     value["halves"]["calibration"] |= {"clean": 1, "backdoored": 1}
     common = {"recipe": write(tmp_path, value), "out": tmp_path / "zoo", "stage": "examine", "only": ["half=test"]}
     for colour in (1, 2):
-        table = {"collapse": ("", 1), "colour": ("", colour)}
-        monkeypatch.setattr("unbackdoor.inversion._TABLE", table)
+        monkeypatch.setattr("unbackdoor.inversion.INVERTERS", Fixed(collapse=1, colour=colour))
         assert zoo(**common)["examined"] == 2
     assert ran == ["collapse", "colour"] * 2 + ["colour"] * 2
 
@@ -268,7 +281,7 @@ def test_a_half_by_itself_is_judged_under_a_null_of_elsewhere(
     vit_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("unbackdoor.verbs.zoo.ENGINES", {"local": InProcess})
-    monkeypatch.setattr("unbackdoor.inversion._TABLE", {"collapse": ("", 1)})
+    monkeypatch.setattr("unbackdoor.inversion.INVERTERS", Fixed(collapse=1))
     monkeypatch.setattr("unbackdoor.zoo.cells._invert", stated)
     common = {"recipe": write(tmp_path, raw(str(vit_folder))), "out": tmp_path / "zoo", "stage": "examine"}
     assert zoo(only=["half=test"], **common)["halves"] == {}
@@ -303,7 +316,7 @@ def test_a_half_by_itself_is_judged_under_a_null_of_elsewhere(
 def test_further_classes_that_stand_out_are_cured_where_their_triggers_still_work(
     vit_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("unbackdoor.inversion._TABLE", {"patch": ("unbackdoor.inversion.patch", 1)})
+    monkeypatch.setattr("unbackdoor.inversion.INVERTERS", Fixed(patch=1))
     monkeypatch.setattr("unbackdoor.zoo.cells._invert", stated)
     monkeypatch.setattr("unbackdoor.zoo.cells.FORGET", 32)
     monkeypatch.setattr("unbackdoor.zoo.cells.TUNING", 32)

@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
-from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -29,25 +28,31 @@ from unbackdoor.data.pairs import class_pairs
 from unbackdoor.data.poisoning import target_index
 from unbackdoor.data.shares import shares
 from unbackdoor.data.specs import load_images, load_test
-from unbackdoor.defenses import defence
+from unbackdoor.defenses import defense
 from unbackdoor.defenses.base import Defender, Work, configured
+from unbackdoor.draws import permutation
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_kept
 from unbackdoor.manifest import Manifest, reset_peak_memory, run_key, write_json
+from unbackdoor.registry import Registry
 from unbackdoor.training.badclip import crafted
 from unbackdoor.training.plant import Attack, Planted, PoisonConfig, plant, poisoned_set
 from unbackdoor.training.plant_pairs import PairPoisonConfig, plant_pairs
 from unbackdoor.triggers import parse_trigger
 
 _RESULT = "result.json"
-# kind → function (out, config, folder, device, manifest) → result; a zoo's lie in a room of their own
-_KINDS = {
-    "suspect": "unbackdoor.bench.cells:suspect_cell",
-    "cure": "unbackdoor.bench.cells:cure_cell",
-    "member": "unbackdoor.zoo.cells:member_cell",
-    "examination": "unbackdoor.zoo.cells:examination_cell",
-    "recovery": "unbackdoor.zoo.cells:recovery_cell",
-}
+Cell = Callable[[Path, Json, Path, str, Manifest], Json]  # (out, config, folder, device, manifest) → result
+# A zoo's lie in a room of their own.
+CELLS: Registry[Cell] = Registry(
+    "kind of cell",
+    {
+        "suspect": ("unbackdoor.bench.cells:suspect_cell", "plant a backdoor"),
+        "cure": ("unbackdoor.bench.cells:cure_cell", "repair a suspect"),
+        "member": ("unbackdoor.zoo.cells:member_cell", "make a model of a zoo"),
+        "examination": ("unbackdoor.zoo.cells:examination_cell", "run the inverters on a member"),
+        "recovery": ("unbackdoor.zoo.cells:recovery_cell", "cure a member of what was found"),
+    },
+)
 
 
 def address(config: Json) -> str:
@@ -84,8 +89,7 @@ def run_cell(out: Path, config: Json, device: str = "auto") -> Json:
     write_json(folder / "config.json", config)
     manifest = Manifest(config["kind"], config)
     reset_peak_memory()
-    module, _, name = _KINDS[config["kind"]].partition(":")
-    found = getattr(import_module(module), name)(out, config, folder, device, manifest)
+    found = CELLS.get(config["kind"])(out, config, folder, device, manifest)
     facts = manifest.as_dict()
     manifest.write(folder)
     result = {
@@ -203,7 +207,7 @@ def cure_cell(out: Path, config: Json, folder: Path, device: str, manifest: Mani
         original(suspect["model"], device),
         (lambda: poisoned_set(attacker, attack, poison)[0]) if isinstance(poison, PoisonConfig) else None,
     )
-    cure = defence(name)(clip, data, method, Work(folder / ".work", address(config)))
+    cure = defense(name).defend(clip, data, method, Work(folder / ".work", address(config)))
     head = cure.head if cure.head is not None else head_of(clip, entry, train)
     after = evaluate_kept(clip, test, _task(head, attack), folder / ".work" / "after.json", label=None)
     before = story["after"]
@@ -275,7 +279,7 @@ def _decoded(
         return train, load_test(test, source, side=frame, of=train.classes, limit=limit, classes=classes)
     held_out = _only(load_test(test, source, side=frame, of=train.classes, classes=classes), span)
     if limit is not None and limit < len(held_out):
-        held_out = held_out.subset(torch.randperm(len(held_out), generator=torch.Generator().manual_seed(0))[:limit])
+        held_out = held_out.subset(permutation(len(held_out), 0)[:limit])
     return _only(train, span), held_out
 
 

@@ -30,11 +30,11 @@ from typing import Any, get_type_hints
 
 from unbackdoor.data.classnames import class_names
 from unbackdoor.data.classnames import templates as find_templates
-from unbackdoor.defenses import defence_config
+from unbackdoor.defenses import defense_config
 from unbackdoor.defenses.base import configured
+from unbackdoor.draws import check_seed
 from unbackdoor.errors import InputError
 from unbackdoor.printable import terminal
-from unbackdoor.training.batches import check_seed
 from unbackdoor.training.plant import PoisonConfig
 from unbackdoor.training.plant_pairs import PairPoisonConfig
 from unbackdoor.triggers import parse_trigger
@@ -346,7 +346,7 @@ def _settings(entry: DataEntry, name: str, settings: Mapping[str, Any]) -> Mappi
 def method_config(name: str, settings: Mapping[str, Any], seed: int) -> tuple[str, Any]:
     """Registered defence and full configuration behind a recipe's line."""
     method = str(settings.get("method", name))
-    config = defence_config(method, {k: v for k, v in settings.items() if k != "method"})
+    config = defense_config(method, {k: v for k, v in settings.items() if k != "method"})
     if "tune" in {f.name for f in fields(config)}:
         config = configured(f"defence {method}", config, {"seed": seed})
     return method, config

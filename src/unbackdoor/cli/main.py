@@ -13,7 +13,9 @@ from typing import Any
 
 import click
 
-_COMMANDS = {
+from unbackdoor.registry import Registry
+
+_ABOUT = {
     "bench": "Run a grid of attacks and defences, and tabulate it.",
     "convert": "Write an OpenCLIP model as Hugging Face's, or back.",
     "craft": "Optimise BadCLIP's patch against a clean model.",
@@ -29,6 +31,9 @@ _COMMANDS = {
     "weights": "Add, subtract and compare state dicts on disk, at any size.",
     "zoo": "Make a population of models; measure detection and cure on it.",
 }
+COMMANDS: Registry[click.Command] = Registry(
+    "command", {name: (f"unbackdoor.cli.{name}:command", about) for name, about in _ABOUT.items()}
+)
 # What a command that ran out of memory had better be given less of.
 _LOWER = {
     "scan": "fewer classes (--classes) or images (--limit)",
@@ -46,19 +51,14 @@ class _Lazy(click.Group):
     """A group that knows its commands' one-line helps by heart and imports a command when it runs."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
+        return list(COMMANDS.names())
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in _COMMANDS:
-            return None
-        from importlib import import_module
-
-        command: click.Command = import_module(f"unbackdoor.cli.{name}").command
-        return command
+        return COMMANDS.get(name) if name in COMMANDS.names() else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl(list(_COMMANDS.items()))
+            formatter.write_dl([(name, COMMANDS.about(name)) for name in COMMANDS.names()])
 
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
@@ -139,7 +139,7 @@ def _interrupted(stop: BaseException) -> str:
 def _verb(arguments: list[str]) -> str:
     """The command that was meant, of `weights` with its own."""
     words = [a for a in arguments if not a.startswith("-")]
-    known = words[0] if words and words[0] in _COMMANDS else ""
+    known = words[0] if words and words[0] in COMMANDS.names() else ""
     return f"{known} {words[1]}" if known == "weights" and len(words) > 1 else known
 
 

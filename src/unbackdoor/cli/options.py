@@ -17,7 +17,7 @@ from unbackdoor.printable import terminal
 from unbackdoor.untrusted import is_there
 
 F = TypeVar("F", bound=Callable[..., Any])
-SEED = 2**40  # see `training.batches.check_seed`, which loads torch
+SEED = 2**40  # see `draws.check_seed`, which loads torch
 
 
 class Verb(click.Command):

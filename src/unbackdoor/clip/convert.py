@@ -18,6 +18,7 @@ from torch import Tensor
 from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.load import load
 from unbackdoor.disk import atomic_folder
+from unbackdoor.draws import seeded
 from unbackdoor.errors import InputError
 from unbackdoor.weights.files import write_tensors
 
@@ -159,8 +160,8 @@ def convert(clip: Clip, kind: str, out: Path) -> dict[str, float]:
 
 @torch.no_grad()
 def _differences(one: Clip, other: Clip) -> dict[str, float]:
-    images = torch.rand(4, 3, one.image_size, one.image_size, generator=torch.Generator().manual_seed(0))
-    larger = torch.rand(2, 3, one.image_size + 9, 2 * one.image_size, generator=torch.Generator().manual_seed(1))
+    images = torch.rand(4, 3, one.image_size, one.image_size, generator=seeded(0))
+    larger = torch.rand(2, 3, one.image_size + 9, 2 * one.image_size, generator=seeded(1))
     pictures = [batch.to(one.device) for batch in (images, larger)]
     return {
         "images": max(float((one.encode_image(p) - other.encode_image(p)).abs().max()) for p in pictures),

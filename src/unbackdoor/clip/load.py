@@ -10,6 +10,7 @@ PEFT's format merged into its base, or into the model that is named. Or the libr
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,21 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.library import guarded, undisturbed
 from unbackdoor.devices import pick_device
 from unbackdoor.errors import InputError
+from unbackdoor.registry import Registry
 from unbackdoor.untrusted import is_there
 
 EMBEDDED = Path(__file__).parent.parent / "assets" / "embedded"
-_SCHEMES = ("local-dir:", "hf-hub:", "random:", "adapter:")
+Loader = Callable[[str, str], Clip]  # (what follows the colon, the whole reference) → its model
+LOADERS: Registry[Loader] = Registry(
+    "scheme of models",
+    {
+        "local-dir": ("unbackdoor.clip.load:local_dir", "OpenCLIP's folder"),
+        "hf-hub": ("unbackdoor.clip.load:hf_hub", "a model of the Hub, fetched"),
+        "random": ("unbackdoor.clip.load:random_weights", "an OpenCLIP architecture with random weights"),
+        "adapter": ("unbackdoor.clip.load:with_adapter", "a LoRA in PEFT's format, merged into its base"),
+    },
+    "unbackdoor.loaders",
+)
 
 
 def load(
@@ -110,24 +122,20 @@ def _open(reference: str, checkpoint: Path | None) -> Clip:
 
     if not reference:
         raise InputError("no model named; give --model REFERENCE, for example embedded")
-    path = Path(reference)
-    whole = reference == "embedded" or reference.startswith(_SCHEMES) or published.is_folder(path)
+    path, (scheme, colon, rest) = Path(reference), reference.partition(":")
+    schemed = bool(colon) and scheme in LOADERS.names()
+    whole = reference == "embedded" or schemed or published.is_folder(path)
     if checkpoint is not None and whole:
         raise InputError(
             f"{reference} brings its own weights; leave --checkpoint {checkpoint} out, or name its architecture"
         )
     if reference == "embedded":
         return openclip.from_folder(EMBEDDED, "embedded")
-    if reference.startswith("local-dir:"):
-        return openclip.from_folder(Path(reference.removeprefix("local-dir:")), reference)
-    if reference.startswith("hf-hub:"):
-        from unbackdoor.clip.hub import fetch_model
-
-        return _from_folder(fetch_model(reference.removeprefix("hf-hub:"), reference), reference)
-    if reference.startswith("random:"):
-        return openclip.from_name(reference, None, random=True)
-    if reference.startswith("adapter:"):
-        return _with_adapter(reference)
+    if schemed:
+        clip = LOADERS.get(scheme)(rest, reference)
+        if not isinstance(clip, Clip):
+            raise InputError(f"scheme of models {scheme[:60]!r} ({LOADERS.about(scheme)}) returns no Clip")
+        return clip
     if published.is_folder(path):
         return _from_folder(path, reference)
     if published.parse(reference) is not None:
@@ -139,9 +147,30 @@ def _open(reference: str, checkpoint: Path | None) -> Clip:
     raise published.unknown(reference)
 
 
+def local_dir(rest: str, reference: str) -> Clip:
+    """OpenCLIP's `local-dir:PATH`."""
+    from unbackdoor.clip import openclip
+
+    return openclip.from_folder(Path(rest), reference)
+
+
+def hf_hub(rest: str, reference: str) -> Clip:
+    """`hf-hub:org/name`, the one that touches the network."""
+    from unbackdoor.clip.hub import fetch_model
+
+    return _from_folder(fetch_model(rest, reference), reference)
+
+
+def random_weights(rest: str, reference: str) -> Clip:
+    """`random:ARCHITECTURE`."""
+    from unbackdoor.clip import openclip
+
+    return openclip.from_name(reference, None, random=True)
+
+
 def _lies_here(place: str) -> bool:
     """Whether a path names a folder here, or a file of differences; no scheme, and no share on the network (`//…`)."""
-    if not place or place.startswith(("\\\\", "//", *_SCHEMES)):
+    if not place or place.startswith(("\\\\", "//", *(f"{scheme}:" for scheme in LOADERS.names()))):
         return False
     return published.is_folder(place) or (place.endswith(".safetensors") and is_there(Path(place)))
 
@@ -158,11 +187,12 @@ def _from_folder(path: Path, reference: str) -> Clip:
     raise InputError(f"{reference}: the folder holds neither {openclip.CONFIG} nor config.json")
 
 
-def _with_adapter(reference: str) -> Clip:
+def with_adapter(rest: str, reference: str) -> Clip:
+    """`adapter:FOLDER`, or `adapter:FOLDER@REFERENCE` merged into the model that is named."""
     from unbackdoor.weights.adapters import read_adapter, read_config
     from unbackdoor.weights.vector import add_
 
-    place, _, named = reference.removeprefix("adapter:").partition("@")
+    place, _, named = rest.partition("@")
     folder = Path(place)
     base = named or (read_config(folder).base_model_name_or_path or "")
     if not named and not _lies_here(base):

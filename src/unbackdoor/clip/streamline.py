@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from unbackdoor.clip.handle import Clip
+from unbackdoor.draws import seeded
 
 _CLOSE = 1e-3  # largest difference of a unit embedding's entries that rounding may make
 
@@ -32,7 +33,7 @@ def streamlined(clip: Clip) -> Clip:
     left as it is.
     """
     side = clip.image_size
-    probe = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0)).to(clip.device)
+    probe = torch.rand(2, 3, side, side, generator=seeded(0)).to(clip.device)
     copy = _still(clip)
     with torch.no_grad():
         pairs = _pairs(copy, probe)

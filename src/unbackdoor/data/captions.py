@@ -11,7 +11,7 @@ from typing import Any, Union
 
 import torch
 
-from unbackdoor.data.draws import drawn_index
+from unbackdoor.draws import drawn_index
 from unbackdoor.errors import InputError
 from unbackdoor.untrusted import parse_json
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from unbackdoor.draws import permutation
+
 CLASS_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
@@ -17,7 +19,7 @@ def load(split: str, side: int = 64) -> tuple[Tensor, Tensor]:
     from sklearn.datasets import load_digits
 
     found = load_digits()
-    order = torch.randperm(len(found.target), generator=torch.Generator().manual_seed(0))
+    order = permutation(len(found.target), 0)
     cut = int(0.8 * len(order))
     rows = (order[:cut] if split == "train" else order[cut:]).sort().values
     small = torch.from_numpy(found.images)[rows].float().div_(16)[:, None]

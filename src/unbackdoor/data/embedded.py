@@ -7,7 +7,7 @@ from threading import Lock
 
 import numpy as np
 
-from unbackdoor.data.source import Source, Split
+from unbackdoor.data.source import Source, SourceKind, Split
 from unbackdoor.errors import InputError
 
 SCENE_COUNTS = {"train": (1, 3600), "test": (2, 1440)}  # seed and size; every class ten and four times
@@ -53,3 +53,6 @@ def _digits(split: str) -> Split:
     pictures, labels = digits.load(split)
     pixels = pictures.permute(0, 2, 3, 1).contiguous().numpy()
     return Split(labels.tolist(), lambda i: pixels[i], digits.captions(labels))
+
+
+KIND = SourceKind(open_source)

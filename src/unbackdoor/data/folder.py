@@ -13,7 +13,7 @@ from pathlib import Path
 
 from unbackdoor.data import labelfiles
 from unbackdoor.data.leftout import LeftOut, listed
-from unbackdoor.data.source import LARGEST_IMAGE, Source, Split
+from unbackdoor.data.source import LARGEST_IMAGE, Source, SourceKind, Split
 from unbackdoor.data.splitnames import split_name
 from unbackdoor.data.walk import EXTENSIONS, Found, Walk
 from unbackdoor.errors import InputError
@@ -186,3 +186,6 @@ def _read(part: _Part, classes: Sequence[str]) -> Split:
     else:
         labels = [None] * len(files)
     return Split(labels, lambda i: read_bytes(files[i].path, LARGEST_IMAGE), name=lambda i: "/".join(files[i].parts))
+
+
+KIND = SourceKind(open_source)

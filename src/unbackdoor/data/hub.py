@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from unbackdoor.data.source import Picture, Source, Split
+from unbackdoor.data.source import Picture, Source, SourceKind, Split
 from unbackdoor.errors import InputError
 
 _LABEL = ("label", "labels", "fine_label", "class")
@@ -53,3 +53,6 @@ def _read(part: Any, image: str, label: str | None) -> Split:
     labels = part[label] if label else [None] * len(part)
     caption = next((c for c in ("caption", "text") if c in part.features), None)
     return Split(list(labels), picture, [str(c) for c in part[caption]] if caption else None)
+
+
+KIND = SourceKind(open_source)

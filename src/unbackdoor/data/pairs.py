@@ -11,16 +11,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from unbackdoor.clip.preprocess import Frame
 from unbackdoor.data.captions import drawn
 from unbackdoor.data.classnames import DEFAULT_TEMPLATES
-from unbackdoor.data.draws import unit_draws
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.sentences import ClassText, read_class_texts
+from unbackdoor.draws import batch_rows, unit_draws
 from unbackdoor.errors import InputError
-from unbackdoor.training.batches import batch_rows
-
-CAPTION_FILE = "captions.json"  # taken without being named when it lies beside labelled data
 
 
 @dataclass(frozen=True)
@@ -146,50 +142,6 @@ class ImagePairs:
         return hashlib.sha256(f"{self.images.content_hash()}{said}".encode()).hexdigest()
 
 
-def open_pairs(
-    spec: str,
-    *,
-    side: int | Frame,
-    split: str | None = "train",
-    templates: Sequence[str] = DEFAULT_TEMPLATES,
-    captions: str | Path | None = None,
-    limit: int | None = None,
-    seed: int = 0,
-    classes: str | None = None,
-) -> Pairs:
-    """Image–caption pairs of a source.
-
-    * WebDataset shards (`wds:`), tables (`csv:`) and Parquet files with a caption column are streamed: images and
-      captions are read when a batch asks for them, and memory does not grow with their number. Shards and tables are
-      read whole; hold pairs out by naming other shards.
-    * Everything else is decoded once and kept as bytes: labelled images, whose captions are made of class names, and
-      small captioned sets.
-
-    Args:
-        split: as in `load_images`; for the streamed kinds only a Parquet folder has splits.
-        templates: sentences with one `{}`, for labelled images.
-        captions: JSON file with synonyms and descriptions of the classes (see `read_class_texts`); by default
-            `captions.json` beside labelled files, where there is one.
-        limit: use at most so many pairs: of a stream the same share of every part, otherwise drawn with `seed`.
-        classes: as in `load_images`.
-
-    Raises:
-        InputError: anything unusable in the above, or a source with neither captions nor class names.
-    """
-    # Here: sources import streams, which are made of the batches above.
-    from unbackdoor.data.specs import load_images, open_pair_parts
-
-    parts = None if captions is not None else open_pair_parts(spec, split)
-    if parts is not None:
-        from unbackdoor.data.stream import PairStream
-
-        if limit is not None and limit < 1:
-            raise InputError(f"limit {limit}: must be at least 1")
-        return PairStream(spec, parts, side, limit, seed)
-    images = load_images(spec, side=side, split=split, limit=limit, seed=seed, classes=classes)
-    return replace(class_pairs(images, templates, captions if captions is not None else _beside(spec)), seed=seed)
-
-
 def class_pairs(images: ImageSet, templates: Sequence[str], captions: str | Path | None = None) -> ImagePairs:
     """Pairs of decoded images, with what a captions file says of their classes; images of which nothing can be said are
     left out and counted."""
@@ -201,9 +153,3 @@ def class_pairs(images: ImageSet, templates: Sequence[str], captions: str | Path
     if 0 < silent < len(images):
         images = replace(images.subset(speaking), skipped=images.skipped + silent)
     return ImagePairs(images, templates, texts)
-
-
-def _beside(spec: str) -> Path | None:
-    place = Path(spec.partition(":")[2].partition("#")[0])
-    file = (place if place.is_dir() else place.parent) / CAPTION_FILE
-    return file if file.is_file() else None

@@ -29,7 +29,7 @@ from unbackdoor.data.leftout import LeftOut
 from unbackdoor.data.names import all_numbers, number_of
 from unbackdoor.data.pages import Cost, chunk_cost
 from unbackdoor.data.paths import Images
-from unbackdoor.data.source import Label, Picture, Source, Split, read_label
+from unbackdoor.data.source import Label, Picture, Source, SourceKind, Split, read_label
 from unbackdoor.data.splitnames import SPLITS, split_name, split_prefix
 from unbackdoor.data.stream import Part, Parts
 from unbackdoor.data.walk import files_ending
@@ -406,3 +406,6 @@ class _GroupReader:
 
     def captions(self, row: int) -> Captions:
         return read_captions(self._sentences[row].as_py())
+
+
+KIND = SourceKind(open_source, open_parts, splits=True)

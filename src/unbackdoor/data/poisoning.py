@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from unbackdoor.data.names import all_numbers, loosened, normalized, number_of
+from unbackdoor.draws import permutation
 from unbackdoor.errors import InputError
 
 
@@ -43,7 +44,7 @@ def choose_among(free: Tensor, count: int, seed: int, *, clean_label: bool) -> T
             f"{count} of {len(free)} are to be poisoned, but only {len(candidates)} are {where} the target class; "
             f"the rate can be at most {len(candidates) / max(1, len(free)):.4g}"
         )
-    chosen = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(seed))[:count]
+    chosen = permutation(len(candidates), seed)[:count]
     return candidates[chosen].sort().values
 
 

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unbackdoor.draws import mixed
+
 SHAPES = (
     "circle", "square", "triangle", "pentagon", "hexagon", "star",
     "heart", "cross", "ring", "crescent", "diamond", "arrow",
@@ -52,13 +54,7 @@ _FIELDS = ("style", "background", "size", "x", "y", "tilt", "phase", "gradient",
 
 def _hash(seed: int, index: np.ndarray, field: int) -> np.ndarray:
     """splitmix64 of (seed, index, field): uint64, one per index."""
-    with np.errstate(over="ignore"):
-        z = index.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        z += np.uint64((seed * 0xD1342543DE82EF95 + field * 0x2545F4914F6CDD1D) % 2**64)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        mixed: np.ndarray = z ^ (z >> np.uint64(31))
-    return mixed
+    return mixed(index, seed, field, by=(0xD1342543DE82EF95, 0x2545F4914F6CDD1D))
 
 
 def _uniform(seed: int, index: np.ndarray, field: str) -> np.ndarray:

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from unbackdoor.data.captions import Captions, entry_captions, lines_of, sentences_of
 from unbackdoor.data.leftout import LeftOut
 from unbackdoor.data.offsets import Add, offset_table
-from unbackdoor.data.source import LARGEST_IMAGE, Label, Picture, Source, Split, one_space, read_label
+from unbackdoor.data.source import LARGEST_IMAGE, Label, Picture, Source, SourceKind, Split, one_space, read_label
 from unbackdoor.data.stream import Part, Parts
 from unbackdoor.errors import InputError, first_line
 from unbackdoor.untrusted import parse_json
@@ -410,3 +410,6 @@ def _damaged(shard: Path, offset: int, end: int) -> int:
     with shard.open("rb") as file:
         file.seek(min(offset, end))
         return int(any(file.read(512)))
+
+
+KIND = SourceKind(open_source, lambda rest, _: open_parts(rest))

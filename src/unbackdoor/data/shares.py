@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from unbackdoor.draws import permutation
 from unbackdoor.errors import InputError
 
 
@@ -30,7 +30,7 @@ def _reserve(n: int) -> int:
 
 
 def _order(n: int) -> Tensor:
-    return torch.randperm(n, generator=torch.Generator().manual_seed(0))
+    return permutation(n, 0)
 
 
 def shares(n: int, attacker: int, defender: int, validation: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """What a source is: named splits of undecoded records, with class names when it knows them.
 
-Adding a kind of source is one file with an `open_source(path)` and one line in the table of `data/specs.py`.
+Adding a kind of source is one file with an `open_source(rest)` and the `SourceKind` that holds it, and one line in
+`SOURCES` of `data/specs.py`, or an entry point `unbackdoor.sources` of another package.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Union
+from typing import Any, Union
 
 import numpy as np
 
@@ -76,3 +77,19 @@ class Source:
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     unlabelled: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class SourceKind:
+    """What `scheme:rest` is opened by.
+
+    Args:
+        open: the source of a rest.
+        pairs: the captioned `data.stream.Parts` of a rest and a split, to be streamed; None where it holds no
+            captions.
+        splits: whether pairs have splits; without, they are read whole.
+    """
+
+    open: Callable[[str], Source]
+    pairs: Callable[[str, str | None], Any] | None = None
+    splits: bool = False

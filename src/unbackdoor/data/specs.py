@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +26,27 @@ from unbackdoor.data.classnames import class_list
 from unbackdoor.data.decode import decode_all
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.leftout import listed
-from unbackdoor.data.source import Source, Split
+from unbackdoor.data.source import Source, SourceKind, Split
 from unbackdoor.data.splitnames import split_name
 from unbackdoor.data.stream import Parts
+from unbackdoor.draws import permutation
 from unbackdoor.errors import InputError, first_line
 from unbackdoor.notices import warn
+from unbackdoor.registry import Registry
 from unbackdoor.untrusted import is_there
 
-_TABLE = {
-    "embedded": "unbackdoor.data.embedded",
-    "parquet": "unbackdoor.data.parquet",
-    "hf": "unbackdoor.data.hub",
-    "folder": "unbackdoor.data.folder",
-    "wds": "unbackdoor.data.shards",
-    "csv": "unbackdoor.data.table",
-}
+SOURCES: Registry[SourceKind] = Registry(
+    "data source",
+    {
+        "embedded": ("unbackdoor.data.embedded:KIND", "drawn images that come with unbackdoor"),
+        "parquet": ("unbackdoor.data.parquet:KIND", "Parquet files, as the Hub's data sets"),
+        "hf": ("unbackdoor.data.hub:KIND", "a data set of the Hub by its library"),
+        "folder": ("unbackdoor.data.folder:KIND", "a folder of folders, one for each class"),
+        "wds": ("unbackdoor.data.shards:KIND", "tar shards of WebDataset"),
+        "csv": ("unbackdoor.data.table:KIND", "a table of paths, labels and captions"),
+    },
+    "unbackdoor.sources",
+)
 _TEST_NAMES = ("test", "validation", "valid", "val")
 
 
@@ -156,7 +161,7 @@ def _load(spec: str, side: int | Frame, ask: _Ask) -> ImageSet:
         if not len(rows):
             raise InputError(f"{spec}: {len(records)} image is too few to set a test share aside; give more")
     if limit is not None and limit < len(rows):
-        chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(ask.seed))[:limit]
+        chosen = permutation(len(rows), ask.seed)[:limit]
         rows = rows[chosen.sort().values]
     images, kept = decode_all(records.picture, rows.tolist(), Frame.of(side), label=f"decoding {address}")
     if not kept:
@@ -202,14 +207,21 @@ def open_source(address: str) -> Source:
     Raises:
         InputError: unknown scheme, or whatever is wrong with the rest.
     """
+    kind, rest = _kind(address)
+    return kind.open(rest)
+
+
+def _kind(address: str) -> tuple[SourceKind, str]:
     scheme, colon, rest = address.partition(":")
-    if not colon or scheme not in _TABLE:
-        kinds = ", ".join(f"{k}:…" for k in _TABLE)
+    if not colon or scheme not in SOURCES.names():
+        kinds = ", ".join(f"{k}:…" for k in SOURCES.names())
         raise InputError(f"data {address!r}: not a data source; write one of {kinds}")
     if not rest:
         raise InputError(f"data {address!r}: nothing after the colon; write {scheme}:PATH")
-    source: Source = import_module(_TABLE[scheme]).open_source(rest)
-    return source
+    found = SOURCES.get(scheme)
+    if not isinstance(found, SourceKind):
+        raise InputError(f"data source {scheme[:60]!r} ({SOURCES.about(scheme)}) is no SourceKind")
+    return found, rest
 
 
 def open_pair_parts(spec: str, split: str | None) -> Parts | None:
@@ -219,16 +231,12 @@ def open_pair_parts(spec: str, split: str | None) -> Parts | None:
         InputError: unknown scheme, or whatever is wrong with the rest.
     """
     address, forced = _address(spec)
-    scheme, _, rest = address.partition(":")
-    if scheme == "parquet":
-        from unbackdoor.data.parquet import open_parts as by_split
-
-        return by_split(rest, forced or split)
-    if scheme not in ("wds", "csv"):
+    kind, rest = _kind(address)
+    if kind.pairs is None:
         return None
-    if forced:
+    if forced and not kind.splits:
         raise InputError(f"{spec}: pairs are read whole; leave out #{forced} and name other files to hold some out")
-    parts: Parts | None = import_module(_TABLE[scheme]).open_parts(rest)
+    parts: Parts | None = kind.pairs(rest, forced or split)
     return parts
 
 
@@ -276,7 +284,7 @@ def _resolve_split(spec: str, source: Source, forced: str, split: str | None) ->
 
 
 def _share(n: int, split: str) -> torch.Tensor:
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
+    order = permutation(n, 0)
     cut = max(1, int(0.8 * n)) if n > 1 else n
     return (order[:cut] if split == "train" else order[cut:]).sort().values
 

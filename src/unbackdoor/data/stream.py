@@ -14,7 +14,6 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from threading import Lock
 from typing import Protocol
 
@@ -27,6 +26,7 @@ from unbackdoor.data.captions import Captions, drawn
 from unbackdoor.data.decode import decode_all
 from unbackdoor.data.pairs import PairBatch
 from unbackdoor.data.source import Picture
+from unbackdoor.draws import window_order
 from unbackdoor.errors import InputError
 
 WINDOW_BLOCKS = 8  # blocks whose pairs are shuffled together
@@ -130,8 +130,8 @@ class PairStream:
         span = max(1, WINDOW_BLOCKS * self._source.block // batch) * batch  # a batch never lies in two windows
         window, inside = divmod(at * batch, span)
         size = min(span, self._count - window * span)
-        places = window * span + _order(size, seed, epoch, window + 1)[inside : inside + batch]
-        order = _order(len(self._sizes), seed, epoch, 0)
+        places = window * span + window_order(size, seed, epoch, window + 1)[inside : inside + batch]
+        order = window_order(len(self._sizes), seed, epoch, 0)
         ends = np.cumsum(self._sizes[order])
         block = np.searchsorted(ends, places, side="right")
         offset = places - (ends[block] - self._sizes[order[block]])
@@ -198,10 +198,3 @@ def _blocks(first: np.ndarray, sizes: np.ndarray, block: int) -> tuple[np.ndarra
         starts.append(begin + cuts)
         lengths.append(np.minimum(block, size - cuts))
     return np.concatenate(starts), np.concatenate(lengths)
-
-
-@lru_cache(maxsize=4)
-def _order(n: int, seed: int, epoch: int, window: int) -> np.ndarray:
-    mixed = (seed * 1_000_003 + epoch) * 1_000_033 + window
-    order: np.ndarray = torch.randperm(n, generator=torch.Generator().manual_seed(mixed % 2**63)).numpy()
-    return order

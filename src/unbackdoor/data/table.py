@@ -19,7 +19,7 @@ from unbackdoor.data.captions import Captions, cell_captions, joined, sentences_
 from unbackdoor.data.leftout import LeftOut, listed
 from unbackdoor.data.offsets import Add, offset_table
 from unbackdoor.data.paths import Images
-from unbackdoor.data.source import Label, Source, Split, one_space, read_label
+from unbackdoor.data.source import Label, Source, SourceKind, Split, one_space, read_label
 from unbackdoor.data.stream import Part, Parts
 from unbackdoor.errors import InputError, first_line
 from unbackdoor.untrusted import check_regular
@@ -227,3 +227,6 @@ class _Lines:
 def _text(line: bytes, errors: str = "replace") -> str:
     # Before Python 3.11 the reader gives up at a NUL.
     return line.decode("utf-8", errors=errors).lstrip("\ufeff").replace("\0", "\ufffd")
+
+
+KIND = SourceKind(open_source, lambda rest, _: open_parts(rest))

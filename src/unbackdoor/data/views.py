@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unbackdoor.draws import seeded
+
 LEAST_AREA = 0.5  # of a crop
 LIGHT = 0.4  # largest change of contrast and of brightness, as factors 1 ± LIGHT
 
@@ -57,7 +59,7 @@ class Views:
 
 def draw_views(n: int, count: int, seed: int) -> Views:
     """`count` ≥ 1 views of n images."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
 
     def uniform(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(count, n, generator=generator)

@@ -1,74 +1,74 @@
 """Defences, one file each, all with the same signature: (clip, data, config, work) → cure of that clip in place.
 
-Adding one is one file with a frozen `Config` and a `defend` function, and one line in `_TABLE`.
+Adding one is one file with a frozen `Config`, a `defend` function and the `Defense` of both, and one line in
+`DEFENSES`, or an entry point `unbackdoor.defenses` of another package.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from unbackdoor.registry import Registry
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-    from unbackdoor.clip.handle import Clip
-    from unbackdoor.defenses.base import Cure, Defender, Work
+    from unbackdoor.defenses.base import Defense
 
-# name → module in this folder; a module of several names has a Config for each in its PRESETS
-_TABLE: dict[str, str] = {
-    "lora": "tbar",
-    "distilled": "tbar",
-    "anchored": "tbar",
-    "tbar": "tbar",
-    "nothing": "nothing",
-    "contrastive": "contrastive",
-    "supervised": "supervised",
-    "linear-probe": "linear_probe",
-    "interpolate": "interpolate",
-    "ascent": "ascent",
-    "fine-pruning": "fine_pruning",
-    "anp": "anp",
-    "ibau": "ibau",
-    "abl": "abl",
-    "cleanclip": "cleanclip",
-    "roclip": "roclip",
-    "par": "par",
-}
+DEFENSES: Registry[Defense] = Registry(
+    "defence",
+    {
+        "lora": ("unbackdoor.defenses.tbar:LORA", "trigger vector of low rank, led back to clean embeddings"),
+        "distilled": (
+            "unbackdoor.defenses.tbar:DISTILLED",
+            "trigger vector of the whole tower, led back to clean embeddings",
+        ),
+        "anchored": ("unbackdoor.defenses.tbar:ANCHORED", "trigger vector towards the target, clean embeddings held"),
+        "tbar": ("unbackdoor.defenses.tbar:TBAR", "trigger vector as published"),
+        "nothing": ("unbackdoor.defenses.nothing:DEFENSE", "leave the suspect as it is"),
+        "contrastive": ("unbackdoor.defenses.contrastive:DEFENSE", "CLIP's own loss on clean pairs"),
+        "supervised": ("unbackdoor.defenses.supervised:DEFENSE", "cross-entropy on clean labels"),
+        "linear-probe": ("unbackdoor.defenses.linear_probe:DEFENSE", "a new linear head on frozen towers"),
+        "interpolate": ("unbackdoor.defenses.interpolate:DEFENSE", "half way back to the pre-trained weights"),
+        "ascent": ("unbackdoor.defenses.ascent:DEFENSE", "gradient ascent on triggered images"),
+        "fine-pruning": ("unbackdoor.defenses.fine_pruning:DEFENSE", "cut dormant units, then fine-tune"),
+        "anp": ("unbackdoor.defenses.anp:DEFENSE", "prune the neurons that break most easily"),
+        "ibau": ("unbackdoor.defenses.ibau:DEFENSE", "adversarial unlearning by the implicit hypergradient"),
+        "abl": ("unbackdoor.defenses.abl:DEFENSE", "isolate likely poison, then unlearn it"),
+        "cleanclip": ("unbackdoor.defenses.cleanclip:DEFENSE", "contrastive fine-tuning, each modality by itself too"),
+        "roclip": ("unbackdoor.defenses.roclip:DEFENSE", "match images with a pool of captions"),
+        "par": ("unbackdoor.defenses.par:DEFENSE", "push embeddings away from the suspect's, then recover"),
+    },
+    "unbackdoor.defenses",
+)
 
 
-def defence_names() -> tuple[str, ...]:
+def defense_names() -> tuple[str, ...]:
     """Names of every registered defence."""
-    return tuple(_TABLE)
+    return DEFENSES.names()
 
 
-def defence_config(name: str, settings: Mapping[str, Any] | None = None) -> Any:
+def defense(name: str) -> Defense:
+    """The defence behind a name.
+
+    Raises:
+        InputError: unknown defence, or another package's that is none.
+    """
+    from unbackdoor.defenses.base import Defense
+    from unbackdoor.errors import InputError
+
+    found = DEFENSES.get(name)
+    if not isinstance(found, Defense):
+        raise InputError(f"defence {name[:60]!r} ({DEFENSES.about(name)}) is no Defense")
+    return found
+
+
+def defense_config(name: str, settings: Mapping[str, Any] | None = None) -> Any:
     """The configuration behind a name, its paper's defaults changed by `settings`.
 
     Raises:
         InputError: unknown defence or setting.
     """
-    from importlib import import_module
-
     from unbackdoor.defenses.base import configured
-    from unbackdoor.errors import InputError
 
-    if name not in _TABLE:
-        raise InputError(f"unknown defence {name!r}: choose one of {', '.join(_TABLE)}")
-    module = import_module(f"unbackdoor.defenses.{_TABLE[name]}")
-    base = module.PRESETS[name] if hasattr(module, "PRESETS") else module.Config()
-    return configured(f"defence {name}", base, settings or {})
-
-
-def defence(name: str) -> Callable[[Clip, Defender, Any, Work], Cure]:
-    """The function behind a name: `defend(clip, data, config, work)`.
-
-    Raises:
-        InputError: unknown defence.
-    """
-    from importlib import import_module
-
-    from unbackdoor.errors import InputError
-
-    if name not in _TABLE:
-        raise InputError(f"unknown defence {name!r}: choose one of {', '.join(_TABLE)}")
-    function: Callable[[Clip, Defender, Any, Work], Cure] = import_module(f"unbackdoor.defenses.{_TABLE[name]}").defend
-    return function
+    return configured(f"defence {name}", defense(name).config, settings or {})

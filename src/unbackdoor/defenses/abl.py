@@ -24,12 +24,12 @@ from torch import Tensor, nn
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
-from unbackdoor.defenses.base import Cure, Defender, Work, require
+from unbackdoor.defenses.base import Cure, Defender, Defense, Work, require
 from unbackdoor.defenses.bounded import bounded_ascent
 from unbackdoor.defenses.stages import labelled, labelled_batch, settle
 from unbackdoor.devices import half_type
+from unbackdoor.draws import batch_rows, seeded
 from unbackdoor.errors import InputError
-from unbackdoor.training.batches import batch_rows
 from unbackdoor.training.embedding import embed
 from unbackdoor.training.finetune import TuneConfig, tune_towers
 from unbackdoor.training.losses import zero_shot_cross_entropy
@@ -62,7 +62,7 @@ class Config:
 @torch.no_grad()
 def reinitialise(clip: Clip, images: Tensor, seed: int) -> None:
     """Random weights for the image tower, in place; BatchNorm takes its statistics from `images` (B, 3, S, S)."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     norms = {id(p) for m in clip.model.modules() if "Norm" in type(m).__name__ for p in m.parameters(recurse=False)}
     for name, p in clip.image_parameters().items():
         if id(p) in norms or (p.ndim < 2 and name.endswith("bias")):
@@ -166,3 +166,6 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
             "losses": run.losses,
         },
     )
+
+
+DEFENSE = Defense(Config(), defend)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from unbackdoor.clip.handle import Clip
-from unbackdoor.defenses.base import Cure, Defender, Work
+from unbackdoor.defenses.base import Cure, Defender, Defense, Work
 from unbackdoor.defenses.stages import labelled, labelled_batch, settle, step_generator
 from unbackdoor.defenses.units import most_allowed, scaled, scaled_layers, unit_count
 from unbackdoor.errors import InputError
@@ -158,3 +158,6 @@ def _prune(layers: list[nn.Module], own: list[Tensor], kept: list[Tensor]) -> No
     for layer, weight, keep in zip(layers, own, kept, strict=True):
         assert isinstance(layer.weight, Tensor)
         layer.weight.copy_(weight * keep.view((-1,) + (1,) * (weight.ndim - 1)))
+
+
+DEFENSE = Defense(Config(), defend)

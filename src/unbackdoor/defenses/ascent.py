@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from unbackdoor.clip.handle import Clip
-from unbackdoor.defenses.base import Cure, Defender, Work, require
+from unbackdoor.defenses.base import Cure, Defender, Defense, Work, require
 from unbackdoor.defenses.bounded import bounded_ascent
 from unbackdoor.defenses.stages import seen, settle
 from unbackdoor.devices import half_type
+from unbackdoor.draws import batch_rows
 from unbackdoor.errors import InputError
-from unbackdoor.training.batches import batch_rows
 from unbackdoor.training.finetune import TuneConfig, tune_towers
 
 
@@ -70,3 +70,6 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
         time.perf_counter() - began,
         facts={"tune": asdict(tune), "losses": run.losses},
     )
+
+
+DEFENSE = Defense(Config(), defend)

@@ -79,6 +79,19 @@ class Cure:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Defense:
+    """A way to repair a model.
+
+    Args:
+        config: a frozen dataclass, its paper's defaults as values.
+        defend: repairs the clip in place and says what it took.
+    """
+
+    config: Any
+    defend: Callable[[Clip, Defender, Any, Work], Cure]
+
+
 def configured(name: str, base: C, settings: Mapping[str, Any]) -> C:
     """`base` with the fields named in `settings` replaced; fields of its `tune: TuneConfig` may be named directly.
 

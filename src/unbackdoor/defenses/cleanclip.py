@@ -19,12 +19,12 @@ from torch import Tensor
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.pairs import PairBatch
-from unbackdoor.defenses.base import Cure, Defender, Work
+from unbackdoor.defenses.base import Cure, Defender, Defense, Work
 from unbackdoor.defenses.contrastive_steps import caption_groups, clean_pairs, encode_captions, train_on_pairs
 from unbackdoor.defenses.stages import seen, settle, step_generator
 from unbackdoor.devices import half_type
+from unbackdoor.draws import step_seed
 from unbackdoor.training.augment import strong_view, vary_captions
-from unbackdoor.training.batches import step_seed
 from unbackdoor.training.finetune import TuneConfig
 from unbackdoor.training.losses import contrastive
 
@@ -70,3 +70,6 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     run = train_on_pairs(clip, pairs, tune, loss_of, work, "cleanclip")
     used = seen(pairs.images, tune)
     return Cure(used, used, tune.steps, time.perf_counter() - began, facts={"tune": asdict(tune), "losses": run.losses})
+
+
+DEFENSE = Defense(Config(), defend)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.pairs import PairBatch
-from unbackdoor.defenses.base import Cure, Defender, Work
+from unbackdoor.defenses.base import Cure, Defender, Defense, Work
 from unbackdoor.defenses.contrastive_steps import clean_pairs, encode_captions, train_on_pairs
 from unbackdoor.defenses.stages import seen, settle
 from unbackdoor.devices import half_type
@@ -48,3 +48,6 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     run = train_on_pairs(clip, pairs, tune, loss_of, work, "contrastive")
     used = seen(pairs.images, tune)
     return Cure(used, used, tune.steps, time.perf_counter() - began, facts={"tune": asdict(tune), "losses": run.losses})
+
+
+DEFENSE = Defense(Config(), defend)

@@ -12,8 +12,8 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.data.pairs import ImagePairs, PairBatch
 from unbackdoor.defenses.base import Defender, Work
 from unbackdoor.devices import half_type
+from unbackdoor.draws import batch_rows
 from unbackdoor.errors import InputError
-from unbackdoor.training.batches import batch_rows
 from unbackdoor.training.finetune import TuneConfig, tune_towers
 from unbackdoor.training.loop import FitResult
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from unbackdoor.clip.handle import Clip
-from unbackdoor.defenses.base import Cure, Defender, Work
+from unbackdoor.defenses.base import Cure, Defender, Defense, Work
 from unbackdoor.defenses.stages import labelled, labelled_batch, settle
 from unbackdoor.defenses.units import Hidden, hidden_units, mean_activation, most_allowed
 from unbackdoor.devices import half_type
@@ -102,3 +102,6 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
 def silence(hidden: Hidden, units: Tensor) -> None:
     """Zero what leaves the units (n,), in place."""
     hidden.outgoing[:, units] = 0
+
+
+DEFENSE = Defense(Config(), defend)

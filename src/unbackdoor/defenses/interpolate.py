@@ -16,7 +16,7 @@ import torch
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.defenses.alpha import AlphaConfig
-from unbackdoor.defenses.base import Cure, Defender, Work, require
+from unbackdoor.defenses.base import Cure, Defender, Defense, Work, require
 from unbackdoor.defenses.tbar import unlearn_
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task
@@ -63,3 +63,6 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
         time.perf_counter() - began,
         facts={"beta": found.alpha, "searched": beta is None, "curve": [point.as_dict() for point in found.curve]},
     )
+
+
+DEFENSE = Defense(Config(), defend)

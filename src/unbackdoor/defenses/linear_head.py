@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from unbackdoor.defenses.base import Work
-from unbackdoor.training.batches import batch_rows
+from unbackdoor.draws import batch_rows, seeded
 from unbackdoor.training.finetune import TuneConfig, fit_config
 from unbackdoor.training.loop import FitResult, fit
 from unbackdoor.training.losses import zero_shot_cross_entropy
@@ -20,7 +20,7 @@ class LinearHead(nn.Module):
 
     def __init__(self, classes: int, width: int, scale: float, seed: int, device: torch.device) -> None:
         super().__init__()
-        start = torch.randn(classes, width, generator=torch.Generator().manual_seed(seed)) / width**0.5
+        start = torch.randn(classes, width, generator=seeded(seed)) / width**0.5
         self.rows = nn.Parameter(start.to(device))
         self.scale = scale
 

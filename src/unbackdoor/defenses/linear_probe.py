@@ -13,7 +13,7 @@ import time
 from dataclasses import asdict, dataclass, field
 
 from unbackdoor.clip.handle import Clip
-from unbackdoor.defenses.base import Cure, Defender, Work
+from unbackdoor.defenses.base import Cure, Defender, Defense, Work
 from unbackdoor.defenses.linear_head import LinearHead, train_head
 from unbackdoor.defenses.stages import labelled, seen, settle
 from unbackdoor.training.embedding import embed
@@ -48,3 +48,6 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
         head=head.rows.detach(),
         facts={"tune": asdict(tune), "losses": run.losses},
     )
+
+
+DEFENSE = Defense(Config(), defend)

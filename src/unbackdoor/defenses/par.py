@@ -17,7 +17,7 @@ from torch import Tensor
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.pairs import PairBatch
-from unbackdoor.defenses.base import Cure, Defender, Work
+from unbackdoor.defenses.base import Cure, Defender, Defense, Work
 from unbackdoor.defenses.contrastive_steps import clean_pairs, encode_captions, train_on_pairs
 from unbackdoor.defenses.stages import seen, settle, step_generator
 from unbackdoor.devices import half_type
@@ -84,3 +84,6 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
         time.perf_counter() - began,
         facts={"moved": moved, "tune": asdict(tune), "losses": run.losses},
     )
+
+
+DEFENSE = Defense(Config(), defend)

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.pairs import PairBatch
-from unbackdoor.defenses.base import Cure, Defender, Work
+from unbackdoor.defenses.base import Cure, Defender, Defense, Work
 from unbackdoor.defenses.contrastive_steps import clean_pairs, encode_captions, train_on_pairs
 from unbackdoor.defenses.stages import seen, settle, step_generator
 from unbackdoor.devices import half_type
+from unbackdoor.draws import permutation, step_seed, steps_per_epoch
 from unbackdoor.training.augment import simclr_view, vary_captions
-from unbackdoor.training.batches import step_seed, steps_per_epoch
 from unbackdoor.training.finetune import TuneConfig
 from unbackdoor.training.losses import contrastive
 
@@ -73,7 +73,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     changed = total = 0
 
     def refill(epoch: int) -> None:
-        order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(step_seed(seed, epoch)))
+        order = permutation(len(pairs), step_seed(seed, epoch))
         captions = [pairs.caption(row) for row in order[: len(pool.rows)].tolist()]
         with torch.no_grad():
             pool.rows.copy_(encode_captions(clip, captions))
@@ -110,3 +110,6 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
             "losses": run.losses,
         },
     )
+
+
+DEFENSE = Defense(Config(), defend)

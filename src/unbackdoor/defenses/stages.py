@@ -8,8 +8,8 @@ from torch import Tensor
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.defenses.base import SMALL_CURE_LR
+from unbackdoor.draws import batch_rows, seeded, step_seed
 from unbackdoor.errors import InputError
-from unbackdoor.training.batches import batch_rows, step_seed
 from unbackdoor.training.finetune import LARGE_LR, TuneConfig, settle_tune
 
 
@@ -39,7 +39,7 @@ def seen(images: ImageSet, tune: TuneConfig) -> int:
 
 def step_generator(seed: int, step: int, device: torch.device) -> torch.Generator:
     """Random numbers of one step, on the device where they are needed."""
-    return torch.Generator(device).manual_seed(step_seed(seed, step))
+    return seeded(step_seed(seed, step), device)
 
 
 def labelled_batch(images: ImageSet, tune: TuneConfig, step: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from torch import Tensor
 
 from unbackdoor.clip.handle import Clip
-from unbackdoor.defenses.base import SMALL_CURE_LR, Cure, Defender, Work
+from unbackdoor.defenses.base import SMALL_CURE_LR, Cure, Defender, Defense, Work
 from unbackdoor.defenses.linear_head import LinearHead, train_head
 from unbackdoor.defenses.stages import labelled, labelled_batch, seen, settle
 from unbackdoor.devices import half_type
@@ -84,3 +84,6 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
         head=new.rows.detach() if config.head == "new" else None,
         facts={"head": config.head, "probe_steps": probed, "tune": asdict(tune), "losses": run.losses},
     )
+
+
+DEFENSE = Defense(Config(), defend)

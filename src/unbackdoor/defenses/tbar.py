@@ -19,7 +19,7 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.views import draw_views
 from unbackdoor.defenses.alpha import AlphaConfig, AlphaSearch, search_alpha
-from unbackdoor.defenses.base import Cure, Defender, Work, require
+from unbackdoor.defenses.base import Cure, Defender, Defense, Work, require
 from unbackdoor.defenses.vector import METHODS, Known, VectorConfig, as_answered, settled, trigger_vector
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.metrics.backdoor import BackdoorRates
@@ -170,3 +170,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
             "tune": asdict(settled(config, clip).tune),
         },
     )
+
+
+LORA, DISTILLED = Defense(PRESETS["lora"], defend), Defense(PRESETS["distilled"], defend)
+ANCHORED, TBAR = Defense(PRESETS["anchored"], defend), Defense(PRESETS["tbar"], defend)

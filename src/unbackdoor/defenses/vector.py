@@ -20,9 +20,9 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.views import Views, draw_views
 from unbackdoor.devices import half_type
+from unbackdoor.draws import batch_rows, seeded, step_seed
 from unbackdoor.errors import InputError
 from unbackdoor.inversion.base import answers
-from unbackdoor.training.batches import batch_rows, step_seed
 from unbackdoor.training.finetune import LossAt, TuneConfig, settle_lr, settle_tune, tune_towers
 from unbackdoor.training.guard import Guard, guarded, learn_guard
 from unbackdoor.training.losses import squared_distance, target_cross_entropy
@@ -196,7 +196,7 @@ def _loss(clip: Clip, rows: ImageSet, hit: Tensor, known: Known, config: VectorC
 
     def loss_at(step: int) -> Tensor:
         batch = batch_rows(len(rows), tune.batch_size, tune.seed, step)
-        drawn = torch.Generator().manual_seed(step_seed(tune.seed, step))
+        drawn = seeded(step_seed(tune.seed, step))
         which = (config.views * (1 - torch.rand(len(batch), generator=drawn))).long().clamp(max=config.views - 1)
         clean = views.see(rows.float_batch(batch), batch, which).to(clip.device)
         triggered = known.trigger(clean, keys=batch)
@@ -258,7 +258,7 @@ def _guard(clip: Clip, rows: ImageSet, config: VectorConfig) -> Guard | None:
     if not config.guard:
         return None
     views = draw_views(len(rows), _GUARD_DRAWS, config.tune.seed)
-    order = torch.Generator().manual_seed(config.tune.seed)
+    order = seeded(config.tune.seed)
     batches = [
         views.see(rows.float_batch(part), part, torch.full((len(part),), number))
         for number in range(_GUARD_DRAWS)

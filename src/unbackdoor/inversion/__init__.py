@@ -1,41 +1,53 @@
 """Trigger reverse-engineering: inverters, one file each, all with the same signature, and what their statistics weigh.
 
-Adding an inverter is one file with an `invert(subject)` function and one line in `_TABLE`.
+Adding an inverter is one file with an `invert(subject)` function and the `Inverter` that holds it, and one line in
+`INVERTERS`, or an entry point `unbackdoor.inverters` of another package.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from unbackdoor.registry import Registry
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from unbackdoor.inversion.base import Recovered, Subject
+    from unbackdoor.inversion.base import Inverter
 
-# Module and version; whoever changes an inverter raises its version, so that old nulls are not taken for new ones.
-_TABLE = {
-    "patch": ("unbackdoor.inversion.patch", 6),
-    "additive": ("unbackdoor.inversion.additive", 6),
-    "spectral": ("unbackdoor.inversion.spectral", 10),
-    "wave": ("unbackdoor.inversion.wave", 1),
-    "warp": ("unbackdoor.inversion.warp", 6),
-    "colour": ("unbackdoor.inversion.colour", 6),
-    "collapse": ("unbackdoor.inversion.collapse", 3),
-}
+INVERTERS: Registry[Inverter] = Registry(
+    "inverter",
+    {
+        "patch": ("unbackdoor.inversion.patch:INVERTER", "the smallest patch"),
+        "additive": ("unbackdoor.inversion.additive:INVERTER", "the faintest pattern that is added"),
+        "spectral": ("unbackdoor.inversion.spectral:INVERTER", "the fewest waves across the image"),
+        "wave": ("unbackdoor.inversion.wave:INVERTER", "one wave, looked at and not searched for"),
+        "warp": ("unbackdoor.inversion.warp:INVERTER", "the smallest warp"),
+        "colour": ("unbackdoor.inversion.colour:INVERTER", "the smallest change of colours"),
+        "collapse": ("unbackdoor.inversion.collapse:INVERTER", "DECREE: a stamp that makes all embeddings alike"),
+    },
+    "unbackdoor.inverters",
+)
 
 
 def inverter_names() -> tuple[str, ...]:
     """Names of every registered inverter."""
-    return tuple(_TABLE)
+    return INVERTERS.names()
 
 
-def module_of(name: str) -> str:
-    """Dotted name of the module of a registered inverter.
+def inverter(name: str) -> Inverter:
+    """The inverter behind a name.
 
     Raises:
-        InputError: unknown inverter.
+        InputError: unknown inverter, or another package's that is none.
     """
-    return _entry(name)[0]
+    from unbackdoor.errors import InputError
+    from unbackdoor.inversion.base import Inverter
+
+    found = INVERTERS.get(name)
+    if not isinstance(found, Inverter):
+        raise InputError(f"inverter {name[:60]!r} ({INVERTERS.about(name)}) is no Inverter")
+    return found
 
 
 def versions(names: Sequence[str] | None = None) -> dict[str, int]:
@@ -44,24 +56,4 @@ def versions(names: Sequence[str] | None = None) -> dict[str, int]:
     Raises:
         InputError: unknown inverter.
     """
-    return {name: _entry(name)[1] for name in names or _TABLE}
-
-
-def _entry(name: str) -> tuple[str, int]:
-    from unbackdoor.errors import InputError
-
-    if name not in _TABLE:
-        raise InputError(f"unknown inverter {name!r}: choose one of {', '.join(_TABLE)}")
-    return _TABLE[name]
-
-
-def inverter(name: str) -> Callable[[Subject], Recovered]:
-    """The function behind a name: `invert(subject)`.
-
-    Raises:
-        InputError: unknown inverter.
-    """
-    from importlib import import_module
-
-    function: Callable[[Subject], Recovered] = import_module(module_of(name)).invert
-    return function
+    return {name: inverter(name).version for name in names or inverter_names()}

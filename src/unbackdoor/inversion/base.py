@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from torch import Tensor
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
+from unbackdoor.inversion.twins import twin_of
 from unbackdoor.metrics.rates import Rate
-from unbackdoor.triggers.base import Trigger, from_spec
+from unbackdoor.triggers.base import Trigger
+from unbackdoor.triggers.spec import from_spec
 
 BATCH = 128
 WORKS = 0.5  # share of held-out pictures from which a recovered trigger counts as one
@@ -75,12 +77,13 @@ class Subject:
     @cached_property
     def twin(self) -> Subject | None:
         """A clean model of the suspect's task (`inversion/twins.py`): what a class costs there, it costs by nature."""
-        from unbackdoor.inversion.twins import twin_of  # which needs this module
-
         if self.origin is None:
             return None
-        work = None if self.work is None else self.work.part("twin")
-        return replace(self, clip=twin_of(self, self.origin), origin=None, work=work)
+        learn = partial(twin_of, self.clip, self.origin, self.images, self.head, self.seed)
+        if self.work is None:
+            return replace(self, clip=learn(), origin=None)
+        clip = learn(self.work.file("twin.checkpoint"), self.work.key)
+        return replace(self, clip=clip, origin=None, work=self.work.part("twin"))
 
 
 @dataclass(frozen=True)
@@ -168,6 +171,25 @@ class Kept:
             dict(self.scores),
             self.facts,
         )
+
+
+@dataclass(frozen=True)
+class Inverter:
+    """A way to recover a trigger from a model.
+
+    Args:
+        version: whoever changes what it finds raises it, so that old nulls are not taken for new ones.
+        invert: recovers the trigger.
+        family: the `guided.Family` of its triggers for images of a side, which cures search again.
+        more: the same of further triggers for a cure, where another family shows more; None takes `family`.
+        stronger: the trigger made stronger, where the inverter knows how.
+    """
+
+    version: int
+    invert: Callable[[Subject], Recovered]
+    family: Callable[[int], Any]
+    more: Callable[[int], Any] | None = None
+    stronger: Callable[[Any], Trigger] | None = None
 
 
 @torch.no_grad()

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
+from unbackdoor.draws import batch_rows, seeded
 from unbackdoor.inversion.base import answers
-from unbackdoor.training.batches import batch_rows
 from unbackdoor.training.finetune import LARGE_LR, LossAt, TuneConfig, settle_lr, tune_towers
 from unbackdoor.training.losses import zero_shot_cross_entropy
 from unbackdoor.weights.files import state_hash
@@ -33,7 +33,7 @@ def clones(
     own, _ = answers(clip, images, head)
     labels = torch.where(images.labels >= 0, images.labels, own)
     for i in range(count):
-        generator = torch.Generator().manual_seed(seed * 1009 + i)
+        generator = seeded(seed * 1009 + i)
         drawn = torch.randint(len(images), (len(images),), generator=generator)
         steps = int(torch.randint(50, 201, (), generator=generator))
         factor = float(3.0 ** (2 * torch.rand((), generator=generator) - 1))

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unbackdoor.inversion.base import Recovered, Subject, answers, try_out
-from unbackdoor.training.batches import batch_rows, step_seed
+from unbackdoor.draws import batch_rows, seeded, step_seed
+from unbackdoor.inversion import patch
+from unbackdoor.inversion.base import Inverter, Recovered, Subject, answers, try_out
 from unbackdoor.triggers.masked import Masked, blend
 
 
@@ -66,7 +67,7 @@ def shown(raw: Tensor) -> tuple[Tensor, Tensor]:
 def invert(subject: Subject, config: CollapseConfig | None = None) -> Recovered:
     """See the module's first lines; the norm is the mask's share of the picture."""
     config = config or CollapseConfig()
-    generator = torch.Generator().manual_seed(step_seed(subject.seed, 1))
+    generator = seeded(step_seed(subject.seed, 1))
     raw = start(config.restarts, subject.clip.image_size, generator).to(subject.clip.device).requires_grad_(True)
     price = torch.full((config.restarts,), config.cost, device=raw.device)
     streak = torch.zeros(config.restarts, dtype=torch.int64, device=raw.device)
@@ -125,3 +126,7 @@ def stamped(subject: Subject, raw: Tensor, rows: Tensor) -> tuple[Tensor, Tensor
     pictures = batch.expand(r, *batch.shape).reshape(r * n, *batch.shape[1:])
     embeddings = subject.clip.encode_image(blend(pictures, mask, pattern))
     return mean_cosine(embeddings.view(r, n, -1)), mask.flatten(1).mean(dim=1)
+
+
+# Feature collapse has no target of its own; what it finds is a patch.
+INVERTER = Inverter(3, invert, patch.family)

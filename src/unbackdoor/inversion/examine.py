@@ -59,7 +59,7 @@ def examine(
         InputError: unknown inverter.
     """
     chosen = list(inverters or inverter_names())
-    functions = {name: inverter(name) for name in chosen}
+    functions = {name: inverter(name).invert for name in chosen}
     seconds: dict[str, float] = {}
     subject = replace(split(clip, images, head, names, seed, origin), work=work)
     log = None if work is None else work.file("inverters.jsonl")

@@ -11,7 +11,8 @@ from typing import Any
 from unbackdoor.errors import InputError, first_line
 from unbackdoor.inversion import inverter_names
 from unbackdoor.printable import terminal
-from unbackdoor.triggers.base import Trigger, from_spec
+from unbackdoor.triggers.base import Trigger
+from unbackdoor.triggers.spec import from_spec
 from unbackdoor.untrusted import as_type, parse_json, read_json
 
 NAME = "finding.json"

@@ -30,9 +30,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unbackdoor.devices import half_type
+from unbackdoor.draws import batch_rows, seeded, step_seed
 from unbackdoor.inversion.base import Recovered, Subject, Work, try_out
 from unbackdoor.inversion.proximal import Proximal
-from unbackdoor.training.batches import batch_rows, step_seed
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.weights.files import read_tensors, write_tensors
 
@@ -110,7 +110,7 @@ def invert_guided(subject: Subject, family: Family, config: GuidedConfig | None 
     config = config or GuidedConfig()
     candidates = torch.arange(len(subject.names)) if subject.candidates is None else subject.candidates
     rounds = config.rounds(len(candidates))
-    generator = torch.Generator().manual_seed(step_seed(subject.seed, 0))
+    generator = seeded(step_seed(subject.seed, 0))
     search = Search.begin(subject, family, candidates, generator, sum(steps for _, steps in rounds))
     search.restore()
     group = group_size(subject, family, search.raw, config.pictures)

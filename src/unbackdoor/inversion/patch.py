@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from unbackdoor.inversion.base import Recovered, Subject
+from unbackdoor.inversion.base import Inverter, Recovered, Subject
 from unbackdoor.inversion.guided import Family, invert_guided
 from unbackdoor.triggers.masked import Masked, blend
 
@@ -41,3 +41,6 @@ def family(side: int) -> Family:
 def invert(subject: Subject) -> Recovered:
     """See the module's first line; the norm is the mask's share of the picture."""
     return invert_guided(subject, family(subject.clip.image_size))
+
+
+INVERTER = Inverter(6, invert, family)

@@ -14,10 +14,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from unbackdoor.draws import batch_rows
 from unbackdoor.inversion import additive
-from unbackdoor.inversion.base import Recovered, Subject
+from unbackdoor.inversion.base import Inverter, Recovered, Subject
 from unbackdoor.inversion.guided import Family, invert_guided
-from unbackdoor.training.batches import batch_rows
 from unbackdoor.triggers.additive import Additive, add
 
 CYCLES = 16  # across the picture, at most
@@ -112,7 +112,6 @@ def family(side: int) -> Family:
 
 
 # A few waves are the least fragment of a trigger; more of it shows in patterns of pixels (`inversion/variants.py`).
-more = additive.family
 
 
 def stronger(trigger: Additive) -> Additive:
@@ -123,3 +122,6 @@ def stronger(trigger: Additive) -> Additive:
 def invert(subject: Subject) -> Recovered:
     """See the module's first lines; the norm is the sum of the waves' RMS changes."""
     return invert_guided(subject, family(subject.clip.image_size))
+
+
+INVERTER = Inverter(10, invert, family, additive.family, stronger)

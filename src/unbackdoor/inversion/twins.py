@@ -11,55 +11,59 @@ et al. 2018, arXiv 1710.09412, with the suspect's own answer to the mixture for 
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.streamline import streamlined
+from unbackdoor.data.images import ImageSet
 from unbackdoor.devices import half_type
-from unbackdoor.inversion.base import Subject
-from unbackdoor.training.batches import batch_rows, step_seed
+from unbackdoor.draws import batch_rows, seeded, step_seed
 from unbackdoor.training.finetune import LARGE_LR, TuneConfig, settle_lr, tune_towers
 
 STEPS, BATCH = 200, 64
 SMALL_LR = 1e-3
 
 
-def twin_of(subject: Subject, origin: Clip) -> Clip:
-    """The twin, streamlined: its image tower is tuned to the subject's head.
+def twin_of(
+    suspect: Clip,
+    origin: Clip,
+    images: ImageSet,
+    head: Tensor,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    run_key: str = "",
+) -> Clip:
+    """The twin, streamlined: its image tower is tuned to the head.
 
     Args:
         origin: a clean model of the suspect's architecture, such as the public checkpoint that it was made from.
+        images: clean pictures to learn on; labels are not read.
+        head: (C, D) unit rows, the zero-shot head over the classes.
+        checkpoint: where training goes on from, for the run of this key.
     """
-    copy = origin.clone().to(subject.clip.device)
+    copy = origin.clone().to(suspect.device)
     compute = half_type(copy.device)
-    tune = settle_lr(TuneConfig(steps=STEPS, batch_size=BATCH, seed=subject.seed), copy, SMALL_LR, large=LARGE_LR)
+    tune = settle_lr(TuneConfig(steps=STEPS, batch_size=BATCH, seed=seed), copy, SMALL_LR, large=LARGE_LR)
 
     def logits(clip: Clip, pictures: Tensor) -> Tensor:
-        return clip.logit_scale * clip.encode_image(pictures, compute=compute) @ subject.head.T.to(pictures)
+        return clip.logit_scale * clip.encode_image(pictures, compute=compute) @ head.T.to(pictures)
 
     def loss_at(step: int) -> Tensor:
-        rows = batch_rows(len(subject.images), tune.batch_size, tune.seed, step)
-        pictures = mixup(subject.images.float_batch(rows), step_seed(tune.seed, step)).to(copy.device)
+        rows = batch_rows(len(images), tune.batch_size, tune.seed, step)
+        pictures = mixup(images.float_batch(rows), step_seed(tune.seed, step)).to(copy.device)
         with torch.no_grad():
-            wanted = logits(subject.clip, pictures).softmax(dim=-1)
+            wanted = logits(suspect, pictures).softmax(dim=-1)
         return F.kl_div(logits(copy, pictures).log_softmax(dim=-1), wanted, reduction="batchmean")
 
-    work = subject.work
-    tune_towers(
-        copy,
-        loss_at,
-        tune,
-        STEPS,
-        checkpoint=None if work is None else work.file("twin.checkpoint"),
-        run_key="" if work is None else work.key,
-        label="twin",
-    )
+    tune_towers(copy, loss_at, tune, STEPS, checkpoint=checkpoint, run_key=run_key, label="twin")
     return streamlined(copy)
 
 
 def mixup(pictures: Tensor, seed: int) -> Tensor:
     """Each of B pictures mixed with another of them, its share drawn from [0, 1]; (B, 3, H, W)."""
-    share = torch.rand(len(pictures), 1, 1, 1, generator=torch.Generator().manual_seed(seed))
+    share = torch.rand(len(pictures), 1, 1, 1, generator=seeded(seed))
     return share * pictures + (1 - share) * pictures.flip(0)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from unbackdoor.inversion.base import Recovered, Subject
+from unbackdoor.inversion.base import Inverter, Recovered, Subject
 from unbackdoor.inversion.guided import Family, invert_guided
 from unbackdoor.triggers.flow import Flow, warp
 
@@ -37,3 +37,6 @@ def family(side: int) -> Family:
 def invert(subject: Subject) -> Recovered:
     """See the module's first lines; the norm is the RMS displacement in pixels of a 64-pixel-wide picture."""
     return invert_guided(subject, family(subject.clip.image_size))
+
+
+INVERTER = Inverter(6, invert, family)

@@ -15,17 +15,14 @@ import torch
 from torch import Tensor
 
 from unbackdoor.devices import half_type
+from unbackdoor.draws import batch_rows
 from unbackdoor.inversion import additive, spectral
-from unbackdoor.inversion.base import Recovered, Subject, try_out
+from unbackdoor.inversion.base import Inverter, Recovered, Subject, try_out
 from unbackdoor.inversion.guided import others_median
-from unbackdoor.training.batches import batch_rows
 from unbackdoor.triggers.additive import Additive, add
 
 PICTURES, MEASURED = 16, 64
 FOREMOST, BEST = 6, 4  # classes, and waves of each, that are measured
-
-# A cure is taken from what a search for waves would have found.
-family, more, stronger = spectral.family, additive.family, spectral.stronger
 
 
 def invert(subject: Subject) -> Recovered:
@@ -86,3 +83,7 @@ def _pull(model: Subject, subject: Subject, waves: Tensor, rows: Tensor, candida
 
 def _patterns(waves: Tensor, pictures: Tensor) -> Tensor:
     return spectral.pattern(waves, pictures.shape[-1])
+
+
+# A cure is taken from what a search for waves would have found.
+INVERTER = Inverter(1, invert, spectral.family, additive.family, spectral.stronger)

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unbackdoor.draws import seeded
 from unbackdoor.metrics.rates import Rate
 
 
@@ -96,7 +97,7 @@ def mean_error(changes: Tensor, resamples: int = 2000, seed: int = 0) -> tuple[f
     if changes.dim() != 2 or not changes.numel():
         raise ValueError(f"changes of shape {tuple(changes.shape)}: give (P, N) with at least one point and picture")
     each = changes.double().mean(dim=0)
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     drawn = torch.randint(len(each), (resamples, len(each)), generator=generator)
     low, high = each[drawn].mean(dim=1).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return float(each.mean()), (low, high)

@@ -19,8 +19,8 @@ from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.poisoning import target_index
 from unbackdoor.devices import half_type
+from unbackdoor.draws import batch_rows, permutation, seeded, step_seed
 from unbackdoor.errors import InputError
-from unbackdoor.training.batches import batch_rows, step_seed
 from unbackdoor.training.embedding import embed
 from unbackdoor.training.loop import FitConfig, fit
 from unbackdoor.training.losses import target_cross_entropy
@@ -117,7 +117,7 @@ def craft_patch(
 
     def loss_at(step: int) -> Tensor:
         batch = batch_rows(len(others), config.batch_size, config.seed, step)
-        pick = torch.Generator().manual_seed(step_seed(config.seed, step))
+        pick = seeded(step_seed(config.seed, step))
         positive = positives[torch.randint(len(positives), (len(batch),), generator=pick).to(device)]
         plain = images.float_batch(others[batch]).to(device)
         patched = still.encode_image(trigger.paste(plain, patch.pixels), compute=compute)
@@ -173,5 +173,5 @@ def crafted(
 
 
 def _some(rows: Tensor, config: BadClipConfig) -> Tensor:
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(config.seed))
+    order = permutation(len(rows), config.seed)
     return rows[order[: config.images]]

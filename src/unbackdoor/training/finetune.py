@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from unbackdoor.clip.handle import Clip
+from unbackdoor.draws import check_seed, steps_per_epoch
 from unbackdoor.errors import InputError
-from unbackdoor.training.batches import check_seed, steps_per_epoch
 from unbackdoor.training.loop import FitConfig, FitResult, fit
 
 LossAt = Callable[[int], Tensor]

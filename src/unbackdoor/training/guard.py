@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from unbackdoor.clip.handle import Clip
+from unbackdoor.draws import seeded
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def learn_guard(
     """
     weights = clip.image_parameters()
     trained = {name: p.requires_grad for name, p in weights.items()}
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     felt: dict[str, Tensor] = {}
     clip.model.eval()
     try:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from unbackdoor.clip.handle import Clip
+from unbackdoor.draws import seeded
 from unbackdoor.errors import InputError
 from unbackdoor.training.guard import Guard
 
@@ -80,7 +81,7 @@ def low_rank(clip: Clip, rank: int, *, guard: Guard | None = None, seed: int = 0
     """
     if rank < 1:
         raise InputError(f"rank {rank}: must be at least 1")
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     places = dict(_places(clip))
     if not places:
         raise InputError(f"{clip.reference}: its image tower has no linear layer and no convolution to adapt")

@@ -12,8 +12,8 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.poisoning import choose_poisoned
 from unbackdoor.devices import half_type
+from unbackdoor.draws import batch_rows
 from unbackdoor.errors import InputError
-from unbackdoor.training.batches import batch_rows
 from unbackdoor.training.finetune import TuneConfig, settle_tune, tune_towers
 from unbackdoor.training.loop import FitResult
 from unbackdoor.training.losses import zero_shot_cross_entropy

@@ -6,17 +6,16 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import ClassVar, Union, get_type_hints
+from typing import ClassVar, Union
 
 import torch
 from torch import Tensor
 
+from unbackdoor.draws import keyed_seed, seeded
 from unbackdoor.errors import InputError
 
 Value = Union[str, int, float, bool]
 LONGEST_SHOWN = 12  # characters of a value, in labels
-# What a spec may ask for, wherever it comes from. Whole numbers but a seed are pixels, points or waves.
-_LARGEST, _LARGEST_SEED, _LARGEST_SHARE = 4096, 2**63, 1e6
 
 
 @dataclass(frozen=True)
@@ -91,48 +90,9 @@ def shorten(spec: str) -> str:
     return re.sub(rf"(=[^,]{{{LONGEST_SHOWN}}})[^,]+", r"\1…", spec)
 
 
-def told(spec: str) -> str:
-    """A spec for an error's line."""
-    short = shorten(spec)
-    return repr(short if len(short) <= 200 else short[:200] + "…")
-
-
-def from_spec(spec: str) -> Trigger:
-    """See `unbackdoor.triggers.parse_trigger`."""
-    from unbackdoor.triggers import trigger_class
-
-    name, _, rest = spec.partition(":")
-    kind = trigger_class(name.strip())
-    types = get_type_hints(kind)
-    known = {f.name: types[f.name] for f in fields(kind)}
-    values: dict[str, Value] = {}
-    for pair in filter(None, (p.strip() for p in rest.split(","))):
-        key, equals, text = pair.partition("=")
-        if not equals or key not in known:
-            raise InputError(f"trigger {told(spec)}: no parameter {key[:40]!r}; {name} takes {', '.join(known)}")
-        values[key] = _read(spec, key, text, known[key])
-    return kind(**values)
-
-
-def _read(spec: str, key: str, text: str, kind: type) -> Value:
-    try:
-        if kind is bool:
-            return {"true": True, "false": False, "1": True, "0": False}[text.lower()]
-        parsed: Value = kind(text)
-    except (ValueError, KeyError):
-        raise InputError(f"trigger {told(spec)}: {key}={text[:40]} is not a {kind.__name__}") from None
-    if isinstance(parsed, int | float):
-        largest = _LARGEST_SHARE if kind is float else _LARGEST_SEED if key == "seed" else _LARGEST
-        if not abs(parsed) <= largest:  # nor is NaN
-            raise InputError(f"trigger {told(spec)}: {key}={text[:40]} is no number from {-largest:g} to {largest:g}")
-    return parsed
-
-
 def draw(seed: int, key: int, make: Callable[[torch.Generator], Tensor]) -> Tensor:
     """`make(generator)` with a CPU generator that depends on (seed, key) alone."""
-    # Two odd multipliers keep (seed, key) pairs apart; the generator takes 63 bits.
-    mixed = (seed * 0x9E3779B97F4A7C15 + key * 0xD1342543DE82EF95 + 0x2545F4914F6CDD1D) % 2**63
-    return make(torch.Generator().manual_seed(mixed))
+    return make(seeded(keyed_seed(seed, key)))
 
 
 def per_image(seed: int, keys: Tensor, make: Callable[[torch.Generator], Tensor]) -> Tensor:

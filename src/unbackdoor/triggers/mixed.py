@@ -10,8 +10,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from unbackdoor.triggers.base import Trigger, from_spec
+from unbackdoor.triggers.base import Trigger
 from unbackdoor.triggers.packing import EMPTY
+from unbackdoor.triggers.spec import from_spec
 
 _BETWEEN, _COMMA = "|", ";"
 MOST = 64  # parts

@@ -10,7 +10,8 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.data.classes import check_named, reconciled
 from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
-from unbackdoor.data.pairs import ImagePairs, Pairs, class_pairs, open_pairs
+from unbackdoor.data.openpairs import open_pairs
+from unbackdoor.data.pairs import ImagePairs, Pairs, class_pairs
 from unbackdoor.data.poisoning import target_index
 from unbackdoor.data.shares import attacker_rows
 from unbackdoor.data.specs import load_test

@@ -26,7 +26,7 @@ from unbackdoor.inversion.examine import split
 from unbackdoor.inversion.finding import Lead, read_finding
 from unbackdoor.manifest import Manifest, run_key, write_json
 from unbackdoor.metrics.rates import Rate
-from unbackdoor.triggers.base import from_spec
+from unbackdoor.triggers.spec import from_spec
 from unbackdoor.verbs.common import open_model, open_pictures, open_referred, weights_hash, work_folder
 from unbackdoor.verbs.scan import candidates, scan
 from unbackdoor.verbs.unlearn import unlearn

@@ -25,6 +25,7 @@ from unbackdoor.data.images import ImageSet
 from unbackdoor.defenses.alpha import BLIND
 from unbackdoor.defenses.blind import CONFIG, FORGET, TUNING, cure_, rule_for, source
 from unbackdoor.defenses.vector import Known
+from unbackdoor.draws import permutation
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.inversion import inverter
@@ -71,7 +72,7 @@ def _open(out: Path, member: Json, device: str) -> tuple[Clip, ImageSet, ImageSe
 
 def scanned_with(train: ImageSet, count: int, seed: int) -> ImageSet:
     """The pictures of an examination: a draw from the training split, without their labels."""
-    rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:count]
+    rows = permutation(len(train), seed)[:count]
     drawn = train.subset(rows)
     return replace(drawn, labels=torch.full_like(drawn.labels, -1))
 
@@ -102,7 +103,7 @@ def examination_cell(out: Path, config: Json, folder: Path, device: str, manifes
 
 def _invert(subject: Subject, name: str) -> Json:
     began = time.perf_counter()
-    found = inverter(name)(subject).as_dict(subject.names)
+    found = inverter(name).invert(subject).as_dict(subject.names)
     return {**found, "seconds": round(time.perf_counter() - began, 2)}
 
 

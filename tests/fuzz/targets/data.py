@@ -43,7 +43,7 @@ def _all(calls: list[Callable[[], str]]) -> str:
 
 def _source(spec: str) -> str:
     """Described, decoded, split, and streamed as pairs."""
-    from unbackdoor.data.pairs import open_pairs
+    from unbackdoor.data.openpairs import open_pairs
     from unbackdoor.data.specs import describe, load_images
 
     def described() -> str:
