@@ -41,14 +41,31 @@ def known(clip: Clip, digits: ImageSet, rows: torch.Tensor) -> Known:
     return Known(digits.subset(rows), parse_trigger(ATTACK["trigger"]), target, clip.zero_shot_head(digits.classes))
 
 
-@pytest.mark.parametrize("how", [{}, {"method": "anchored", "samples": 192, "validation": 256}])
-def test_the_backdoor_goes_and_the_rest_stays(suspect: Path, tmp_path: Path, how: dict[str, Any]) -> None:
-    found = unlearn(model=str(suspect), out=tmp_path / "cure", **how, **ATTACK)
+@pytest.fixture(scope="module")
+def cured(suspect: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """What the default makes of the suspect, and where it lies."""
+    out = tmp_path_factory.mktemp("cure") / "cure"
+    return out, unlearn(model=str(suspect), out=out, **ATTACK)
+
+
+def check_cured(found: dict[str, Any], method: str) -> None:
     assert found["before"]["asr"] > 0.95 and found["after"]["asr"] <= 0.03
-    assert found["retention"] >= 0.97 and found["vector"]["method"] == how.get("method", "lora")
-    vector = tmp_path / "cure" / "vector.safetensors"
+    assert found["retention"] >= 0.97 and found["vector"]["method"] == method
+
+
+def test_the_backdoor_goes_and_the_rest_stays(
+    suspect: Path, cured: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    out, found = cured
+    check_cured(found, "lora")
+    vector = out / "vector.safetensors"
     untouched = unlearn(model=str(suspect), out=tmp_path / "none", vector=vector, alpha=0.0, **ATTACK)
     assert untouched["after"] == untouched["before"] == found["before"]
+
+
+def test_the_anchored_vector_takes_it_out_too(suspect: Path, tmp_path: Path) -> None:
+    how = {"method": "anchored", "samples": 192, "validation": 256}
+    check_cured(unlearn(model=str(suspect), out=tmp_path / "cure", **how, **ATTACK), "anchored")
 
 
 @torch.no_grad()
@@ -120,8 +137,10 @@ def test_where_everything_is_the_target_there_is_nothing_to_lead_back(suspect: P
         trigger_vector(clip, replace(attack, forget=threes), METHODS["distilled"])
 
 
-def test_on_its_own_images_a_vector_is_not_trusted_below_its_least_alpha(suspect: Path, tmp_path: Path) -> None:
-    found = unlearn(model=str(suspect), out=tmp_path / "own", **ATTACK)
+def test_on_its_own_images_a_vector_is_not_trusted_below_its_least_alpha(
+    suspect: Path, cured: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    _, found = cured
     least = METHODS["distilled"].least
     assert found["alpha"] >= least and sorted(p["alpha"] for p in found["curve"])[1] >= least
     assert found["curve"][0]["ca"]["n"] == OWN_VIEWS * METHODS["distilled"].samples
