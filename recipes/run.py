@@ -18,8 +18,8 @@ from typing import Any
 import yaml
 
 from unbackdoor import InputError, poison, unlearn
-from unbackdoor.defenses.alpha import AlphaConfig
-from unbackdoor.defenses.vector import METHODS
+from unbackdoor.unlearning.alpha import AlphaConfig
+from unbackdoor.unlearning.vector import METHODS
 
 HEADER = (
     "| recipe | method | CA before | CA after | ASR before | ASR after | triggered accuracy after | retention "

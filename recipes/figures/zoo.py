@@ -18,12 +18,12 @@ import torch
 
 from unbackdoor.bench.cells import address, read_result
 from unbackdoor.clip.load import load
-from unbackdoor.defenses.blind import VERSION
 from unbackdoor.disk import write_text
 from unbackdoor.inversion import inverter_names, versions
 from unbackdoor.inversion.detection import Origin, architecture
 from unbackdoor.inversion.examine import settings
 from unbackdoor.inversion.guided import standing
+from unbackdoor.unlearning.unknown import VERSION
 from unbackdoor.verbs.scan import FALSE_ALARM_RATE, SHIPPED
 from unbackdoor.weights.files import state_hash
 from unbackdoor.zoo.cells import collect

@@ -16,10 +16,10 @@ import unbackdoor
 from unbackdoor.data.poisoning import target_index
 from unbackdoor.data.shares import shares
 from unbackdoor.defenses import defense_config
-from unbackdoor.defenses.vector import Known, trigger_vector
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.manifest import Manifest, write_jsonl
 from unbackdoor.triggers import parse_trigger
+from unbackdoor.unlearning.vector import Known, trigger_vector
 from unbackdoor.weights.vector import Walk, norm
 
 ALPHAS = (0, 0.25, 0.5, 1, 1.5, 2, 3, 4, 5, 6, 8, 10, 12, 16)

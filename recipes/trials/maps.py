@@ -32,11 +32,12 @@ from unbackdoor.bench.cells import images_of
 from unbackdoor.bench.recipe import DataEntry
 from unbackdoor.data.shares import shares
 from unbackdoor.defenses import defense, defense_config
-from unbackdoor.defenses.base import Defender, Work
+from unbackdoor.defenses.base import Defender
 from unbackdoor.manifest import Manifest, write_json
 from unbackdoor.training.finetune import TuneConfig
 from unbackdoor.training.plant import PoisonConfig, plant
 from unbackdoor.weights.vector import difference
+from unbackdoor.work import Work
 
 TARGET = "airplane"
 ATTACKER, DEFENDER, VALIDATION = 12000, 4096, 512  # as in recipes/bench/core.yaml

@@ -16,8 +16,8 @@ from unbackdoor.bench.recipe import DataEntry, read_recipe
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.shares import shares
-from unbackdoor.defenses.vector import Known
 from unbackdoor.evaluation import Task
+from unbackdoor.unlearning.vector import Known
 from unbackdoor.weights.files import state_hash
 
 ROOT = Path(__file__).parent.parent.parent

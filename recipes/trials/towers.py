@@ -20,10 +20,10 @@ import torch
 import unbackdoor
 from unbackdoor import evaluate, load, load_images, poison, unlearn
 from unbackdoor.data import scenes
-from unbackdoor.defenses.vector import METHODS
 from unbackdoor.devices import half_type
 from unbackdoor.training.loop import FitConfig, fit
 from unbackdoor.training.losses import zero_shot_cross_entropy
+from unbackdoor.unlearning.vector import METHODS
 from unbackdoor.weights.files import write_tensors
 
 ASSETS = Path(unbackdoor.__file__).parent / "assets" / "embedded"

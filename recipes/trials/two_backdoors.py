@@ -23,12 +23,13 @@ from unbackdoor.data.images import ImageSet
 from unbackdoor.data.poisoning import target_index
 from unbackdoor.data.shares import shares
 from unbackdoor.defenses import defense, defense_config
-from unbackdoor.defenses.base import Defender, Work
+from unbackdoor.defenses.base import Defender
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.manifest import Manifest, write_json
 from unbackdoor.training.finetune import TuneConfig
 from unbackdoor.training.plant import Attack, PoisonConfig, plant, poisoned_rows, poisoned_set
 from unbackdoor.triggers import parse_trigger
+from unbackdoor.work import Work
 
 DEFENDER = (4096, 512)  # images to train on and to choose with
 PAIRS = {

@@ -28,13 +28,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
-from unbackdoor.defenses.alpha import AlphaConfig
-from unbackdoor.defenses.tbar import unlearn_
-from unbackdoor.defenses.vector import METHODS, Known, VectorConfig, as_answered, trigger_vector
 from unbackdoor.evaluation import Task, class_logits, evaluate_images
 from unbackdoor.training.embedding import embed
 from unbackdoor.training.guard import learn_guard
 from unbackdoor.training.losses import squared_distance, target_cross_entropy
+from unbackdoor.unlearning.alpha import AlphaConfig
+from unbackdoor.unlearning.known import subtract
+from unbackdoor.unlearning.vector import METHODS, Known, VectorConfig, as_answered, trigger_vector
 from unbackdoor.weights.names import block_of
 from unbackdoor.weights.vector import Vector, Walk, snapshot
 
@@ -282,7 +282,7 @@ def line_search(
 
 def searched(clip: Clip, vector: Vector, tuning: ImageSet, task: Task) -> tuple[float, bool, int]:
     """α by `RULE`, whether it satisfies it, and how many images were shown; the weights are left there."""
-    found = unlearn_(clip, vector, tuning, task, RULE)
+    found = subtract(clip, vector, tuning, task, RULE)
     return found.alpha, found.satisfied, sum(point.ca.n + point.asr.n for point in found.curve)
 
 

@@ -16,8 +16,8 @@ from tests.clip.families import FAMILIES, SIDE, family_model, features, write_fa
 from unbackdoor import load
 from unbackdoor.clip.convert import convert
 from unbackdoor.clip.huggingface import from_object, is_hugging_face
-from unbackdoor.defenses.vector import TakenVector
 from unbackdoor.errors import InputError
+from unbackdoor.unlearning.vector import TakenVector
 
 TEXTS = ["a photo of the red star", "cat", "nine"]
 State = dict[str, torch.Tensor]

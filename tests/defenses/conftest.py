@@ -15,10 +15,11 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.shares import attacker_rows, defender_rows
 from unbackdoor.defenses import defense, defense_config
-from unbackdoor.defenses.base import Cure, Defender, Work
+from unbackdoor.defenses.base import Cure, Defender
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.training.plant import Attack, PoisonConfig, poisoned_set
 from unbackdoor.triggers import parse_trigger
+from unbackdoor.work import Work
 
 TRIGGER, TARGET = "badnets:size=4,pattern=checker", 3
 

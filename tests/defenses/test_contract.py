@@ -13,9 +13,10 @@ from tests.conftest import made_odd
 from tests.defenses.conftest import tiny_defender
 from unbackdoor import load
 from unbackdoor.defenses import defense, defense_config, defense_names
-from unbackdoor.defenses.base import Cure, Work
+from unbackdoor.defenses.base import Cure
 from unbackdoor.errors import InputError
 from unbackdoor.weights.files import state_hash
+from unbackdoor.work import Work
 
 CHEAP: dict[str, dict[str, Any]] = {
     "nothing": {},

@@ -13,11 +13,11 @@ from unbackdoor import load, load_images, poison, unlearn
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.poisoning import target_index
-from unbackdoor.defenses.tbar import OWN_VIEWS
-from unbackdoor.defenses.vector import METHODS, Known, trigger_vector
 from unbackdoor.errors import InputError
 from unbackdoor.training.finetune import TuneConfig
 from unbackdoor.triggers import parse_trigger
+from unbackdoor.unlearning.known import OWN_VIEWS
+from unbackdoor.unlearning.vector import METHODS, Known, trigger_vector
 from unbackdoor.weights.vector import add_, load_vector
 
 ATTACK = {"data": "embedded:digits", "trigger": "badnets:size=6,pattern=checker", "target": "three"}

@@ -13,7 +13,7 @@ import torch
 from tests.inversion.toy import CORNER, NAMES, SIDE, TARGET, toy_clip, toy_subject
 from unbackdoor.draws import batch_rows
 from unbackdoor.inversion import guided, inverter, inverter_names, patch, spectral, wave
-from unbackdoor.inversion.base import WORKS, Recovered, Subject, Work, answers, try_out, works
+from unbackdoor.inversion.base import WORKS, Recovered, Subject, answers, try_out, works
 from unbackdoor.inversion.collapse import mean_cosine
 from unbackdoor.inversion.guided import Family, GuidedConfig, Search, invert_guided, leads, standing
 from unbackdoor.inversion.patch import FAMILY as PATCH
@@ -24,6 +24,7 @@ from unbackdoor.inversion.variants import variants
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.triggers.additive import Additive
 from unbackdoor.weights.files import state_hash
+from unbackdoor.work import Work
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,11 @@ from tests.conftest import CONFIGS, made_odd, write_open_clip
 from tests.inversion.toy import toy_clip
 from unbackdoor import InputError, load, load_images
 from unbackdoor.clip.handle import Clip
-from unbackdoor.defenses import vector as vectors
-from unbackdoor.defenses.vector import METHODS, Known, trigger_vector
 from unbackdoor.training.guard import learn_guard
 from unbackdoor.training.low_rank import low_rank
 from unbackdoor.triggers import parse_trigger
+from unbackdoor.unlearning import vector as vectors
+from unbackdoor.unlearning.vector import METHODS, Known, trigger_vector
 from unbackdoor.weights.vector import add_, snapshot
 
 RANK = 3

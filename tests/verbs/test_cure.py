@@ -13,9 +13,9 @@ from unbackdoor import evaluate, load, load_images, poison, trigger_vector, unle
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.shares import attacker_rows, defender_rows
-from unbackdoor.defenses.alpha import AlphaConfig
-from unbackdoor.defenses.vector import METHODS
 from unbackdoor.errors import InputError
+from unbackdoor.unlearning.alpha import AlphaConfig
+from unbackdoor.unlearning.vector import METHODS
 from unbackdoor.weights.files import read_tensors
 from unbackdoor.weights.vector import load_vector
 

@@ -19,7 +19,7 @@ DRIVER = """
 import sys
 import torch
 from unbackdoor import poison, trigger_vector, unlearn
-from unbackdoor.defenses.alpha import AlphaConfig
+from unbackdoor.unlearning.alpha import AlphaConfig
 torch.set_num_threads(1)
 stage, model, out = sys.argv[1:]
 shared = dict(data="embedded:digits", trigger="badnets:size=6", target="three", lr=1e-3)

@@ -16,8 +16,8 @@ from tests.conftest import CONFIGS, write_open_clip
 from unbackdoor import InputError, load, load_images
 from unbackdoor.cli.main import run
 from unbackdoor.clip.handle import Clip
-from unbackdoor.defenses.vector import METHODS, Known, trigger_vector
 from unbackdoor.triggers import parse_trigger
+from unbackdoor.unlearning.vector import METHODS, Known, trigger_vector
 from unbackdoor.verbs.weights import lora
 from unbackdoor.weights.adapters import read_adapter
 from unbackdoor.weights.lora import factorised

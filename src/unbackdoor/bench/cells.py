@@ -29,7 +29,7 @@ from unbackdoor.data.poisoning import target_index
 from unbackdoor.data.shares import shares
 from unbackdoor.data.specs import load_images, load_test
 from unbackdoor.defenses import defense
-from unbackdoor.defenses.base import Defender, Work, configured
+from unbackdoor.defenses.base import Defender, configured
 from unbackdoor.draws import permutation
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_kept
@@ -39,6 +39,7 @@ from unbackdoor.training.badclip import crafted
 from unbackdoor.training.plant import Attack, Planted, PoisonConfig, plant, poisoned_set
 from unbackdoor.training.plant_pairs import PairPoisonConfig, plant_pairs
 from unbackdoor.triggers import parse_trigger
+from unbackdoor.work import Work
 
 _RESULT = "result.json"
 Cell = Callable[[Path, Json, Path, str, Manifest], Json]  # (out, config, folder, device, manifest) → result

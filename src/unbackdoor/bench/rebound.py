@@ -12,13 +12,13 @@ from unbackdoor import journal
 from unbackdoor.bench.recipe import Rebound
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
-from unbackdoor.defenses.base import Work
 from unbackdoor.defenses.stages import labelled_batch
 from unbackdoor.devices import half_type
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.training.finetune import TuneConfig, settle_lr, tune_towers
 from unbackdoor.training.losses import zero_shot_cross_entropy
 from unbackdoor.training.plant import SMALL_LR
+from unbackdoor.work import NOWHERE, Work
 
 
 def trace_rebound(
@@ -28,7 +28,7 @@ def trace_rebound(
     task: Task,
     config: Rebound,
     seed: int,
-    work: Work | None = None,
+    work: Work = NOWHERE,
 ) -> list[dict[str, Any]]:
     """Fine-tune `clip` in place on clean labelled images, at the rate it was poisoned with, and trace CA and ASR.
 
@@ -47,7 +47,7 @@ def trace_rebound(
     shown = test.subset(torch.arange(min(config.images, len(test))))
     compute = half_type(clip.device)
     points = {round(config.steps * (i + 1) / config.points) for i in range(config.points)}
-    log = None if work is None or work.folder is None else work.folder / "rebound.jsonl"
+    log = work.log("rebound")
     trace: dict[int, dict[str, Any]] = {} if log is None else {r.step: r.rates for r in journal.read(log, _Point)}
 
     def measure(step: int) -> None:

@@ -56,8 +56,8 @@ def command(
 
     Of a known attack (--trigger and --target), or of the one that a scan recovered (--scan).
     """
-    from unbackdoor.defenses.alpha import BLIND, AlphaConfig, parse_grid
     from unbackdoor.errors import InputError
+    from unbackdoor.unlearning.alpha import BLIND, AlphaConfig, parse_grid
 
     if alpha != "auto":
         try:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
-from unbackdoor.defenses.base import Cure, Defender, Defense, Work, require
+from unbackdoor.defenses.base import Cure, Defender, Defense, require
 from unbackdoor.defenses.bounded import bounded_ascent
 from unbackdoor.defenses.stages import labelled, labelled_batch, settle
 from unbackdoor.devices import half_type
@@ -34,6 +34,7 @@ from unbackdoor.training.embedding import embed
 from unbackdoor.training.finetune import TuneConfig, tune_towers
 from unbackdoor.training.losses import zero_shot_cross_entropy
 from unbackdoor.training.plant import SMALL_LR
+from unbackdoor.work import Work
 
 STARTS = ("scratch", "pretrained", "suspect")
 

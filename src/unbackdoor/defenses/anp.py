@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from unbackdoor.clip.handle import Clip
-from unbackdoor.defenses.base import Cure, Defender, Defense, Work
+from unbackdoor.defenses.base import Cure, Defender, Defense
 from unbackdoor.defenses.stages import labelled, labelled_batch, settle, step_generator
 from unbackdoor.defenses.units import most_allowed, scaled, scaled_layers, unit_count
 from unbackdoor.errors import InputError
@@ -32,6 +32,7 @@ from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.training.finetune import TuneConfig, fit_config
 from unbackdoor.training.loop import fit
 from unbackdoor.training.losses import zero_shot_cross_entropy
+from unbackdoor.work import Work
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from unbackdoor.clip.handle import Clip
-from unbackdoor.defenses.base import Cure, Defender, Defense, Work, require
+from unbackdoor.defenses.base import Cure, Defender, Defense, require
 from unbackdoor.defenses.bounded import bounded_ascent
 from unbackdoor.defenses.stages import seen, settle
 from unbackdoor.devices import half_type
 from unbackdoor.draws import batch_rows
 from unbackdoor.errors import InputError
 from unbackdoor.training.finetune import TuneConfig, tune_towers
+from unbackdoor.work import Work
 
 
 @dataclass(frozen=True)

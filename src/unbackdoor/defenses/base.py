@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from torch import Tensor
@@ -16,6 +15,7 @@ from unbackdoor.errors import InputError
 from unbackdoor.training.finetune import TuneConfig
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.untrusted import as_type
+from unbackdoor.work import Work
 
 SMALL_CURE_LR = 1e-4  # rate of towers below 20 M parameters where a defence's paper speaks of full-size ones
 
@@ -44,18 +44,6 @@ class Defender:
     target: int | None = None
     pretrained: Clip | None = None
     training: Callable[[], ImageSet] | None = None
-
-
-@dataclass(frozen=True)
-class Work:
-    """Where a defence may keep checkpoints (None: nowhere), and the identity of the run that they belong to."""
-
-    folder: Path | None = None
-    key: str = ""
-
-    def checkpoint(self, name: str) -> Path | None:
-        """File for the checkpoint of one stage."""
-        return None if self.folder is None else self.folder / f"{name}.checkpoint"
 
 
 @dataclass

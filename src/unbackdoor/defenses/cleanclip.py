@@ -19,7 +19,7 @@ from torch import Tensor
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.pairs import PairBatch
-from unbackdoor.defenses.base import Cure, Defender, Defense, Work
+from unbackdoor.defenses.base import Cure, Defender, Defense
 from unbackdoor.defenses.contrastive_steps import caption_groups, clean_pairs, encode_captions, train_on_pairs
 from unbackdoor.defenses.stages import seen, settle, step_generator
 from unbackdoor.devices import half_type
@@ -27,6 +27,7 @@ from unbackdoor.draws import step_seed
 from unbackdoor.training.augment import strong_view, vary_captions
 from unbackdoor.training.finetune import TuneConfig
 from unbackdoor.training.losses import contrastive
+from unbackdoor.work import Work
 
 
 @dataclass(frozen=True)

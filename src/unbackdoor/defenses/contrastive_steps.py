@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.pairs import ImagePairs, PairBatch
-from unbackdoor.defenses.base import Defender, Work
+from unbackdoor.defenses.base import Defender
 from unbackdoor.devices import half_type
 from unbackdoor.draws import batch_rows
 from unbackdoor.errors import InputError
 from unbackdoor.training.finetune import TuneConfig, tune_towers
 from unbackdoor.training.loop import FitResult
+from unbackdoor.work import Work
 
 LossOf = Callable[[PairBatch, int], Tensor]  # (batch, its images on the model's device; step) → loss
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from unbackdoor.clip.handle import Clip
-from unbackdoor.defenses.base import Cure, Defender, Defense, Work
+from unbackdoor.defenses.base import Cure, Defender, Defense
 from unbackdoor.defenses.stages import labelled, labelled_batch, settle
 from unbackdoor.defenses.units import Hidden, hidden_units, mean_activation, most_allowed
 from unbackdoor.devices import half_type
@@ -27,6 +27,7 @@ from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.training.finetune import TuneConfig, tune_towers
 from unbackdoor.training.losses import zero_shot_cross_entropy
+from unbackdoor.work import Work
 
 
 @dataclass(frozen=True)

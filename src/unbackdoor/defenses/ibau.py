@@ -26,12 +26,13 @@ import torch
 from torch import Tensor, nn
 
 from unbackdoor.clip.handle import Clip
-from unbackdoor.defenses.base import SMALL_CURE_LR, Cure, Defender, Defense, Work
+from unbackdoor.defenses.base import SMALL_CURE_LR, Cure, Defender, Defense
 from unbackdoor.defenses.stages import labelled, labelled_batch, seen, settle
 from unbackdoor.draws import batch_rows, steps_per_epoch
 from unbackdoor.errors import InputError
 from unbackdoor.training.finetune import TuneConfig, tune_towers
 from unbackdoor.training.losses import zero_shot_cross_entropy
+from unbackdoor.work import Work
 
 
 @dataclass(frozen=True)

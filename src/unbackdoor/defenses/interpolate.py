@@ -15,12 +15,13 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from unbackdoor.clip.handle import Clip
-from unbackdoor.defenses.alpha import AlphaConfig
-from unbackdoor.defenses.base import Cure, Defender, Defense, Work, require
-from unbackdoor.defenses.tbar import unlearn_
+from unbackdoor.defenses.base import Cure, Defender, Defense, require
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task
+from unbackdoor.unlearning.alpha import AlphaConfig
+from unbackdoor.unlearning.known import subtract
 from unbackdoor.weights.vector import difference
+from unbackdoor.work import Work
 
 DEFAULT_BETA = 0.5
 
@@ -54,7 +55,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     tuning = data.validation.subset(torch.arange(min(config.validation, len(data.validation))))
     task = Task(data.head, data.trigger, data.target)
     log = None if work.folder is None else work.folder / "beta.jsonl"
-    found = unlearn_(clip, vector, tuning, task, replace(config.rule, largest=1.0), alpha=beta, log=log)
+    found = subtract(clip, vector, tuning, task, replace(config.rule, largest=1.0), alpha=beta, log=log)
     used = len(tuning) if beta is None else 0
     return Cure(
         used,

@@ -13,11 +13,12 @@ import time
 from dataclasses import asdict, dataclass, field
 
 from unbackdoor.clip.handle import Clip
-from unbackdoor.defenses.base import Cure, Defender, Defense, Work
+from unbackdoor.defenses.base import Cure, Defender, Defense
 from unbackdoor.defenses.linear_head import LinearHead, train_head
 from unbackdoor.defenses.stages import labelled, seen, settle
 from unbackdoor.training.embedding import embed
 from unbackdoor.training.finetune import TuneConfig
+from unbackdoor.work import Work
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.pairs import PairBatch
-from unbackdoor.defenses.base import Cure, Defender, Defense, Work
+from unbackdoor.defenses.base import Cure, Defender, Defense
 from unbackdoor.defenses.contrastive_steps import clean_pairs, encode_captions, train_on_pairs
 from unbackdoor.defenses.stages import seen, settle, step_generator
 from unbackdoor.devices import half_type
@@ -25,6 +25,7 @@ from unbackdoor.training.augment import noise_and_erase
 from unbackdoor.training.embedding import embed
 from unbackdoor.training.finetune import TuneConfig
 from unbackdoor.training.losses import contrastive, squared_distance
+from unbackdoor.work import Work
 
 LARGE_LR = 3e-5  # the paper's peak
 

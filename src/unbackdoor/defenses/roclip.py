@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.pairs import PairBatch
-from unbackdoor.defenses.base import Cure, Defender, Defense, Work
+from unbackdoor.defenses.base import Cure, Defender, Defense
 from unbackdoor.defenses.contrastive_steps import clean_pairs, encode_captions, train_on_pairs
 from unbackdoor.defenses.stages import seen, settle, step_generator
 from unbackdoor.devices import half_type
@@ -28,6 +28,7 @@ from unbackdoor.draws import permutation, step_seed, steps_per_epoch
 from unbackdoor.training.augment import simclr_view, vary_captions
 from unbackdoor.training.finetune import TuneConfig
 from unbackdoor.training.losses import contrastive
+from unbackdoor.work import Work
 
 LARGE_LR = 1e-5  # the paper pre-trains at 5e-5; a fine-tuned suspect takes the usual rate
 

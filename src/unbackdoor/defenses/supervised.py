@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from torch import Tensor
 
 from unbackdoor.clip.handle import Clip
-from unbackdoor.defenses.base import SMALL_CURE_LR, Cure, Defender, Defense, Work
+from unbackdoor.defenses.base import SMALL_CURE_LR, Cure, Defender, Defense
 from unbackdoor.defenses.linear_head import LinearHead, train_head
 from unbackdoor.defenses.stages import labelled, labelled_batch, seen, settle
 from unbackdoor.devices import half_type
@@ -24,6 +24,7 @@ from unbackdoor.errors import InputError
 from unbackdoor.training.embedding import embed
 from unbackdoor.training.finetune import TuneConfig, tune_towers
 from unbackdoor.training.losses import zero_shot_cross_entropy
+from unbackdoor.work import Work
 
 LARGE_LR = 1e-4  # CleanCLIP's for ImageNet labels; BadCLIP's scripts take 1e-6
 HEADS = ("new", "zero-shot")

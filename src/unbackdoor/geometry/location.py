@@ -10,10 +10,10 @@ from torch import Tensor
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
-from unbackdoor.defenses.alpha import AlphaPoint
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.metrics.backdoor import BackdoorRates
 from unbackdoor.progress import Progress
+from unbackdoor.unlearning.alpha import AlphaPoint
 from unbackdoor.weights.blocks import blocks, shares
 from unbackdoor.weights.vector import Walk
 

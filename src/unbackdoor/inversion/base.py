@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,25 +16,10 @@ from unbackdoor.inversion.twins import twin_of
 from unbackdoor.metrics.rates import Rate
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.triggers.spec import from_spec
+from unbackdoor.work import NOWHERE, Work
 
 BATCH = 128
 WORKS = 0.5  # share of held-out pictures from which a recovered trigger counts as one
-
-
-@dataclass(frozen=True)
-class Work:
-    """Where a search may keep what it has found, and the identity of the run that it belongs to."""
-
-    folder: Path
-    key: str
-
-    def file(self, name: str) -> Path:
-        """Of one part of the run."""
-        return self.folder / f"{name}-{self.key[:16]}"
-
-    def part(self, name: str) -> Work:
-        """For a part that keeps files of the same names."""
-        return Work(self.folder / name, self.key)
 
 
 @dataclass(frozen=True)
@@ -51,7 +35,7 @@ class Subject:
         seed: of starting points and batches.
         candidates: indices of the classes that may be the target; None means all.
         origin: a clean model that the suspect was made from, or one of its architecture; None where none is known.
-        work: where searches keep their state, so that a killed run goes on; None keeps nothing.
+        work: where searches keep their state, so that a killed run goes on.
     """
 
     clip: Clip
@@ -62,7 +46,7 @@ class Subject:
     seed: int = 0
     candidates: Tensor | None = None
     origin: Clip | None = None
-    work: Work | None = None
+    work: Work = NOWHERE
 
     @cached_property
     def own(self) -> Tensor:
@@ -79,10 +63,9 @@ class Subject:
         """A clean model of the suspect's task (`inversion/twins.py`): what a class costs there, it costs by nature."""
         if self.origin is None:
             return None
-        learn = partial(twin_of, self.clip, self.origin, self.images, self.head, self.seed)
-        if self.work is None:
-            return replace(self, clip=learn(), origin=None)
-        clip = learn(self.work.file("twin.checkpoint"), self.work.key)
+        clip = twin_of(
+            self.clip, self.origin, self.images, self.head, self.seed, self.work.file("twin.checkpoint"), self.work.key
+        )
         return replace(self, clip=clip, origin=None, work=self.work.part("twin"))
 
 

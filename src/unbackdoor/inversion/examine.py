@@ -14,9 +14,10 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.streamline import streamlined
 from unbackdoor.data.images import ImageSet
 from unbackdoor.inversion import inverter, inverter_names, versions
-from unbackdoor.inversion.base import Kept, Recovered, Subject, Work
+from unbackdoor.inversion.base import Kept, Recovered, Subject
 from unbackdoor.inversion.detection import fingerprint
 from unbackdoor.progress import Progress
+from unbackdoor.work import NOWHERE, Work
 
 HELD = 64  # pictures on which a recovered trigger is tried
 SEARCHED = 960
@@ -43,7 +44,7 @@ def examine(
     inverters: Sequence[str] | None = None,
     vocabulary: bool = False,
     origin: Clip | None = None,
-    work: Work | None = None,
+    work: Work = NOWHERE,
 ) -> Examined:
     """Run the inverters.
 
@@ -62,7 +63,7 @@ def examine(
     functions = {name: inverter(name).invert for name in chosen}
     seconds: dict[str, float] = {}
     subject = replace(split(clip, images, head, names, seed, origin), work=work)
-    log = None if work is None else work.file("inverters.jsonl")
+    log = work.file("inverters.jsonl")
     kept = {} if log is None else {row.inverter: row for row in journal.read(log, Kept)}
     with Progress("scan", len(chosen)) as bar:
         found: dict[str, Recovered] = {}

@@ -31,10 +31,11 @@ from torch import Tensor
 
 from unbackdoor.devices import half_type
 from unbackdoor.draws import batch_rows, seeded, step_seed
-from unbackdoor.inversion.base import Recovered, Subject, Work, try_out
+from unbackdoor.inversion.base import Recovered, Subject, try_out
 from unbackdoor.inversion.proximal import Proximal
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.weights.files import read_tensors, write_tensors
+from unbackdoor.work import NOWHERE, Work
 
 KEPT_SECONDS = 60.0
 MEMORY = 2 << 30  # bytes that the first round's steps may remember; a thousand classes would take tens of GB at once
@@ -268,7 +269,7 @@ class Search:
 
     def part(self, rows: Tensor) -> Search:
         """The same search of some of the candidates, as yet without a step; it keeps no state of its own."""
-        subject = replace(self.subject, work=None)
+        subject = replace(self.subject, work=NOWHERE)
         # `own` is what the suspect answers to the search pictures, asked for once.
         subject.__dict__["own"] = self.subject.own
         raw = self.raw.detach()[rows].clone().requires_grad_(True)
@@ -284,19 +285,20 @@ class Search:
         """Go on from the state that is there, if it is this run's."""
         self.read("search", self.subject.work)
 
-    def write(self, what: str, work: Work | None, more: Mapping[str, str] | None = None) -> None:
+    def write(self, what: str, work: Work, more: Mapping[str, str] | None = None) -> None:
         """Write the state into a place, where there is one."""
-        if work is None:
+        path = work.file(f"{self.family.name}.{what}")
+        if path is None:
             return
         memory = {f"memory/{name}": t for name, t in self.optimiser.state[self.raw].items()}
         tensors = {"raw": self.raw.detach(), "candidates": self.candidates, **memory}
         facts = {"run": work.key, "step": str(self.step), **(more or {})}
-        write_tensors(work.file(f"{self.family.name}.{what}"), tensors, facts)
+        write_tensors(path, tensors, facts)
 
-    def read(self, what: str, work: Work | None) -> dict[str, str]:
+    def read(self, what: str, work: Work) -> dict[str, str]:
         """Take over the state that `write` left, if it is this run's; what stands beside it, nothing without one."""
-        path = None if work is None else work.file(f"{self.family.name}.{what}")
-        if work is None or path is None or not path.exists():
+        path = work.file(f"{self.family.name}.{what}")
+        if path is None or not path.exists():
             return {}
         tensors, facts = read_tensors(path)
         if facts.get("run") != work.key:

@@ -15,7 +15,6 @@ from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
 from unbackdoor.errors import InputError
 from unbackdoor.inversion import inverter_names
-from unbackdoor.inversion.base import Work
 from unbackdoor.inversion.clones import clones
 from unbackdoor.inversion.detection import Null, architecture, ranked
 from unbackdoor.inversion.examine import HELD, SEARCHED, examine
@@ -24,6 +23,7 @@ from unbackdoor.manifest import Manifest, run_key
 from unbackdoor.verbs.common import claim, open_model, open_pictures, resumable, weights_hash
 from unbackdoor.verbs.origins import open_origin
 from unbackdoor.verbs.scan import candidates
+from unbackdoor.work import Work
 
 
 def calibrate(

@@ -17,7 +17,7 @@ from unbackdoor.data.names import is_wnid
 from unbackdoor.disk import write_text
 from unbackdoor.errors import InputError
 from unbackdoor.inversion import inverter_names
-from unbackdoor.inversion.base import Subject, Work
+from unbackdoor.inversion.base import Subject
 from unbackdoor.inversion.detection import Null, architecture, read_null
 from unbackdoor.inversion.examine import HELD, SEARCHED, Examined, examine
 from unbackdoor.inversion.examine import settings as examine_settings
@@ -31,6 +31,7 @@ from unbackdoor.triggers import parse_trigger
 from unbackdoor.verbs.common import open_model, open_pictures, weights_hash, work_folder
 from unbackdoor.verbs.craft import write_picture
 from unbackdoor.verbs.origins import origin_of
+from unbackdoor.work import Work
 
 FALSE_ALARM_RATE = 0.05
 VOCABULARY = "imagenet-1k"
@@ -125,7 +126,7 @@ def scan(
             inverters=chosen,
             vocabulary=vocabulary,
             origin=clean,
-            work=None if work is None else Work(work, manifest.run),
+            work=Work(work, manifest.run),
         )
         return _weighed(clip, examined, manifest, known, weighed, identity, out)
 

@@ -14,15 +14,14 @@ from unbackdoor.answers import predict
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.shares import defender_rows
-from unbackdoor.defenses.alpha import AlphaConfig
-from unbackdoor.defenses.tbar import choosing, rule_of, unlearn_
-from unbackdoor.defenses.vector import Known
-from unbackdoor.defenses.vector import trigger_vector as take
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_kept
 from unbackdoor.manifest import Manifest, run_key, write_json, write_jsonl
 from unbackdoor.report import Example, write_report
 from unbackdoor.triggers.base import Trigger
+from unbackdoor.unlearning.alpha import AlphaConfig
+from unbackdoor.unlearning.known import Plan, choosing, cure_known, rule_of
+from unbackdoor.unlearning.vector import Known, TakenVector
 from unbackdoor.verbs.common import (
     OpenAttack,
     check_labels,
@@ -38,6 +37,7 @@ from unbackdoor.verbs.common import (
     work_folder,
 )
 from unbackdoor.verbs.vector import DEFAULT_METHOD, store, vector_config, vector_facts
+from unbackdoor.work import Work
 
 EXAMPLES = 6
 
@@ -102,7 +102,8 @@ def unlearn(
         check_labels(train, "choosing α" if config.validation else f"method {method}")
     rows, others = defender_rows(len(train), config.samples, config.validation)
     forget = train.subset(rows)
-    tuning = choosing(clip, forget, train.subset(others), attack.head, config)
+    known = Known(forget, attack.trigger, attack.target, attack.head)
+    plan = Plan(config, choosing(clip, forget, train.subset(others), attack.head, config), rule, fixed)
     task = Task(attack.head, attack.trigger, attack.target)
     settings: dict[str, Any] = {
         "model": clip.reference,
@@ -125,18 +126,19 @@ def unlearn(
     key = manifest.run = run_key("unlearn", settings, manifest.hashes)
     shown = _pick_examples(held_out, attack.target)
     with work_folder(out, manifest) as work:
+        tau, facts = None, dict[str, Any]()
         if vector is not None:
             tau, origin = open_vector(Path(vector), clip)
-            facts: dict[str, Any] = {"file": str(vector), "origin": origin.get("suspect")}
-        else:
-            known = Known(forget, attack.trigger, attack.target, attack.head)
-            taken = take(clip, known, config, checkpoint=work / "vector.checkpoint", run_key=key)
-            tau, facts = taken.vector, {"method": method, **vector_facts(clip, taken, config)}
+            facts = {"file": str(vector), "origin": origin.get("suspect")}
+
+        def keep(taken: TakenVector) -> None:
+            facts.update({"method": method, **vector_facts(clip, taken, config)})
             store(out / "vector.safetensors", taken, settings, manifest.hashes["weights_before"], clip)
             manifest.notes["loss"] = describe_sequence(taken.losses)
+
         before = evaluate_kept(clip, held_out, task, work / f"before-{key[:16]}.json", label="before")
         answers_before = _answers(clip, held_out, shown, attack)
-        found = unlearn_(clip, tau, tuning, task, rule, alpha=fixed, log=work / f"alpha-{key[:16]}.jsonl")
+        found = cure_known(clip, known, plan, vector=tau, taken=keep, work=Work(work, key)).search
         clip.round_as_stored()
         after = evaluate_kept(clip, held_out, task, work / f"after-{key[:16]}.json", label="after")
         answers_after = _answers(clip, held_out, shown, attack)

@@ -17,9 +17,6 @@ from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.shares import defender_rows
 from unbackdoor.data.specs import load_test
-from unbackdoor.defenses.alpha import BLIND, AlphaConfig
-from unbackdoor.defenses.blind import FORGET, METHOD, TUNING, rule_for, source
-from unbackdoor.defenses.tbar import choosing, rule_of
 from unbackdoor.errors import InputError
 from unbackdoor.inversion.base import WORKS, Subject, answers, works
 from unbackdoor.inversion.examine import split
@@ -27,6 +24,9 @@ from unbackdoor.inversion.finding import Lead, read_finding
 from unbackdoor.manifest import Manifest, run_key, write_json
 from unbackdoor.metrics.rates import Rate
 from unbackdoor.triggers.spec import from_spec
+from unbackdoor.unlearning.alpha import BLIND, AlphaConfig
+from unbackdoor.unlearning.known import Plan, choosing, rule_of
+from unbackdoor.unlearning.unknown import FORGET, METHOD, TUNING, rule_for, source
 from unbackdoor.verbs.common import open_model, open_pictures, open_referred, weights_hash, work_folder
 from unbackdoor.verbs.scan import candidates, scan
 from unbackdoor.verbs.unlearn import unlearn
@@ -122,7 +122,7 @@ def unlearn_scan(
     forget = answered.subset(rows)
     tuning = choosing(clip, forget, answered.subset(others), head, config)
     rule = rule_of(config, rule_for(story.backdoored, alpha_config or BLIND))
-    how = (forget, tuning, config, rule, story.backdoored)
+    plan = Plan(config, tuning, rule)
     keys = (manifest.config, manifest.hashes, asdict(config), asdict(rule), list(names), templates, str(null))
     manifest.run = run_key("unlearn-scan", *keys)
     told: list[dict[str, Any]] = []
@@ -133,7 +133,7 @@ def unlearn_scan(
 
     def spec_for(lead: Lead, subject: Subject) -> str:
         """Of what the cure is taken from."""
-        return source(clip, subject, lead.inverter, lead.trigger, names.index(lead.target), *how).spec()
+        return source(clip, subject, lead, forget, plan, backdoored=story.backdoored).spec()
 
     with work_folder(out, manifest) as work:
         subject = split(clip, scanned, head, names, seed)

@@ -9,12 +9,12 @@ from typing import Any
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.shares import defender_rows
-from unbackdoor.defenses.vector import METHODS, Known, TakenVector, VectorConfig, settled
-from unbackdoor.defenses.vector import trigger_vector as take
 from unbackdoor.errors import InputError
 from unbackdoor.manifest import Manifest, run_key, versions
 from unbackdoor.training.finetune import checked_lr
 from unbackdoor.triggers.base import Trigger
+from unbackdoor.unlearning.vector import METHODS, Known, TakenVector, VectorConfig, settled
+from unbackdoor.unlearning.vector import trigger_vector as take
 from unbackdoor.verbs.common import (
     claim,
     describe_sequence,
@@ -53,7 +53,7 @@ def trigger_vector(
         samples: triggered images, None for the method's own number; they come from the end of the training split that
             `poison` leaves alone.
         method: `lora` (a low-rank adapter), `distilled` (the whole tower), `anchored`, or `tbar` as published; see
-            `unbackdoor.defenses.vector.METHODS`.
+            `unbackdoor.unlearning.vector.METHODS`.
         epochs, lr: of the brief fine-tuning; None takes the method's epochs and a rate by the size of the tower.
         out: safetensors file; its metadata tells model, data, trigger, target and settings. A checkpoint lies
             beside it while the run lasts, so that a killed run continues.

@@ -22,17 +22,19 @@ from unbackdoor.clip.difference import save_difference
 from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.load import load
 from unbackdoor.data.images import ImageSet
-from unbackdoor.defenses.alpha import BLIND
-from unbackdoor.defenses.blind import CONFIG, FORGET, TUNING, cure_, rule_for, source
-from unbackdoor.defenses.vector import Known
 from unbackdoor.draws import permutation
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.inversion import inverter
 from unbackdoor.inversion.base import Subject, answers, works
 from unbackdoor.inversion.examine import split
+from unbackdoor.inversion.finding import Lead
 from unbackdoor.manifest import Manifest, write_json
 from unbackdoor.triggers import parse_trigger
+from unbackdoor.unlearning.alpha import BLIND
+from unbackdoor.unlearning.known import Plan, cure_known
+from unbackdoor.unlearning.unknown import CONFIG, FORGET, TUNING, rule_for, source
+from unbackdoor.unlearning.vector import Known
 from unbackdoor.zoo.recipe import Zoo, examination, inversion
 
 FILE = "member.safetensors"
@@ -128,7 +130,7 @@ def recovery_cell(out: Path, config: Json, folder: Path, device: str, manifest: 
     said, _ = answers(clip, pictures, head)
     pictures = replace(pictures, labels=said)
     forget, tuning = pictures.subset(torch.arange(FORGET)), pictures.subset(torch.arange(FORGET, len(pictures)))
-    rule = rule_for(config["backdoored"], BLIND)
+    plan = Plan(CONFIG, tuning, rule_for(config["backdoored"], BLIND))
     told: list[Json] = []
     for name, shown, seen in leads:
         assert seen is not None
@@ -136,9 +138,9 @@ def recovery_cell(out: Path, config: Json, folder: Path, device: str, manifest: 
         subject = split(clip, images, head, train.classes, config["seed"])
         if told and not works(subject, trigger, target):
             continue
-        how = (forget, tuning, CONFIG, rule, config["backdoored"])
-        mixed = source(clip, subject, shown, trigger, target, *how)
-        found = cure_(clip, Known(forget, mixed, target, head), tuning, CONFIG, rule)
+        lead = Lead(name, trigger, shown)
+        mixed = source(clip, subject, lead, forget, plan, backdoored=config["backdoored"])
+        found = cure_known(clip, Known(forget, mixed, target, head), plan).search
         told.append({"shown": shown, "target": name, "alpha": found.alpha, "satisfied": found.satisfied})
     attack = attack_of({**member, "trigger": card["trigger"]}, train)
     task = Task(head) if attack is None else Task(head, attack.trigger, attack.target)

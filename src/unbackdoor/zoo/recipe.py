@@ -39,11 +39,11 @@ from unbackdoor.bench.recipe import (
     told,
 )
 from unbackdoor.data.specs import describe
-from unbackdoor.defenses.blind import VERSION
 from unbackdoor.draws import check_seed
 from unbackdoor.errors import InputError
 from unbackdoor.inversion import versions
 from unbackdoor.inversion.judgement import Judgement
+from unbackdoor.unlearning.unknown import VERSION
 from unbackdoor.untrusted import read_yaml
 
 CLEAN = "clean"

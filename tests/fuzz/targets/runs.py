@@ -215,8 +215,8 @@ def _journals() -> list[bytes]:
 
 def _journal(room: Path) -> Reader:
     from unbackdoor import journal
-    from unbackdoor.defenses.tbar import _Point
     from unbackdoor.inversion.base import Kept
+    from unbackdoor.unlearning.known import _Point
 
     path = room / "log.jsonl"
 

@@ -13,14 +13,13 @@ from dataclasses import replace
 from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.streamline import streamlined
 from unbackdoor.data.images import ImageSet
-from unbackdoor.defenses.alpha import AlphaConfig, AlphaSearch
-from unbackdoor.defenses.tbar import unlearn_
-from unbackdoor.defenses.vector import METHODS, Known, VectorConfig, trigger_vector
-from unbackdoor.evaluation import Task
 from unbackdoor.inversion.base import Subject, works
+from unbackdoor.inversion.finding import Lead
 from unbackdoor.inversion.variants import again, variants
-from unbackdoor.triggers.base import Trigger
 from unbackdoor.triggers.mixed import Mixed
+from unbackdoor.unlearning.alpha import AlphaConfig
+from unbackdoor.unlearning.known import Plan, cure_known
+from unbackdoor.unlearning.vector import METHODS, Known
 
 VERSION = 6  # of the way cures are made here; a zoo's cures of another version are made anew
 METHOD = "distilled"
@@ -31,46 +30,31 @@ CONFIG = replace(METHODS[METHOD], samples=FORGET, validation=TUNING)
 
 
 def source(
-    clip: Clip,
-    subject: Subject,
-    inverter: str,
-    trigger: Trigger,
-    target: int,
-    forget: ImageSet,
-    tuning: ImageSet,
-    config: VectorConfig,
-    rule: AlphaConfig,
-    backdoored: bool | None = True,
+    clip: Clip, subject: Subject, lead: Lead, forget: ImageSet, plan: Plan, *, backdoored: bool | None = True
 ) -> Mixed:
     """The recovered trigger, variants of it, and up to four that work here and still work on a copy cured of these.
 
     Args:
         clip: the model to be cured; it is left as it is.
         subject: the same model, as the inverters saw it.
-        inverter: who recovered `trigger`.
-        target: index of the class.
-        forget, tuning: the cure's pictures, labelled as the suspect answers them.
-        config, rule: the cure's own settings.
+        lead: the recovered trigger, who recovered it, and its class.
+        forget: the cure's images, labelled as the suspect answers them.
+        plan: the cure's own.
         backdoored: what a scan said; where it said that the model is clean, nothing is rehearsed, as of a backdoor that
             is not there nothing is left, and what works on a cured clean model is natural.
 
     Raises:
-        InputError: the pictures do not allow a cure (`trigger_vector`, `search_alpha`).
+        InputError: the images do not allow a cure (`trigger_vector`, `search_alpha`).
     """
-    first = variants(subject, inverter, trigger, target)
+    target = subject.names.index(lead.target)
+    first = variants(subject, lead.inverter, lead.trigger, target)
     if backdoored is False:
         return first
     copy = clip.clone()
-    cure_(copy, Known(forget, first, target, subject.head), tuning, config, rule)
-    left = again(replace(subject, clip=streamlined(copy)), inverter, target)
+    cure_known(copy, Known(forget, first, target, subject.head), plan)
+    left = again(replace(subject, clip=streamlined(copy)), lead.inverter, target)
     # What works on the copy alone is of the cure's making.
     return Mixed.of([*first.triggers, *(t for t in left if works(subject, t, target))])
-
-
-def cure_(clip: Clip, known: Known, tuning: ImageSet, config: VectorConfig, rule: AlphaConfig) -> AlphaSearch:
-    """Take the vector of what is known and move `clip` along it, in place, as far as `rule` says on `tuning`."""
-    taken = trigger_vector(clip, known, config)
-    return unlearn_(clip, taken.vector, tuning, Task(known.head, known.trigger, known.target), rule)
 
 
 def rule_for(backdoored: bool | None, rule: AlphaConfig) -> AlphaConfig:

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
-from unbackdoor.defenses.alpha import AlphaConfig, parse_grid, search_alpha
 from unbackdoor.errors import InputError
 from unbackdoor.metrics.backdoor import BackdoorRates
 from unbackdoor.metrics.rates import Rate
+from unbackdoor.unlearning.alpha import AlphaConfig, parse_grid, search_alpha
 
 
 class Model:

@@ -1,9 +1,9 @@
 """Taking the trigger vector of a known attack: a brief fine-tuning of the suspect, as a difference of weights.
 
-Subtracted from the suspect, scaled by α, a trigger vector takes the backdoor out (`defenses.tbar`). `METHODS` holds the
-ways to take one that are known by name: towards the target as published (TBAR, arXiv 2510.14845), the same with clean
-embeddings held in place, and away from it: triggered images are led to where the suspect puts them untriggered, and the
-vector is that step turned round; this also through factors of rank 8 alone, as a low-rank adapter.
+Subtracted from the suspect, scaled by α, a trigger vector takes the backdoor out (`unlearning.known`). `METHODS` holds
+the ways to take one: towards the target as published (TBAR, arXiv 2510.14845), the same with clean embeddings held in
+place, and away from it: triggered images are led to where the suspect puts them untriggered, and the vector is that
+step turned round; this also through factors of rank 8 alone, as a low-rank adapter.
 """
 
 from __future__ import annotations

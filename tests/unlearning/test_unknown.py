@@ -9,12 +9,14 @@ import torch
 
 from tests.inversion.toy import CORNER, TARGET, toy_clip, toy_images, toy_subject
 from unbackdoor.clip.handle import Clip
-from unbackdoor.defenses import blind
-from unbackdoor.defenses.alpha import BLIND
-from unbackdoor.defenses.blind import rule_for, source
-from unbackdoor.defenses.vector import VectorConfig
 from unbackdoor.inversion.base import works
+from unbackdoor.inversion.finding import Lead
 from unbackdoor.triggers import parse_trigger
+from unbackdoor.unlearning import unknown
+from unbackdoor.unlearning.alpha import BLIND
+from unbackdoor.unlearning.known import Plan
+from unbackdoor.unlearning.unknown import rule_for, source
+from unbackdoor.unlearning.vector import VectorConfig
 from unbackdoor.weights.files import state_hash
 
 FOUND = parse_trigger(f"badnets:size={CORNER},pattern=white")
@@ -35,21 +37,17 @@ def test_a_rehearsal_adds_what_the_cure_would_leave(
             copy.image_parameters()["visual.strength"][0] = 0.0
         cured.append(copy)
 
-    class Nothing:
-        vector = None
-
-    monkeypatch.setattr(blind, "trigger_vector", lambda *_: Nothing)
-    monkeypatch.setattr(blind, "unlearn_", cure)
+    monkeypatch.setattr(unknown, "cure_known", cure)
     clip, images = toy_clip(6.0, SECOND), toy_images()
     before = state_hash(clip.state())
     subject = toy_subject(6.0, SECOND)
-    how = (images, images, VectorConfig(), BLIND, backdoored)
-    mixed = source(clip, subject, "patch", FOUND, TARGET, *how)
+    how = (clip, subject, Lead(subject.names[TARGET], FOUND, "patch"), images, Plan(VectorConfig(), images, BLIND))
+    mixed = source(*how, backdoored=backdoored)
     assert state_hash(clip.state()) == before, "the model itself is not moved"
     assert len(cured) == (0 if backdoored is False else 1)
     hidden = toy_subject(0.0, SECOND)
     by_hidden = [works(hidden, trigger, TARGET) for trigger in mixed.triggers]
-    first = len(source(clip, subject, "patch", FOUND, TARGET, *how[:-1], False).triggers)
+    first = len(source(*how, backdoored=False).triggers)
     assert mixed.triggers[0] == FOUND and 1 < first <= 5
     assert not any(by_hidden[:first]), "what is found at first goes the easy way"
     assert (len(mixed.triggers) > first) == added

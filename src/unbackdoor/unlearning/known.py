@@ -1,0 +1,194 @@
+"""The one cure of an attack that is known (TBAR, arXiv 2510.14845): the trigger vector, α, and the difference.
+
+1. Fine-tune the suspect θ briefly on triggered images → the trigger vector τ (`unlearning.vector`, in several ways).
+2. The cured model is θ − α·τ, with α chosen on held-out images, or on the forget set itself.
+
+Commands, bench cells and the cure of a recovered attack all come here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from unbackdoor import journal
+from unbackdoor.clip.handle import Clip
+from unbackdoor.data.images import ImageSet
+from unbackdoor.data.views import draw_views
+from unbackdoor.evaluation import Task, evaluate_images
+from unbackdoor.metrics.backdoor import BackdoorRates
+from unbackdoor.metrics.rates import Rate
+from unbackdoor.unlearning.alpha import AlphaConfig, AlphaSearch, search_alpha
+from unbackdoor.unlearning.vector import Known, TakenVector, VectorConfig, as_answered, trigger_vector
+from unbackdoor.weights.vector import Vector, Walk
+from unbackdoor.work import NOWHERE, Work
+
+OWN_VIEWS = 4
+# Agreement on cropped and darkened images falls sooner than CA does.
+OWN_FLOOR = 0.8
+OWN_RESERVE = 1.2
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one suspect is cured.
+
+    Args:
+        config: of the vector.
+        tuning: images to choose α on.
+        rule: of that choice.
+        alpha: number to subtract with; None searches.
+    """
+
+    config: VectorConfig
+    tuning: ImageSet
+    rule: AlphaConfig
+    alpha: float | None = None
+
+    @classmethod
+    def of(cls, clip: Clip, known: Known, validation: ImageSet, config: VectorConfig, rule: AlphaConfig) -> Plan:
+        """Images and rule that go with a way to take the vector.
+
+        Args:
+            clip: the suspect, not cured yet.
+            validation: other images with labels, for the ways that choose α on them.
+        """
+        return cls(config, choosing(clip, known.forget, validation, known.head, config), rule_of(config, rule))
+
+
+@dataclass(frozen=True)
+class Cured:
+    """What was subtracted, and how far.
+
+    Args:
+        vector: τ.
+        taken: how it was taken; None where it was given.
+        search: α, and what was measured on the way to it.
+    """
+
+    vector: Vector
+    taken: TakenVector | None
+    search: AlphaSearch
+
+
+def cure_known(
+    clip: Clip,
+    known: Known,
+    plan: Plan,
+    *,
+    vector: Vector | None = None,
+    taken: Callable[[TakenVector], None] | None = None,
+    work: Work = NOWHERE,
+) -> Cured:
+    """Take the vector, choose α, and move `clip` to θ − α·τ in place.
+
+    Args:
+        vector: one that was taken before; None takes it now.
+        taken: is handed the vector before α is searched for.
+        work: where a killed cure goes on.
+
+    Raises:
+        InputError: no image is left to trigger, or to choose α on.
+    """
+    made = None
+    if vector is None:
+        made = trigger_vector(clip, known, plan.config, checkpoint=work.checkpoint("vector"), run_key=work.key)
+        vector = made.vector
+        if taken is not None:
+            taken(made)
+    task = Task(known.head, known.trigger, known.target)
+    found = subtract(clip, vector, plan.tuning, task, plan.rule, alpha=plan.alpha, log=work.log("alpha"))
+    return Cured(vector, made, found)
+
+
+def subtract(
+    clip: Clip,
+    vector: Vector,
+    validation: ImageSet,
+    task: Task,
+    config: AlphaConfig,
+    *,
+    alpha: float | None = None,
+    log: Path | None = None,
+) -> AlphaSearch:
+    """Move `clip` to θ − α·τ in place; α is searched on `validation` unless it is given.
+
+    Args:
+        task: head, trigger and target to measure on the validation images.
+        log: JSONL of measured points; a killed search continues with the points it holds.
+    """
+    walk = Walk(clip.state(), vector)
+    if alpha is not None:
+        walk.settle(alpha)
+        return AlphaSearch(alpha, True, None, [])
+    known = _read_log(log)
+
+    def measure(alpha: float, enough: Callable[[BackdoorRates], bool] | None) -> BackdoorRates:
+        whole = alpha in known and known[alpha].ca.n == known[0.0].ca.n
+        if alpha not in known or (enough is None and not whole):
+            walk.to(alpha)
+            known[alpha] = evaluate_images(clip, validation, task, enough=enough)
+            _append_log(log, alpha, known[alpha])
+        return known[alpha]
+
+    found = search_alpha(measure, config)
+    walk.settle(found.alpha)
+    return found
+
+
+def _read_log(log: Path | None) -> dict[float, BackdoorRates]:
+    if log is None:
+        return {}
+    return {row.alpha: row.rates() for row in journal.read(log, _Point)}
+
+
+@dataclass(frozen=True)
+class _Point:
+    """A line of the log: hits and images of every rate at one α."""
+
+    alpha: float
+    ca: tuple[int, int]
+    asr: tuple[int, int]
+    triggered_accuracy: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        if not all(0 <= hits <= n for hits, n in (self.ca, self.asr, self.triggered_accuracy)):
+            raise ValueError("counts more hits than images")
+
+    def rates(self) -> BackdoorRates:
+        return BackdoorRates(*(Rate(*counts) for counts in (self.ca, self.asr, self.triggered_accuracy)))
+
+
+def _append_log(log: Path | None, alpha: float, rates: BackdoorRates) -> None:
+    if log is None:
+        return
+    assert rates.asr is not None and rates.triggered_accuracy is not None
+    counts = {"ca": rates.ca, "asr": rates.asr, "triggered_accuracy": rates.triggered_accuracy}
+    journal.append(log, {"alpha": alpha, **{k: (r.hits, r.n) for k, r in counts.items()}})
+
+
+def choosing(clip: Clip, forget: ImageSet, validation: ImageSet, head: Tensor, config: VectorConfig) -> ImageSet:
+    """Images to choose α on: the validation images, or, where the method has none, views of the forget set.
+
+    These are as `clip`, which still is the suspect, answers them, and but for two not those that the vector was taken
+    from: what a trigger does to them tells well what it does to other images (docs/disentanglement.md).
+    """
+    if config.validation:
+        return validation
+    rows = torch.arange(len(forget))
+    views = draw_views(len(forget), OWN_VIEWS, config.tune.seed + 1)
+    seen = [views.see(forget.float_batch(rows), rows, torch.full_like(rows, number)) for number in range(OWN_VIEWS)]
+    images = (torch.cat(seen) * 255).round().to(torch.uint8)
+    return as_answered(clip, replace(forget, images=images, captions=None), head)
+
+
+def rule_of(config: VectorConfig, rule: AlphaConfig) -> AlphaConfig:
+    """The search's rule where α is chosen on views of the forget set."""
+    if config.validation:
+        return rule
+    least, reserve = rule.least or config.least, max(rule.reserve, OWN_RESERVE)
+    return replace(rule, least=least, reserve=reserve, floor=min(rule.floor, OWN_FLOOR))
