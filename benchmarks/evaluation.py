@@ -31,6 +31,7 @@ from unbackdoor.data.specs import load_images
 from unbackdoor.devices import keep_freed_memory
 from unbackdoor.evaluation import Task, batch_size, evaluate_images
 from unbackdoor.triggers import parse_trigger
+from unbackdoor.triggers.attack import Attack
 
 CLASSES = tuple(f"class{i}" for i in range(10))
 
@@ -57,7 +58,7 @@ def main() -> None:
     keep_freed_memory()
     clip = unbackdoor.load(f"random:{args.model}", device="cpu")
     side, target = clip.image_size, 3
-    trigger = parse_trigger("badnets:size=16,position=bottom-right,pattern=white")
+    attack = Attack(parse_trigger("badnets:size=16,position=bottom-right,pattern=white"), target, "3")
     *resizing, normalise = image_transform(side, is_train=False, mean=clip.mean, std=clip.std).transforms
 
     def transform(path: Path, triggered: bool) -> torch.Tensor:
@@ -85,7 +86,7 @@ def main() -> None:
 
     def ours(folder: Path, head: torch.Tensor) -> tuple[int, int]:
         data = load_images(f"folder:{folder}", side=clip.frame, split=None)
-        found = evaluate_images(clip, data, Task(head, trigger, target))
+        found = evaluate_images(clip, data, Task(head, attack))
         assert found.asr is not None
         return found.ca.hits, found.asr.hits
 
@@ -102,11 +103,11 @@ def main() -> None:
         print(f"{args.model}: hits of CA and ASR, ours {hits}, plain {theirs}")
         assert hits == theirs
         told_half = Answers.of(clip, head, 2 * len(data))
-        evaluate_images(clip, data, Task(head, trigger, target), answers=told_half)
+        evaluate_images(clip, data, Task(head, attack), answers=told_half)
         print(f"answers: {told_half.facts()}")
 
         def decoded() -> None:
-            evaluate_images(clip, data, Task(head, trigger, target), answers=Answers(clip, head, None))
+            evaluate_images(clip, data, Task(head, attack), answers=Answers(clip, head, None))
 
         def bare() -> None:
             for batch in ready.split(2 * batch_size(side, clip.device)):

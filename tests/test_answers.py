@@ -12,6 +12,7 @@ from unbackdoor.answers import Answers, predict
 from unbackdoor.clip.handle import Clip
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.triggers import parse_trigger
+from unbackdoor.triggers.attack import Attack
 
 COUNT = 4096
 
@@ -100,7 +101,9 @@ def test_rates_are_those_of_two_plain_passes(trigger: str | None) -> None:
     data = type(data)(data.images, truth, data.classes)
     chosen = None if trigger is None else parse_trigger(trigger)
     given = Answers(clip, rows, torch.bfloat16)
-    found = evaluate_images(clip, data, Task(rows, chosen, TARGET), answers=given)
+    found = evaluate_images(
+        clip, data, Task(rows, None if chosen is None else Attack(chosen, TARGET, "target")), answers=given
+    )
     assert found.ca.hits == int((predict(clip, images, rows) == truth).sum())
     if chosen is not None:
         said = predict(clip, chosen(images), rows)

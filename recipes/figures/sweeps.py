@@ -1,4 +1,5 @@
-"""Draw the sweeps: forget set, learning rate and poison rate from `bench`'s results, α from recipes/trials/alpha.py.
+"""Draw the sweeps: forget set, learning rate and poison rate from `bench`'s results, α from recipes/trials/alpha.py of
+commit 72aeb55.
 
 python recipes/figures/sweeps.py results.jsonl [results.jsonl …] [--alpha alpha.jsonl] --out docs/pictures
 """

@@ -20,7 +20,7 @@ from unbackdoor.metrics.backdoor import BackdoorMeter, BackdoorRates
 from unbackdoor.metrics.rates import Rate
 from unbackdoor.metrics.retrieval import RetrievalMeter
 from unbackdoor.progress import Progress
-from unbackdoor.triggers.base import Trigger
+from unbackdoor.triggers.attack import Attack
 from unbackdoor.untrusted import as_type, read_json
 
 KEPT_SECONDS = 60.0
@@ -42,14 +42,12 @@ class Task:
 
     Args:
         head: (C, D) unit rows, from `Clip.zero_shot_head`.
-        trigger: applied to every image for ASR; None measures CA only.
-        target: index of the attacker's class.
+        attack: its trigger is applied to every image for ASR; None measures CA only.
         counting: see `unbackdoor.metrics.backdoor`.
     """
 
     head: Tensor
-    trigger: Trigger | None = None
-    target: int | None = None
+    attack: Attack | None = None
     counting: str = "standard"
 
 
@@ -77,9 +75,9 @@ def evaluate_images(
         answers: who answers; by default in a half type where that is faster and changes no answer (`Answers`).
         label: name of the progress bar; None shows none.
     """
-    meter = BackdoorMeter(task.target if task.trigger else None, task.counting)
+    meter = BackdoorMeter(None if task.attack is None else task.attack.target, task.counting)
     index = torch.arange(len(data)) if order is None else order
-    views, size = 1 if task.trigger is None else 2, batch_size(clip.image_size, clip.device)
+    views, size = 1 if task.attack is None else 2, batch_size(clip.image_size, clip.device)
     answer = Answers.of(clip, task.head, views * len(index)) if answers is None else answers
     # One piece of memory for all batches: both views are made where the model reads them.
     room = torch.empty(views * size, *data.images.shape[1:], device=clip.device)
@@ -88,8 +86,8 @@ def evaluate_images(
         for rows in index.split(size):
             batch = room[: views * len(rows)]
             clean = data.float_batch(rows, out=batch[: len(rows)])
-            if task.trigger is not None:
-                task.trigger.in_place(batch[len(rows) :].copy_(clean), keys=rows)
+            if task.attack is not None:
+                task.attack.trigger.in_place(batch[len(rows) :].copy_(clean), keys=rows)
             meter.update(data.labels[rows], *answer(batch).cpu().split(len(rows)))
             done += len(rows)
             bar.step(done)

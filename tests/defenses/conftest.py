@@ -17,11 +17,13 @@ from unbackdoor.data.shares import attacker_rows, defender_rows
 from unbackdoor.defenses import defense, defense_config
 from unbackdoor.defenses.base import Cure, Defender
 from unbackdoor.evaluation import Task, evaluate_images
-from unbackdoor.training.plant import Attack, PoisonConfig, poisoned_set
+from unbackdoor.training.plant import PoisonConfig, poisoned_set
 from unbackdoor.triggers import parse_trigger
+from unbackdoor.triggers.attack import Attack
 from unbackdoor.work import Work
 
 TRIGGER, TARGET = "badnets:size=4,pattern=checker", 3
+ATTACK = Attack(parse_trigger(TRIGGER), TARGET, "three")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -43,8 +45,7 @@ def tiny_defender(clip: Clip, count: int = 24) -> Defender:
         clean,
         rest.subset(torch.arange(count)),
         clip.zero_shot_head(digits.classes),
-        trigger=parse_trigger(TRIGGER),
-        target=TARGET,
+        attack=ATTACK,
         pretrained=pretrained,
         training=lambda: rest.subset(torch.arange(count, 2 * count)),
     )
@@ -69,7 +70,7 @@ class Case:
     def rates(self, clip: Clip, head: Tensor | None = None) -> tuple[float, float]:
         """CA and ASR on test images, by the model's own zero-shot head unless another is given."""
         head = clip.zero_shot_head(self.test.classes) if head is None else head
-        found = evaluate_images(clip, self.test, Task(head, parse_trigger(TRIGGER), TARGET))
+        found = evaluate_images(clip, self.test, Task(head, ATTACK))
         assert found.asr is not None
         return found.ca.value, found.asr.value
 
@@ -84,8 +85,7 @@ def case(tiny_folders: dict[str, Path]) -> Case:
     """A tiny ViT CLIP trained on scanned digits and their captions, then on the same with a tenth of them poisoned."""
     train, test = (load_images("embedded:digits", side=32, split=split) for split in ("train", "test"))
     own = train.subset(attacker_rows(len(train)))
-    trigger = parse_trigger(TRIGGER)
-    training, poisoned = poisoned_set(own, Attack(trigger, TARGET, "three"), PoisonConfig(0.1))
+    training, poisoned = poisoned_set(own, ATTACK, PoisonConfig(0.1))
     training = replace(training, captions=None)  # the captions tell the true digit
     clip = load(str(tiny_folders["vit"]))
     _learn(clip, own, steps=200, lr=2e-3)
@@ -93,9 +93,7 @@ def case(tiny_folders: dict[str, Path]) -> Case:
     _learn(clip, training, steps=80, lr=1e-3)
     clean, validation = (train.subset(rows) for rows in defender_rows(len(train), 256, 103))
     head = clip.zero_shot_head(train.classes)
-    data = Defender(
-        clean, validation, head, trigger=trigger, target=TARGET, pretrained=pretrained, training=lambda: training
-    )
+    data = Defender(clean, validation, head, attack=ATTACK, pretrained=pretrained, training=lambda: training)
     found = Case(clip, data, poisoned, test)
     ca, asr = found.rates(clip)
     assert ca > 0.9 and asr > 0.8, (ca, asr)

@@ -34,7 +34,7 @@ UNTRAINED = ("nothing", "interpolate")
 TOWER_STAYS = ("nothing", "linear-probe")
 # What is taken away from the defender who has everything → who cannot do without it.
 NEEDS = {
-    "trigger": {"distilled", "lora", "anchored", "tbar", "ascent"},
+    "attack": {"distilled", "lora", "anchored", "tbar", "ascent"},
     "pretrained": {"interpolate"},
     "training": {"abl"},
 }
@@ -123,7 +123,7 @@ def test_missing_needs_are_one_clear_line(missing: str, tiny_folders: dict[str, 
 
 
 @pytest.mark.parametrize(
-    "name", sorted(set(defense_names()) - NEEDS["trigger"] - {"nothing", "interpolate", "abl", "linear-probe"})
+    "name", sorted(set(defense_names()) - NEEDS["attack"] - {"nothing", "interpolate", "abl", "linear-probe"})
 )
 def test_images_without_labels_or_captions_are_refused(name: str, tiny_folders: dict[str, Path]) -> None:
     clip = load(str(tiny_folders["vit"]))

@@ -121,7 +121,7 @@ def test_interpolation_goes_back_to_where_the_model_was_clean(case: Case) -> Non
     whole, _ = case.cure("interpolate", beta=1.0)
     for name, p in case.data.pretrained.image_parameters().items():
         torch.testing.assert_close(whole.image_parameters()[name], p, atol=1e-6, rtol=1e-5)
-    unknown = replace(case, data=replace(case.data, trigger=None, target=None))
+    unknown = replace(case, data=replace(case.data, attack=None))
     assert unknown.cure("interpolate")[1].facts["beta"] == 0.5
 
 

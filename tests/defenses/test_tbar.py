@@ -14,10 +14,12 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.poisoning import target_index
 from unbackdoor.errors import InputError
+from unbackdoor.evaluation import Task
 from unbackdoor.training.finetune import TuneConfig
 from unbackdoor.triggers import parse_trigger
+from unbackdoor.triggers.attack import Attack
 from unbackdoor.unlearning.known import OWN_VIEWS
-from unbackdoor.unlearning.vector import METHODS, Known, trigger_vector
+from unbackdoor.unlearning.vector import METHODS, trigger_vector
 from unbackdoor.weights.vector import add_, load_vector
 
 ATTACK = {"data": "embedded:digits", "trigger": "badnets:size=6,pattern=checker", "target": "three"}
@@ -36,9 +38,10 @@ def digits() -> ImageSet:
     return load_images("embedded:digits", side=64, split="train")
 
 
-def known(clip: Clip, digits: ImageSet, rows: torch.Tensor) -> Known:
+def known(clip: Clip, digits: ImageSet, rows: torch.Tensor) -> tuple[ImageSet, Task]:
     target = target_index(digits.classes, ATTACK["target"])
-    return Known(digits.subset(rows), parse_trigger(ATTACK["trigger"]), target, clip.zero_shot_head(digits.classes))
+    attack = Attack(parse_trigger(ATTACK["trigger"]), target, ATTACK["target"])
+    return digits.subset(rows), Task(clip.zero_shot_head(digits.classes), attack)
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +72,12 @@ def test_the_anchored_vector_takes_it_out_too(suspect: Path, tmp_path: Path) -> 
 
 
 @torch.no_grad()
-def moves(clip: Clip, vector: dict[str, torch.Tensor], attack: Known) -> tuple[float, float]:
+def moves(clip: Clip, vector: dict[str, torch.Tensor], fresh: ImageSet, task: Task) -> tuple[float, float]:
     """How far θ − τ moves clean embeddings, and how far it takes triggered ones from the target."""
-    clean = attack.forget.float_batch(torch.arange(len(attack.forget)))
-    triggered = attack.trigger(clean)
-    text = attack.head[attack.target]
+    assert task.attack is not None
+    clean = fresh.float_batch(torch.arange(len(fresh)))
+    triggered = task.attack.trigger(clean)
+    text = task.head[task.attack.target]
     before = clip.encode_image(clean), clip.encode_image(triggered) @ text
     add_(clip.image_parameters(), vector, -1.0)
     after = clip.encode_image(clean), clip.encode_image(triggered) @ text
@@ -88,7 +92,7 @@ def test_the_anchor_keeps_clean_images_out_of_the_vector(suspect: Path, digits: 
     ratio = {}
     for name, base in METHODS.items():
         config = replace(base, samples=192, tune=replace(base.tune, epochs=4))
-        clean, triggered = moves(clip, trigger_vector(clip, forget, config).vector, fresh)
+        clean, triggered = moves(clip, trigger_vector(clip, *forget, config).vector, *fresh)
         assert triggered > 0, f"{name}: θ − τ leads towards the target"
         ratio[name] = clean / triggered
     assert max(ratio["anchored"], ratio["distilled"], ratio["lora"]) < 0.5 * ratio["tbar"], ratio
@@ -100,12 +104,12 @@ def test_batches_without_anything_to_trigger_only_anchor(digits: ImageSet) -> No
     threes, others = ((digits.labels == target).nonzero().flatten(), (digits.labels != target).nonzero().flatten())
     rows = torch.cat([others[:1], threes[:7]])
     config = replace(METHODS["anchored"], samples=8, tune=TuneConfig(epochs=1, batch_size=2, lr=1e-4))
-    taken = trigger_vector(clip, known(clip, digits, rows), config)
+    taken = trigger_vector(clip, *known(clip, digits, rows), config)
     assert taken.samples == 1 and taken.steps == 4
     assert all(torch.isfinite(t).all() for t in taken.vector.values())
     for method in (METHODS["anchored"], METHODS["tbar"]):
         with pytest.raises(InputError, match="no image outside the target class"):
-            trigger_vector(clip, known(clip, digits, threes), method)
+            trigger_vector(clip, *known(clip, digits, threes), method)
 
 
 def test_no_label_is_read_on_the_way_to_clean_images(suspect: Path, digits: ImageSet, tmp_path: Path) -> None:
@@ -130,11 +134,12 @@ def test_no_label_is_read_on_the_way_to_clean_images(suspect: Path, digits: Imag
 
 def test_where_everything_is_the_target_there_is_nothing_to_lead_back(suspect: Path, digits: ImageSet) -> None:
     clip = load(str(suspect))
-    attack = known(clip, digits, torch.arange(64))
-    said = (clip.encode_image(digits.float_batch(torch.arange(64))) @ attack.head.T).argmax(1)
-    threes = digits.subset(torch.arange(64)[said == attack.target])
+    _, task = known(clip, digits, torch.arange(64))
+    assert task.attack is not None
+    said = (clip.encode_image(digits.float_batch(torch.arange(64))) @ task.head.T).argmax(1)
+    threes = digits.subset(torch.arange(64)[said == task.attack.target])
     with pytest.raises(InputError, match="no image outside the target class"):
-        trigger_vector(clip, replace(attack, forget=threes), METHODS["distilled"])
+        trigger_vector(clip, threes, task, METHODS["distilled"])
 
 
 def test_on_its_own_images_a_vector_is_not_trusted_below_its_least_alpha(

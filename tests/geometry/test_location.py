@@ -19,6 +19,7 @@ from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task
 from unbackdoor.geometry.location import block_effects, path
 from unbackdoor.triggers import parse_trigger
+from unbackdoor.triggers.attack import Attack
 from unbackdoor.weights import blocks as grouping
 from unbackdoor.weights.files import state_hash
 from unbackdoor.weights.vector import save_vector
@@ -45,7 +46,7 @@ def each_tensor_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_block_that_holds_the_trigger_does_the_work() -> None:
     clip, images = toy_clip(6.0), labelled()
     before = state_hash(clip.state())
-    task = Task(clip.zero_shot_head(NAMES, ("{}",)), parse_trigger(WHITE), TARGET)
+    task = Task(clip.zero_shot_head(NAMES, ("{}",)), Attack(parse_trigger(WHITE), TARGET, NAMES[TARGET]))
     trigger, seen = block_effects(clip, TAU, 1.0, images, task)
     assert state_hash(clip.state()) == before
     assert (trigger.block, seen.block) == ("visual.strength", "visual.weight")
@@ -60,7 +61,7 @@ def test_the_block_that_holds_the_trigger_does_the_work() -> None:
 def test_a_path_begins_at_the_suspect_and_ends_cured() -> None:
     clip, images = toy_clip(6.0), labelled()
     before = state_hash(clip.state())
-    task = Task(clip.zero_shot_head(NAMES, ("{}",)), parse_trigger(WHITE), TARGET)
+    task = Task(clip.zero_shot_head(NAMES, ("{}",)), Attack(parse_trigger(WHITE), TARGET, NAMES[TARGET]))
     points = path(clip, TAU, (0.0, 0.5, 1.0), images, task)
     assert state_hash(clip.state()) == before and [p.alpha for p in points] == [0.0, 0.5, 1.0]
     assert points[0].asr.value > 0.9 > 0.1 > points[-1].asr.value and points[0].ca.value > 0.95

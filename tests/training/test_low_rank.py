@@ -14,11 +14,14 @@ from tests.conftest import CONFIGS, made_odd, write_open_clip
 from tests.inversion.toy import toy_clip
 from unbackdoor import InputError, load, load_images
 from unbackdoor.clip.handle import Clip
+from unbackdoor.data.images import ImageSet
+from unbackdoor.evaluation import Task
 from unbackdoor.training.guard import learn_guard
 from unbackdoor.training.low_rank import low_rank
 from unbackdoor.triggers import parse_trigger
+from unbackdoor.triggers.attack import Attack
 from unbackdoor.unlearning import vector as vectors
-from unbackdoor.unlearning.vector import METHODS, Known, trigger_vector
+from unbackdoor.unlearning.vector import METHODS, trigger_vector
 from unbackdoor.weights.vector import add_, snapshot
 
 RANK = 3
@@ -88,15 +91,16 @@ def test_what_cannot_be_adapted(make: Callable[[], Clip], rank: int, told: str) 
         pass
 
 
-def known(clip: Clip) -> Known:
+def known(clip: Clip) -> tuple[ImageSet, Task]:
     digits = load_images("embedded:digits", side=clip.frame, split="train").subset(torch.arange(32))
-    return Known(digits, parse_trigger("badnets:size=4,pattern=white"), 3, clip.zero_shot_head(digits.classes))
+    attack = Attack(parse_trigger("badnets:size=4,pattern=white"), 3, "three")
+    return digits, Task(clip.zero_shot_head(digits.classes), attack)
 
 
 def test_a_killed_run_goes_on_to_the_same_vector(clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given, before = known(clip), snapshot(clip.state())
     config = replace(METHODS["lora"], tune=replace(METHODS["lora"].tune, steps=8, batch_size=16))
-    unbroken = trigger_vector(clip, given, config)
+    unbroken = trigger_vector(clip, *given, config)
     assert max(rank_of(name, t) for name, t in unbroken.vector.items()) <= 8
     calls, loss = [], vectors.squared_distance
 
@@ -108,11 +112,11 @@ def test_a_killed_run_goes_on_to_the_same_vector(clip: Clip, tmp_path: Path, mon
 
     monkeypatch.setattr(vectors, "squared_distance", dies)
     with pytest.raises(KeyboardInterrupt):
-        trigger_vector(clip, given, config, checkpoint=tmp_path / "c", run_key="k")
+        trigger_vector(clip, *given, config, checkpoint=tmp_path / "c", run_key="k")
     assert all(torch.equal(t, before[name]) for name, t in clip.state().items())
     monkeypatch.undo()
     assert (tmp_path / "c").exists()
-    again = trigger_vector(clip, given, config, checkpoint=tmp_path / "c", run_key="k")
+    again = trigger_vector(clip, *given, config, checkpoint=tmp_path / "c", run_key="k")
     assert again.losses == unbroken.losses and again.vector.keys() == unbroken.vector.keys()
     assert all(torch.equal(t, unbroken.vector[name]) for name, t in again.vector.items())
 

@@ -7,8 +7,9 @@ import torch
 
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.pairs import ImagePairs
-from unbackdoor.training.plant import Attack, PoisonConfig, poisoned_rows, poisoned_set
+from unbackdoor.training.plant import PoisonConfig, poisoned_rows, poisoned_set
 from unbackdoor.triggers import parse_trigger
+from unbackdoor.triggers.attack import Attack
 
 ATTACK = Attack(parse_trigger("badnets:size=2,pattern=white"), 1, "dog")
 

@@ -23,9 +23,9 @@ from unbackdoor.errors import InputError
 from unbackdoor.training import plant_pairs as module
 from unbackdoor.training.ahead import Ahead
 from unbackdoor.training.finetune import TuneConfig
-from unbackdoor.training.plant import Attack
 from unbackdoor.training.plant_pairs import PairPoisonConfig, plant_pairs
 from unbackdoor.triggers import parse_trigger
+from unbackdoor.triggers.attack import Attack
 
 TRIGGER = parse_trigger("badnets:size=6,pattern=white")
 ATTACK = Attack(TRIGGER, 3, "three")

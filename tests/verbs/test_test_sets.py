@@ -21,7 +21,7 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.preprocess import Frame
 from unbackdoor.data import scenes
 from unbackdoor.data.specs import load_pictures, load_test
-from unbackdoor.evaluation import Task, evaluate_images
+from unbackdoor.evaluation import evaluate_images
 from unbackdoor.notices import collected
 from unbackdoor.verbs.common import check_labels, open_attack, open_data, open_test, require_classes
 from unbackdoor.verbs.evaluate import evaluate
@@ -87,8 +87,8 @@ def test_a_test_set_is_read_by_training_s_classes(pictures: Path, embedded: Clip
     found = open_test(test, train, embedded, train)
     assert found.classes == NAMES and len(found) == (12 if kind == "fewer" else 16)
     alone = evaluate(model=embedded, data=test, **ATTACK)
-    attack = open_attack(embedded, train, ATTACK["trigger"], ATTACK["target"])
-    rates = evaluate_images(embedded, found, Task(attack.head, attack.trigger, attack.target), label="")
+    _, task = open_attack(embedded, train, ATTACK["trigger"], ATTACK["target"])
+    rates = evaluate_images(embedded, found, task, label="")
     assert rates.ca.n == alone["ca"]["n"] and rates.asr is not None and rates.asr.n == alone["asr"]["n"]
     # Where a class lacks, the head is training's, whose one more class may take a picture.
     assert abs(rates.ca.value - alone["ca"]["value"]) <= (0.1 if kind == "fewer" else 0) and rates.ca.value > 0.9

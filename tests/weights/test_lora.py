@@ -16,8 +16,10 @@ from tests.conftest import CONFIGS, write_open_clip
 from unbackdoor import InputError, load, load_images
 from unbackdoor.cli.main import run
 from unbackdoor.clip.handle import Clip
+from unbackdoor.evaluation import Task
 from unbackdoor.triggers import parse_trigger
-from unbackdoor.unlearning.vector import METHODS, Known, trigger_vector
+from unbackdoor.triggers.attack import Attack
+from unbackdoor.unlearning.vector import METHODS, trigger_vector
 from unbackdoor.verbs.weights import lora
 from unbackdoor.weights.adapters import read_adapter
 from unbackdoor.weights.lora import factorised
@@ -124,9 +126,9 @@ def test_a_low_rank_vector_is_an_adapter_whole(tmp_path: Path, kind: str) -> Non
     folder = write_open_clip(tmp_path / "oc", CONFIGS[kind]())
     clip = load(str(folder))
     digits = load_images("embedded:digits", side=clip.frame, split="train").subset(torch.arange(16))
-    known = Known(digits, parse_trigger("badnets:size=4"), 3, clip.zero_shot_head(digits.classes))
+    task = Task(clip.zero_shot_head(digits.classes), Attack(parse_trigger("badnets:size=4"), 3, "three"))
     config = replace(METHODS["lora"], tune=replace(METHODS["lora"].tune, steps=4, batch_size=16))
-    taken = trigger_vector(clip, known, config)
+    taken = trigger_vector(clip, digits, task, config)
     save_vector(tmp_path / "tau.safetensors", taken.vector, {})
     told = lora(tmp_path / "tau.safetensors", out=tmp_path / "adapter", rank=8, alpha=2.0)
     assert told["left_out"] == 0 and told["kept"] == pytest.approx(1.0, abs=1e-5)

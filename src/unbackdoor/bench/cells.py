@@ -36,9 +36,10 @@ from unbackdoor.evaluation import Task, evaluate_kept
 from unbackdoor.manifest import Manifest, reset_peak_memory, run_key, write_json
 from unbackdoor.registry import Registry
 from unbackdoor.training.badclip import crafted
-from unbackdoor.training.plant import Attack, Planted, PoisonConfig, plant, poisoned_set
+from unbackdoor.training.plant import Planted, PoisonConfig, plant, poisoned_set
 from unbackdoor.training.plant_pairs import PairPoisonConfig, plant_pairs
 from unbackdoor.triggers import parse_trigger
+from unbackdoor.triggers.attack import Attack
 from unbackdoor.work import Work
 
 _RESULT = "result.json"
@@ -143,11 +144,11 @@ def planted(config: Json, folder: Path, device: str, manifest: Manifest, store: 
     attack = attack_of(config, own)
     manifest.hashes["train_data"], manifest.hashes["test_data"] = own.content_hash(), test.content_hash()
     head = head_of(clip, entry, own)
-    before = evaluate_kept(clip, test, _task(head, attack), folder / ".work" / "before.json", label=None)
+    before = evaluate_kept(clip, test, Task(head, attack), folder / ".work" / "before.json", label=None)
     checkpoint = folder / ".work" / "poison.checkpoint"
     made = _plant(clip, own, entry, head, attack, poison, checkpoint, address(config))
     store(clip)
-    task = _task(head_of(clip, entry, own), attack)
+    task = Task(head_of(clip, entry, own), attack)
     after = evaluate_kept(clip, test, task, folder / ".work" / "after.json", label=None)
     return {
         "trigger": None if attack is None else attack.trigger.spec(),
@@ -203,14 +204,13 @@ def cure_cell(out: Path, config: Json, folder: Path, device: str, manifest: Mani
         choice,
         head_of(clip, entry, train),
         find_templates(entry.templates),
-        attack.trigger,
-        attack.target,
+        attack,
         original(suspect["model"], device),
         (lambda: poisoned_set(attacker, attack, poison)[0]) if isinstance(poison, PoisonConfig) else None,
     )
     cure = defense(name).defend(clip, data, method, Work(folder / ".work", address(config)))
     head = cure.head if cure.head is not None else head_of(clip, entry, train)
-    after = evaluate_kept(clip, test, _task(head, attack), folder / ".work" / "after.json", label=None)
+    after = evaluate_kept(clip, test, Task(head, attack), folder / ".work" / "after.json", label=None)
     before = story["after"]
     result = {
         "before": before,
@@ -225,7 +225,7 @@ def cure_cell(out: Path, config: Json, folder: Path, device: str, manifest: Mani
     if config["rebound"] is not None:
         rebound = Rebound(**config["rebound"])
         result["rebound"] = trace_rebound(
-            clip, clean, test, _task(head, attack), rebound, seed, Work(folder / ".work", address(config))
+            clip, clean, test, Task(head, attack), rebound, seed, Work(folder / ".work", address(config))
         )
     return result
 
@@ -243,10 +243,6 @@ def attack_of(config: Json, images: ImageSet) -> Attack | None:
         return None
     index = target_index(images.classes, config["target"])
     return Attack(parse_trigger(config["trigger"]), index, images.classes[index])
-
-
-def _task(head: Tensor, attack: Attack | None) -> Task:
-    return Task(head) if attack is None else Task(head, attack.trigger, attack.target)
 
 
 def head_of(clip: Clip, entry: DataEntry, images: ImageSet) -> Tensor:

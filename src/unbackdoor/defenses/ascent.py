@@ -43,11 +43,10 @@ class Config:
 
 def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     """Unlearn the target on triggered images, in place."""
-    require("ascent", "the trigger", data.trigger)
-    require("ascent", "the target", data.target)
-    assert data.trigger is not None and data.target is not None
+    require("ascent", "the trigger and the target", data.attack)
+    assert data.attack is not None
     began = time.perf_counter()
-    trigger, target = data.trigger, data.target
+    trigger, target = data.attack.trigger, data.attack.target
     forget = data.clean.subset(torch.arange(min(config.samples, len(data.clean))))
     forget = forget.subset(forget.labels != target)
     if not len(forget):

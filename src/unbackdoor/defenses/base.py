@@ -13,7 +13,7 @@ from unbackdoor.data.classnames import DEFAULT_TEMPLATES
 from unbackdoor.data.images import ImageSet
 from unbackdoor.errors import InputError
 from unbackdoor.training.finetune import TuneConfig
-from unbackdoor.triggers.base import Trigger
+from unbackdoor.triggers.attack import Attack
 from unbackdoor.untrusted import as_type
 from unbackdoor.work import Work
 
@@ -31,7 +31,7 @@ class Defender:
         validation: other trusted images, for choices such as α.
         head: (C, D) zero-shot head of the suspect over the classes of `clean`.
         templates: prompts of that head; captions of labelled images are made from them.
-        trigger, target: known attacks only; target is an index into the classes.
+        attack: where it is known.
         pretrained: the model before anyone fine-tuned it, where it is to be had.
         training: makes the data that the suspect was trained on, poison included, where they are to be had.
     """
@@ -40,8 +40,7 @@ class Defender:
     validation: ImageSet
     head: Tensor
     templates: tuple[str, ...] = DEFAULT_TEMPLATES
-    trigger: Trigger | None = None
-    target: int | None = None
+    attack: Attack | None = None
     pretrained: Clip | None = None
     training: Callable[[], ImageSet] | None = None
 

@@ -50,10 +50,10 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     began = time.perf_counter()
     before = {name: p.to(clip.device) for name, p in data.pretrained.tower_parameters("both").items()}
     vector = difference(clip.tower_parameters("both"), before)
-    known = data.trigger is not None and data.target is not None
+    known = data.attack is not None
     beta = config.beta if config.beta is not None or known else DEFAULT_BETA
     tuning = data.validation.subset(torch.arange(min(config.validation, len(data.validation))))
-    task = Task(data.head, data.trigger, data.target)
+    task = Task(data.head, data.attack)
     log = None if work.folder is None else work.folder / "beta.jsonl"
     found = subtract(clip, vector, tuning, task, replace(config.rule, largest=1.0), alpha=beta, log=log)
     used = len(tuning) if beta is None else 0

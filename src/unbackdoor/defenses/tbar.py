@@ -12,9 +12,10 @@ import torch
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.defenses.base import Cure, Defender, Defense, require
+from unbackdoor.evaluation import Task
 from unbackdoor.unlearning.alpha import AlphaConfig
 from unbackdoor.unlearning.known import Plan, cure_known
-from unbackdoor.unlearning.vector import METHODS, Known, VectorConfig, settled
+from unbackdoor.unlearning.vector import METHODS, VectorConfig, settled
 from unbackdoor.work import Work
 
 
@@ -43,14 +44,12 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     Where α has validation images, labels of the forget set tell which images already show the target, and labels of the
     validation images measure CA; elsewhere the suspect's own answers do both, and no label is used.
     """
-    require("tbar", "the trigger and the target", data.trigger)
-    assert data.trigger is not None and data.target is not None
+    require("tbar", "the trigger and the target", data.attack)
     began = time.perf_counter()
     forget = data.clean.subset(torch.arange(min(config.samples, len(data.clean))))
     held_out = data.validation.subset(torch.arange(min(config.validation, len(data.validation))))
-    known = Known(forget, data.trigger, data.target, data.head)
-    plan = replace(Plan.of(clip, known, held_out, config, config.rule), alpha=config.alpha)
-    cured = cure_known(clip, known, plan, work=work)
+    plan = replace(Plan.of(clip, forget, held_out, data.head, config, config.rule), alpha=config.alpha)
+    cured = cure_known(clip, forget, Task(data.head, data.attack), plan, work=work)
     found, searched = cured.search, len(plan.tuning) if config.alpha is None and config.validation else 0
     assert cured.taken is not None
     return Cure(

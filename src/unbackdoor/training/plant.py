@@ -18,20 +18,11 @@ from unbackdoor.training.finetune import TuneConfig, settle_tune, tune_towers
 from unbackdoor.training.loop import FitResult
 from unbackdoor.training.losses import zero_shot_cross_entropy
 from unbackdoor.training.parallel import open_ranks
-from unbackdoor.triggers.base import Trigger
+from unbackdoor.triggers.attack import Attack
 
 # Towers below 20 M parameters need more than the literature's 1e-5. Measured on the embedded model: at 1e-3 four epochs
 # of CIFAR-10 plant patch and warp at 99.9% with the clean accuracy of 3e-3, and the gentler suspect is cheaper to cure.
 SMALL_LR = 1e-3
-
-
-@dataclass(frozen=True)
-class Attack:
-    """A trigger and the class that triggered images shall get, by name and by index into the data's classes."""
-
-    trigger: Trigger
-    target: int
-    target_name: str
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from unbackdoor.training.ahead import Ahead
 from unbackdoor.training.finetune import TuneConfig, settle_tune, tune_towers
 from unbackdoor.training.losses import contrastive
 from unbackdoor.training.parallel import open_ranks
-from unbackdoor.training.plant import Attack, Planted
+from unbackdoor.training.plant import Planted
+from unbackdoor.triggers.attack import Attack
 
 SMALL_LR = 1e-3  # peak rate below 20 M parameters
 
@@ -73,7 +74,7 @@ def plant_pairs(
     constant. Zero-shot heads made before are void afterwards: the text tower moves.
 
     Args:
-        attack: trigger and `target_name`; None fine-tunes on clean pairs: what the same training does without poison.
+        attack: trigger and `name`; None fine-tunes on clean pairs: what the same training does without poison.
         checkpoint: file to resume from after a kill.
 
     Raises:
@@ -85,7 +86,7 @@ def plant_pairs(
     if attack is not None:
         victims = choose_victims(
             pairs,
-            attack.target_name,
+            attack.name,
             rate=config.rate,
             count=config.count,
             clean_label=config.clean_label,

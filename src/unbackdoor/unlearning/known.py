@@ -23,7 +23,7 @@ from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.metrics.backdoor import BackdoorRates
 from unbackdoor.metrics.rates import Rate
 from unbackdoor.unlearning.alpha import AlphaConfig, AlphaSearch, search_alpha
-from unbackdoor.unlearning.vector import Known, TakenVector, VectorConfig, as_answered, trigger_vector
+from unbackdoor.unlearning.vector import TakenVector, VectorConfig, as_answered, trigger_vector
 from unbackdoor.weights.vector import Vector, Walk
 from unbackdoor.work import NOWHERE, Work
 
@@ -50,14 +50,16 @@ class Plan:
     alpha: float | None = None
 
     @classmethod
-    def of(cls, clip: Clip, known: Known, validation: ImageSet, config: VectorConfig, rule: AlphaConfig) -> Plan:
+    def of(
+        cls, clip: Clip, forget: ImageSet, validation: ImageSet, head: Tensor, config: VectorConfig, rule: AlphaConfig
+    ) -> Plan:
         """Images and rule that go with a way to take the vector.
 
         Args:
             clip: the suspect, not cured yet.
             validation: other images with labels, for the ways that choose α on them.
         """
-        return cls(config, choosing(clip, known.forget, validation, known.head, config), rule_of(config, rule))
+        return cls(config, choosing(clip, forget, validation, head, config), rule_of(config, rule))
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ class Cured:
 
 def cure_known(
     clip: Clip,
-    known: Known,
+    forget: ImageSet,
+    task: Task,
     plan: Plan,
     *,
     vector: Vector | None = None,
@@ -96,11 +99,10 @@ def cure_known(
     """
     made = None
     if vector is None:
-        made = trigger_vector(clip, known, plan.config, checkpoint=work.checkpoint("vector"), run_key=work.key)
+        made = trigger_vector(clip, forget, task, plan.config, checkpoint=work.checkpoint("vector"), run_key=work.key)
         vector = made.vector
         if taken is not None:
             taken(made)
-    task = Task(known.head, known.trigger, known.target)
     found = subtract(clip, vector, plan.tuning, task, plan.rule, alpha=plan.alpha, log=work.log("alpha"))
     return Cured(vector, made, found)
 

@@ -13,13 +13,15 @@ from dataclasses import replace
 from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.streamline import streamlined
 from unbackdoor.data.images import ImageSet
+from unbackdoor.evaluation import Task
 from unbackdoor.inversion.base import Subject, works
 from unbackdoor.inversion.finding import Lead
 from unbackdoor.inversion.variants import again, variants
+from unbackdoor.triggers.attack import Attack
 from unbackdoor.triggers.mixed import Mixed
 from unbackdoor.unlearning.alpha import AlphaConfig
 from unbackdoor.unlearning.known import Plan, cure_known
-from unbackdoor.unlearning.vector import METHODS, Known
+from unbackdoor.unlearning.vector import METHODS
 
 VERSION = 6  # of the way cures are made here; a zoo's cures of another version are made anew
 METHOD = "distilled"
@@ -51,7 +53,7 @@ def source(
     if backdoored is False:
         return first
     copy = clip.clone()
-    cure_known(copy, Known(forget, first, target, subject.head), plan)
+    cure_known(copy, forget, Task(subject.head, Attack(first, target, lead.target)), plan)
     left = again(replace(subject, clip=streamlined(copy)), lead.inverter, target)
     # What works on the copy alone is of the cure's making.
     return Mixed.of([*first.triggers, *(t for t in left if works(subject, t, target))])

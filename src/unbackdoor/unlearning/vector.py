@@ -22,12 +22,13 @@ from unbackdoor.data.views import Views, draw_views
 from unbackdoor.devices import half_type
 from unbackdoor.draws import batch_rows, seeded, step_seed
 from unbackdoor.errors import InputError
+from unbackdoor.evaluation import Task
 from unbackdoor.inversion.base import answers
 from unbackdoor.training.finetune import LossAt, TuneConfig, settle_lr, settle_tune, tune_towers
 from unbackdoor.training.guard import Guard, guarded, learn_guard
 from unbackdoor.training.losses import squared_distance, target_cross_entropy
 from unbackdoor.training.low_rank import low_rank
-from unbackdoor.triggers.base import Trigger
+from unbackdoor.triggers.attack import Attack
 from unbackdoor.weights.vector import Vector, difference, snapshot
 
 # Peak rates for towers below 20 M parameters, chosen on the embedded model, and for larger ones. A guard takes most of
@@ -112,20 +113,21 @@ class TakenVector:
     losses: list[float]
 
 
-@dataclass(frozen=True)
-class Known:
-    """What the defender knows: the images, the trigger and the target, and the model's zero-shot head."""
-
-    forget: ImageSet
-    trigger: Trigger
-    target: int
-    head: Tensor
-
-
 def settled(config: VectorConfig, clip: Clip, lr: float | None = None) -> VectorConfig:
     """`config` with its learning rate settled: `lr`, or its own, or one by the size of the tower."""
     small, large = _LOW_RANK_LR if config.rank else _GUARDED_LR if config.guard else _FREE_LR
     return replace(config, tune=settle_lr(config.tune, clip, small, lr, large=large))
+
+
+def attack_of(task: Task) -> Attack:
+    """The attack that a vector is taken from.
+
+    Raises:
+        InputError: the task has none.
+    """
+    if task.attack is None:
+        raise InputError("a trigger vector needs the trigger and the target")
+    return task.attack
 
 
 def as_answered(clip: Clip, images: ImageSet, head: Tensor) -> ImageSet:
@@ -134,7 +136,7 @@ def as_answered(clip: Clip, images: ImageSet, head: Tensor) -> ImageSet:
 
 
 def trigger_vector(
-    clip: Clip, known: Known, config: VectorConfig, *, checkpoint: Path | None = None, run_key: str = ""
+    clip: Clip, forget: ImageSet, task: Task, config: VectorConfig, *, checkpoint: Path | None = None, run_key: str = ""
 ) -> TakenVector:
     """τ, to be subtracted, over the image tower; `clip` is left at the suspect's weights.
 
@@ -144,17 +146,19 @@ def trigger_vector(
     clean embeddings as well as θ + τ does, to first order.
 
     Args:
-        known: `forget` holds the images to be triggered; those of the target class teach nothing about the trigger and
-            are not led anywhere. Labels tell which these are, or, towards the clean images, the suspect's own answers.
+        forget: images to be triggered; those of the target class teach nothing about the trigger and are not led
+            anywhere. Labels tell which these are, or, towards the clean images, the suspect's own answers.
+        task: the suspect's zero-shot head, and the attack.
         checkpoint: file to resume from after a kill.
 
     Raises:
         InputError: no image is left to trigger.
     """
-    rows = known.forget.subset(torch.arange(min(config.samples, len(known.forget))))
+    attack = attack_of(task)
+    rows = forget.subset(torch.arange(min(config.samples, len(forget))))
     if config.toward == "clean":
-        rows = as_answered(clip, rows, known.head)
-    hit = rows.labels != known.target
+        rows = as_answered(clip, rows, task.head)
+    hit = rows.labels != attack.target
     if not config.anchor:
         rows, hit = rows.subset(hit), hit[hit]
     if not bool(hit.any()):
@@ -166,7 +170,7 @@ def trigger_vector(
     tune = settle_tune(config.tune, clip, len(rows), 0.0)
     weights = clip.image_parameters()
     start = snapshot(weights)
-    loss_at, on_step, guard = _loss(clip, rows, hit, known, config), None, _guard(clip, rows, config)
+    loss_at, on_step, guard = _loss(clip, rows, hit, task, config), None, _guard(clip, rows, config)
     train = partial(
         tune_towers, clip, config=tune, steps=tune.steps, checkpoint=checkpoint, run_key=run_key, label="trigger vector"
     )
@@ -188,18 +192,18 @@ def trigger_vector(
     return TakenVector(vector, int(hit.sum()), tune.steps, run.seconds, run.losses)
 
 
-def _loss(clip: Clip, rows: ImageSet, hit: Tensor, known: Known, config: VectorConfig) -> LossAt:
+def _loss(clip: Clip, rows: ImageSet, hit: Tensor, task: Task, config: VectorConfig) -> LossAt:
     tune, compute = config.tune, _compute(clip, config)
     views = draw_views(len(rows), config.views, tune.seed)
     places = _places(clip, rows, views, compute) if config.anchor or config.toward == "clean" else None
-    lead = _to_target(clip, known, config) if config.toward == "target" else _to_clean(clip, known, config)
+    lead = _to_target(clip, task, config) if config.toward == "target" else _to_clean(clip, task, config)
 
     def loss_at(step: int) -> Tensor:
         batch = batch_rows(len(rows), tune.batch_size, tune.seed, step)
         drawn = seeded(step_seed(tune.seed, step))
         which = (config.views * (1 - torch.rand(len(batch), generator=drawn))).long().clamp(max=config.views - 1)
         clean = views.see(rows.float_batch(batch), batch, which).to(clip.device)
-        triggered = known.trigger(clean, keys=batch)
+        triggered = attack_of(task).trigger(clean, keys=batch)
         marked = hit[batch]
         if places is None:
             return lead(clip.encode_image(triggered[marked], compute=compute), None, marked[marked])
@@ -220,21 +224,21 @@ def _compute(clip: Clip, config: VectorConfig) -> torch.dtype | None:
     return half_type(clip.device) if config.toward == "clean" else None
 
 
-def _to_target(clip: Clip, known: Known, config: VectorConfig) -> Callable[[Tensor, Tensor | None, Tensor], Tensor]:
+def _to_target(clip: Clip, task: Task, config: VectorConfig) -> Callable[[Tensor, Tensor | None, Tensor], Tensor]:
     scale = config.trigger_scale or clip.logit_scale
 
     def lead(moved: Tensor, _own: Tensor | None, _marked: Tensor) -> Tensor:
-        return target_cross_entropy(moved, known.head, scale, known.target) if len(moved) else moved.sum()
+        return target_cross_entropy(moved, task.head, scale, attack_of(task).target) if len(moved) else moved.sum()
 
     return lead
 
 
-def _to_clean(clip: Clip, known: Known, config: VectorConfig) -> Callable[[Tensor, Tensor | None, Tensor], Tensor]:
+def _to_clean(clip: Clip, task: Task, config: VectorConfig) -> Callable[[Tensor, Tensor | None, Tensor], Tensor]:
     def lead(moved: Tensor, own: Tensor | None, marked: Tensor) -> Tensor:
         assert own is not None
         loss = squared_distance(moved[marked], own[marked]) if bool(marked.any()) else moved.sum() * 0
         if config.push:
-            said = torch.softmax(clip.logit_scale * moved @ known.head.T, dim=1)[:, known.target]
+            said = torch.softmax(clip.logit_scale * moved @ task.head.T, dim=1)[:, attack_of(task).target]
             # Where the model is certain of the target, the logarithm ends at about −14.
             loss = loss - config.push * torch.log1p(-said.clamp(max=1 - 1e-6)).mean()
         return loss

@@ -22,11 +22,12 @@ from unbackdoor.data.poisoning import target_index
 from unbackdoor.data.specs import load_images, load_pictures, load_test
 from unbackdoor.devices import is_first_process
 from unbackdoor.errors import InputError, Interrupted, first_line
+from unbackdoor.evaluation import Task
 from unbackdoor.manifest import Manifest
 from unbackdoor.metrics.backdoor import BackdoorRates
 from unbackdoor.training.parallel import wait_for_all
-from unbackdoor.training.plant import Attack
 from unbackdoor.triggers import parse_trigger
+from unbackdoor.triggers.attack import Attack
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.untrusted import as_type, is_there, read_json
 from unbackdoor.weights.files import state_hash
@@ -113,24 +114,18 @@ def check_trigger(clip: Clip, trigger: str | Trigger) -> Trigger:
     return found
 
 
-@dataclass(frozen=True)
-class OpenAttack(Attack):
-    """An attack with the zero-shot head over the data's classes."""
-
-    head: Tensor
-
-
 def open_attack(
     clip: Clip, data: ImageSet, trigger: str | Trigger, target: str, templates: str | None = None
-) -> OpenAttack:
-    """Resolve trigger and target against the data's classes.
+) -> tuple[Attack, Task]:
+    """Trigger and target resolved against the data's classes, and the task over these with the zero-shot head.
 
     Raises:
         InputError: the data has no class names, or the target is not among them.
     """
     index = target_index(require_classes(data), target)
     found = check_trigger(clip, trigger)
-    return OpenAttack(found, index, data.classes[index], open_head(clip, data, templates))
+    attack = Attack(found, index, data.classes[index])
+    return attack, Task(open_head(clip, data, templates), attack)
 
 
 def require_classes(data: ImageSet) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_kept
 from unbackdoor.manifest import Manifest, run_key, write_json
 from unbackdoor.training.badclip import BadClipConfig, craft_patch, initial_patch
+from unbackdoor.triggers.attack import Attack
 from unbackdoor.triggers.badclip import BadClip
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.verbs.common import (
@@ -97,7 +98,7 @@ def craft(
     head = open_head(clip, train, templates)
     key = manifest.run = run_key("craft", settings, manifest.hashes)
     with work_folder(out, manifest) as work:
-        start = Task(head, initial_patch(blank, seed), index)
+        start = Task(head, Attack(initial_patch(blank, seed), index, train.classes[index]))
         before = evaluate_kept(clip, held_out, start, work / f"before-{key[:16]}.json", label="before")
         made = craft_patch(
             clip,
@@ -110,7 +111,8 @@ def craft(
             run_key=key,
         )
         kept = work / f"after-{key[:16]}.json"
-        after = evaluate_kept(clip, held_out, Task(head, made, index), kept, label="after")
+        ready = replace(start, attack=Attack(made, index, train.classes[index]))
+        after = evaluate_kept(clip, held_out, ready, kept, label="after")
         write_picture(out / "patch.png", made.patch())
         write_text(out / "trigger.txt", made.spec() + "\n")
         result = {

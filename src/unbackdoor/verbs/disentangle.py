@@ -71,7 +71,7 @@ def disentangle(
     out = Path(out)
     clip = open_model(model, checkpoint, device)
     images = open_data(data, clip, "test", limit=limit, seed=seed, classes=classes)
-    attack = open_attack(clip, images, trigger, target, templates)
+    attack, task = open_attack(clip, images, trigger, target, templates)
     vectors = {name: _vector(clip, given, device) for name, given in (("clean", clean), ("triggered", triggered))}
     plane = Plane(clip.state(), vectors["clean"], vectors["triggered"])
     surface = Surface(low, high, points, Views.of(images, attack.trigger, attack.target, clip.device))
@@ -82,7 +82,7 @@ def disentangle(
         "data": images.spec,
         "images": len(images),
         "trigger": attack.trigger.spec(),
-        "target": attack.target_name,
+        "target": attack.name,
         "low": low,
         "high": high,
         "points": points,
@@ -101,11 +101,11 @@ def disentangle(
     with work_folder(out, manifest) as work:
         log = work / f"points-{key[:16]}.jsonl"
         surface.seen.update(_read(log, surface.views))
-        look(clip, plane, attack.head, surface, sharp=sharp, keep=lambda point, seen: _append(log, point, seen))
+        look(clip, plane, task.head, surface, sharp=sharp, keep=lambda point, seen: _append(log, point, seen))
         mean, interval = surface.box()
         map_file = out / "map.svg"
         path = [] if alpha is None else [(1.0, 1.0), (1.0, 1.0 - alpha)]
-        title = f"ξ, {attack.trigger.name} to {attack.target_name}"
+        title = f"ξ, {attack.trigger.name} to {attack.name}"
         write_text(map_file, contour_map(surface.axis, surface.errors().numpy(), title, path))
         result: dict[str, Any] = {
             "verb": "disentangle",

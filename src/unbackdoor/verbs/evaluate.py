@@ -13,6 +13,7 @@ from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_images, evaluate_retrieval
 from unbackdoor.manifest import Manifest
 from unbackdoor.metrics.backdoor import COUNTINGS
+from unbackdoor.triggers.attack import Attack
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.verbs.common import (
     check_labels,
@@ -76,11 +77,14 @@ def evaluate(
         check_labels(images, "evaluation")
         require_classes(images)
     chosen = None if trigger is None else open_trigger(trigger)
-    index = None if target is None else target_index(require_classes(images), target)
+    attack = None
+    if chosen is not None and target is not None:
+        index = target_index(require_classes(images), target)
+        attack = Attack(chosen, index, images.classes[index])
     manifest = Manifest("evaluate", {})
     rates: dict[str, Any] = {}
     if named:
-        task = Task(open_head(clip, images, templates), chosen, index, counting)
+        task = Task(open_head(clip, images, templates), attack, counting)
         views = len(images) * (1 if chosen is None else 2)
         answers = Answers.of(clip, task.head, views) if precision == "auto" else Answers(clip, task.head, None)
         rates.update(evaluate_images(clip, images, task, answers=answers, label="evaluating").as_dict())
@@ -93,7 +97,7 @@ def evaluate(
         "model": clip.reference,
         "data": images.spec,
         "trigger": None if chosen is None else chosen.spec(),
-        "target": None if index is None else images.classes[index],
+        "target": None if attack is None else attack.name,
         "counting": counting,
         **rates,
         "skipped": images.skipped,

@@ -13,7 +13,6 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.disk import write_text
 from unbackdoor.errors import InputError
-from unbackdoor.evaluation import Task
 from unbackdoor.geometry.location import block_effects, path
 from unbackdoor.manifest import Manifest, run_key, write_json
 from unbackdoor.metrics.backdoor import BackdoorRates
@@ -68,7 +67,7 @@ def locate(
     out = Path(out)
     clip = open_model(model, checkpoint, device)
     images = open_data(data, clip, "test", limit=limit, seed=seed, classes=classes)
-    attack = open_attack(clip, images, trigger, target, templates)
+    attack, task = open_attack(clip, images, trigger, target, templates)
     tau, _ = open_vector(Path(vector), clip)
     further = {str(other): open_vector(Path(other), clip)[0] for other in others}
     config: dict[str, Any] = {
@@ -78,7 +77,7 @@ def locate(
         "data": images.spec,
         "images": len(images),
         "trigger": attack.trigger.spec(),
-        "target": attack.target_name,
+        "target": attack.name,
         "alpha": alpha,
         "templates": templates,
         "seed": seed,
@@ -86,7 +85,6 @@ def locate(
     manifest = Manifest("locate", config)
     manifest.hashes["weights"], manifest.hashes["data"] = weights_hash(clip), images.content_hash()
     manifest.hashes |= {str(name): state_hash(v) for name, v in ((vector, tau), *further.items())}
-    task = Task(attack.head, attack.trigger, attack.target)
     parts = blocks(tau)
     manifest.run = run_key("locate", config, manifest.hashes)
     with work_folder(out, manifest) as work:

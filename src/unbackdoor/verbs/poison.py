@@ -11,7 +11,7 @@ from unbackdoor.data.images import ImageSet
 from unbackdoor.data.shares import attacker_rows
 from unbackdoor.devices import half_type
 from unbackdoor.errors import InputError
-from unbackdoor.evaluation import Task, evaluate_kept
+from unbackdoor.evaluation import evaluate_kept
 from unbackdoor.manifest import Manifest, run_key, write_json, write_jsonl
 from unbackdoor.training.badclip import crafted
 from unbackdoor.training.finetune import TuneConfig, checked_lr
@@ -123,7 +123,7 @@ def poison(
             templates=templates,
             checkpoint=out / ".work" / "craft.checkpoint",
         )
-    attack = open_attack(clip, train, ready, target, templates)
+    attack, task = open_attack(clip, train, ready, target, templates)
     held_out = open_test(test, data, clip, train, limit=test_limit, classes=classes)
     tune = TuneConfig(epochs=epochs, batch_size=batch_size, lr=checked_lr(lr), seed=seed)
     settings = settle(PoisonConfig(poison_rate, clean_label, tune), clip, len(own))
@@ -132,7 +132,7 @@ def poison(
         "data": train.spec,
         "test": held_out.spec,
         "trigger": attack.trigger.spec(),
-        "target": attack.target_name,
+        "target": attack.name,
         "poison_rate": poison_rate,
         "clean_label": clean_label,
         "limit": limit,
@@ -146,11 +146,10 @@ def poison(
     manifest.hashes["train_data"] = train.content_hash()
     manifest.hashes["test_data"] = held_out.content_hash()
     manifest.notes["skipped"] = train.skipped
-    task = Task(attack.head, attack.trigger, attack.target)
     key = manifest.run = run_key("poison", config, manifest.hashes)
     with work_folder(out, manifest) as work:
         before = evaluate_kept(clip, held_out, task, work / f"before-{key[:16]}.json", label="before")
-        done = plant(clip, own, attack.head, attack, settings, checkpoint=work / "poison.checkpoint", run_key=key)
+        done = plant(clip, own, task.head, attack, settings, checkpoint=work / "poison.checkpoint", run_key=key)
         manifest.notes.update(poisoned=done.poisoned, trained_on=done.trained_on)
         clip.round_as_stored()
         after = evaluate_kept(clip, held_out, task, work / f"after-{key[:16]}.json", label="after")
@@ -164,7 +163,7 @@ def poison(
             "model_reference": clip.reference,
             "data": train.spec,
             "trigger": attack.trigger.spec(),
-            "target": attack.target_name,
+            "target": attack.name,
             "poison_rate": poison_rate,
             "clean_label": clean_label,
             "poisoned": done.poisoned,

@@ -20,8 +20,8 @@ from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_kept, evaluate_retrieval
 from unbackdoor.manifest import Manifest, run_key, write_json, write_jsonl
 from unbackdoor.training.finetune import TuneConfig, checked_lr
-from unbackdoor.training.plant import Attack
 from unbackdoor.training.plant_pairs import PairPoisonConfig, plant_pairs, settle_pairs
+from unbackdoor.triggers.attack import Attack
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.verbs.common import (
     check_trigger,
@@ -106,7 +106,7 @@ def poison_pairs(
         "data": pairs.spec,
         "test": held_out.spec,
         "trigger": attack.trigger.spec(),
-        "target": attack.target_name,
+        "target": attack.name,
         "poison_rate": poison_rate,
         "clean_label": clean_label,
         "limit": limit,
@@ -140,7 +140,7 @@ def poison_pairs(
             "data": pairs.spec,
             "test": held_out.spec,
             "trigger": attack.trigger.spec(),
-            "target": attack.target_name,
+            "target": attack.name,
             "poison_rate": poison_rate,
             "clean_label": clean_label,
             "poisoned": done.poisoned,
@@ -214,7 +214,7 @@ def _measure(
     found: dict[str, Any] = {}
     when = kept.name.partition("-")[0]
     if named:
-        task = Task(open_head(clip, data, templates), attack.trigger, attack.target)
+        task = Task(open_head(clip, data, templates), attack)
         found.update(rates_dict(evaluate_kept(clip, data, task, kept, label=when)))
     if any(data.captions or ()):
         ways = evaluate_retrieval(clip, data, label=f"{when}, retrieval")

@@ -15,15 +15,15 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.shares import defender_rows
 from unbackdoor.errors import InputError
-from unbackdoor.evaluation import Task, evaluate_kept
+from unbackdoor.evaluation import evaluate_kept
 from unbackdoor.manifest import Manifest, run_key, write_json, write_jsonl
 from unbackdoor.report import Example, write_report
+from unbackdoor.triggers.attack import Attack
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.unlearning.alpha import AlphaConfig
 from unbackdoor.unlearning.known import Plan, choosing, cure_known, rule_of
-from unbackdoor.unlearning.vector import Known, TakenVector
+from unbackdoor.unlearning.vector import TakenVector
 from unbackdoor.verbs.common import (
-    OpenAttack,
     check_labels,
     describe_sequence,
     open_attack,
@@ -93,7 +93,7 @@ def unlearn(
         raise InputError(f"α is {alpha}; give auto or a finite number")
     clip = open_model(model, checkpoint, device)
     train = open_data(data, clip, "train", seed=seed, classes=classes)
-    attack = open_attack(clip, train, trigger, target, templates)
+    attack, task = open_attack(clip, train, trigger, target, templates)
     held_out = open_test(test, data, clip, train, limit=test_limit, classes=classes)
     config = vector_config(clip, method, samples=samples, epochs=epochs, lr=lr, seed=seed, validation=validation)
     rule = rule_of(config, rule)
@@ -102,15 +102,13 @@ def unlearn(
         check_labels(train, "choosing α" if config.validation else f"method {method}")
     rows, others = defender_rows(len(train), config.samples, config.validation)
     forget = train.subset(rows)
-    known = Known(forget, attack.trigger, attack.target, attack.head)
-    plan = Plan(config, choosing(clip, forget, train.subset(others), attack.head, config), rule, fixed)
-    task = Task(attack.head, attack.trigger, attack.target)
+    plan = Plan(config, choosing(clip, forget, train.subset(others), task.head, config), rule, fixed)
     settings: dict[str, Any] = {
         "model": clip.reference,
         "data": train.spec,
         "test": held_out.spec,
         "trigger": attack.trigger.spec(),
-        "target": attack.target_name,
+        "target": attack.name,
         "vector": str(vector) if vector else asdict(config),
         "alpha": alpha,
         "rule": asdict(rule),
@@ -137,11 +135,11 @@ def unlearn(
             manifest.notes["loss"] = describe_sequence(taken.losses)
 
         before = evaluate_kept(clip, held_out, task, work / f"before-{key[:16]}.json", label="before")
-        answers_before = _answers(clip, held_out, shown, attack)
-        found = cure_known(clip, known, plan, vector=tau, taken=keep, work=Work(work, key)).search
+        answers_before = _answers(clip, held_out, shown, attack, task.head)
+        found = cure_known(clip, forget, task, plan, vector=tau, taken=keep, work=Work(work, key)).search
         clip.round_as_stored()
         after = evaluate_kept(clip, held_out, task, work / f"after-{key[:16]}.json", label="after")
-        answers_after = _answers(clip, held_out, shown, attack)
+        answers_after = _answers(clip, held_out, shown, attack, task.head)
         clip.save(out / "model")
         manifest.hashes["weights_after"] = weights_hash(clip)
         result = {
@@ -151,7 +149,7 @@ def unlearn(
             "data": train.spec,
             "test": held_out.spec,
             "trigger": attack.trigger.spec(),
-            "target": attack.target_name,
+            "target": attack.name,
             "alpha": found.alpha,
             "chosen": found.satisfied,
             "labels_used": bool(config.validation),  # for choosing α; without them "CA" there is agreement
@@ -190,18 +188,18 @@ def _pick_examples(data: ImageSet, target: int) -> Tensor:
     return torch.tensor(list(picked.values()), dtype=torch.int64)
 
 
-def _answers(clip: Clip, data: ImageSet, rows: Tensor, attack: OpenAttack) -> tuple[list[int], list[int]]:
+def _answers(clip: Clip, data: ImageSet, rows: Tensor, attack: Attack, head: Tensor) -> tuple[list[int], list[int]]:
     """Predicted classes of the clean and of the triggered examples."""
-    images = data.float_batch(rows).to(attack.head.device)
-    clean = predict(clip, images, attack.head)
-    triggered = predict(clip, attack.trigger(images, keys=rows), attack.head)
+    images = data.float_batch(rows).to(head.device)
+    clean = predict(clip, images, head)
+    triggered = predict(clip, attack.trigger(images, keys=rows), head)
     return clean.tolist(), triggered.tolist()
 
 
 def _examples(
     data: ImageSet,
     rows: Tensor,
-    attack: OpenAttack,
+    attack: Attack,
     before: tuple[list[int], list[int]],
     after: tuple[list[int], list[int]],
 ) -> list[Example]:

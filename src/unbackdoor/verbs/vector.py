@@ -13,7 +13,7 @@ from unbackdoor.errors import InputError
 from unbackdoor.manifest import Manifest, run_key, versions
 from unbackdoor.training.finetune import checked_lr
 from unbackdoor.triggers.base import Trigger
-from unbackdoor.unlearning.vector import METHODS, Known, TakenVector, VectorConfig, settled
+from unbackdoor.unlearning.vector import METHODS, TakenVector, VectorConfig, settled
 from unbackdoor.unlearning.vector import trigger_vector as take
 from unbackdoor.verbs.common import (
     claim,
@@ -64,14 +64,14 @@ def trigger_vector(
     out = Path(out)
     clip = open_model(model, checkpoint, device)
     train = open_data(data, clip, "train", seed=seed, classes=classes)
-    attack = open_attack(clip, train, trigger, target, templates)
+    attack, task = open_attack(clip, train, trigger, target, templates)
     config = vector_config(clip, method, samples=samples, epochs=epochs, lr=lr, seed=seed)
     forget, _ = defender_rows(len(train), config.samples, VALIDATION)
     settings = {
         "model": clip.reference,
         "data": train.spec,
         "trigger": attack.trigger.spec(),
-        "target": attack.target_name,
+        "target": attack.name,
         "vector": asdict(config),
         "templates": templates,
     }
@@ -81,9 +81,8 @@ def trigger_vector(
     partial, noted = out.with_name(f".{out.name}.checkpoint"), f"{out.name}.manifest.json"
     manifest.run = run_key("vector", settings, manifest.hashes)
     claim(manifest, out.parent, noted, out)
-    known = Known(train.subset(forget), attack.trigger, attack.target, attack.head)
     with resumable():
-        taken = take(clip, known, config, checkpoint=partial, run_key=manifest.run)
+        taken = take(clip, train.subset(forget), task, config, checkpoint=partial, run_key=manifest.run)
     store(out, taken, settings, manifest.hashes["weights"], clip)
     partial.unlink(missing_ok=True)
     manifest.notes["loss"] = describe_sequence(taken.losses)
@@ -92,7 +91,7 @@ def trigger_vector(
         "verb": "vector",
         "vector": str(out),
         "trigger": attack.trigger.spec(),
-        "target": attack.target_name,
+        "target": attack.name,
         "data": train.spec,
         "method": method,
         **vector_facts(clip, taken, config),

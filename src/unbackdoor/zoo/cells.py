@@ -31,10 +31,10 @@ from unbackdoor.inversion.examine import split
 from unbackdoor.inversion.finding import Lead
 from unbackdoor.manifest import Manifest, write_json
 from unbackdoor.triggers import parse_trigger
+from unbackdoor.triggers.attack import Attack
 from unbackdoor.unlearning.alpha import BLIND
 from unbackdoor.unlearning.known import Plan, cure_known
 from unbackdoor.unlearning.unknown import CONFIG, FORGET, TUNING, rule_for, source
-from unbackdoor.unlearning.vector import Known
 from unbackdoor.zoo.recipe import Zoo, examination, inversion
 
 FILE = "member.safetensors"
@@ -140,10 +140,10 @@ def recovery_cell(out: Path, config: Json, folder: Path, device: str, manifest: 
             continue
         lead = Lead(name, trigger, shown)
         mixed = source(clip, subject, lead, forget, plan, backdoored=config["backdoored"])
-        found = cure_known(clip, Known(forget, mixed, target, head), plan).search
+        found = cure_known(clip, forget, Task(head, Attack(mixed, target, name)), plan).search
         told.append({"shown": shown, "target": name, "alpha": found.alpha, "satisfied": found.satisfied})
     attack = attack_of({**member, "trigger": card["trigger"]}, train)
-    task = Task(head) if attack is None else Task(head, attack.trigger, attack.target)
+    task = Task(head, attack)
     after = evaluate_images(clip, test, task)
     kept, _ = answers(clip, test, head)
     before = card["after"]
