@@ -433,9 +433,9 @@ def test_a_killed_scan_goes_on_with_the_inverters_that_are_left(
                 ran.append("wave")
                 raise KeyboardInterrupt
             ran.append(name)
-            return found(name)(subject)
+            return found(name).invert(subject)
 
-        return invert
+        return replace(found(name), invert=invert)
 
     monkeypatch.setattr(module, "inverter", counted)
     with pytest.raises(Interrupted):
