@@ -1,9 +1,9 @@
-"""Render docs/grid.md: every finished cell of the committed grids, with intervals, and means over cells.
+"""Render docs/lab/grid.md: every finished cell of the committed grids, with intervals, and means over cells.
 
     python recipes/figures/grid.py --data-root PATH --runs FOLDER
 
 Reads what `bench` left in FOLDER and runs nothing, so that it can be repeated while a grid goes on. What it finds is
-added to docs/cells/*.csv, from which the page is made: cells measured elsewhere stay (`record.py`).
+added to docs/lab/cells/*.csv, from which the page is made: cells measured elsewhere stay (`record.py`).
 """
 
 from __future__ import annotations
@@ -227,7 +227,7 @@ class Found:
 def gather(name: str, root: Path, runs: Path | None, hashes: dict[str, str]) -> Found:
     """A recipe's cells in its order, from the run folder or else from the record; the record learns of the new ones."""
     grid = read_recipe(RECIPES / f"{name}.yaml", root)
-    path = ROOT / "docs" / "cells" / f"{name}.csv"
+    path = ROOT / "docs" / "lab" / "cells" / f"{name}.csv"
     known = record.read(path)
     rows, missing, fresh = [], [], 0
     for suspect, cures in plan(grid, hashes):
@@ -319,7 +319,7 @@ def main() -> None:
     lines += every_cure(sweeps.rows)
     lines += section("Poison rate", "CIFAR-10, BadNets.", "poison-rates", poison)
     lines += [*suspects(poison.rows), *every_cure(poison.rows)]
-    write_text(ROOT / "docs" / "grid.md", "\n".join(lines).rstrip() + "\n")
+    write_text(ROOT / "docs" / "lab" / "grid.md", "\n".join(lines).rstrip() + "\n")
 
 
 if __name__ == "__main__":

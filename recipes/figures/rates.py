@@ -1,4 +1,4 @@
-"""Render docs/rates.md: how the rivals' learning rates were chosen for the core grid.
+"""Render docs/lab/rates.md: how the rivals' learning rates were chosen for the core grid.
 
 python recipes/figures/rates.py --data-root PATH --runs FOLDER
 """
@@ -49,7 +49,7 @@ def main() -> None:
         lines += excess(found.rows)
         if name != "rates-attacks":
             lines += every_cure(found.rows)
-    write_text(ROOT / "docs" / "rates.md", "\n".join(lines).rstrip() + "\n")
+    write_text(ROOT / "docs" / "lab" / "rates.md", "\n".join(lines).rstrip() + "\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Draw the sweeps: forget set, learning rate and poison rate from `bench`'s results, α from recipes/trials/alpha.py of
 commit 72aeb55.
 
-python recipes/figures/sweeps.py results.jsonl [results.jsonl …] [--alpha alpha.jsonl] --out docs/pictures
+python recipes/figures/sweeps.py results.jsonl [results.jsonl …] [--alpha alpha.jsonl] --out docs/lab/pictures
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Keep what a zoo measured, render docs/zoo.md from it, and ship the null of its clean members.
+"""Keep what a zoo measured, render docs/lab/zoo.md from it, and ship the null of its clean members.
 
     python recipes/figures/zoo.py --data-root PATH [--runs FOLDER]
 
 Reads what `unbackdoor zoo` left in FOLDER and runs nothing. A zoo takes longer than most machines last, so that every
-examined member is a line of docs/cells/zoo.jsonl, merged by its address; page and null are made of those lines alone.
-Lines of an older version of the inverters, or of members that the recipe no longer has, are dropped.
+examined member is a line of docs/lab/cells/zoo.jsonl, merged by its address; page and null are made of those lines
+alone. Lines of an older version of the inverters, or of members that the recipe no longer has, are dropped.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from unbackdoor.zoo.tables import area_text, as_markdown, cures, detection, fals
 from unbackdoor.zoo.verdicts import Verdict, judge_rows
 
 ROOT = Path(__file__).parent.parent.parent
-RECIPE, LINES, PAGE = ROOT / "recipes/zoo/embedded.yaml", ROOT / "docs/cells/zoo.jsonl", ROOT / "docs/zoo.md"
+RECIPE, LINES, PAGE = ROOT / "recipes/zoo/embedded.yaml", ROOT / "docs/lab/cells/zoo.jsonl", ROOT / "docs/lab/zoo.md"
 LEAST = 19  # clean models that a false-alarm rate of 5% needs
 
 HEAD = """\

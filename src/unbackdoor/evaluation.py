@@ -31,7 +31,7 @@ def batch_size(side: int, device: torch.device) -> int:
     """Images of `side` px to look at together.
 
     On a CPU no more than 10 MB of float32 pixels: what is larger is given back to the system after every use, and
-    fetching it again costs ten times what a trigger does with it (docs/performance.md).
+    fetching it again costs ten times what a trigger does with it (docs/lab/performance.md).
     """
     return _BATCH if device.type != "cpu" else max(8, min(_BATCH, _BYTES // (12 * side * side)))
 

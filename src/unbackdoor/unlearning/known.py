@@ -177,7 +177,7 @@ def choosing(clip: Clip, forget: ImageSet, validation: ImageSet, head: Tensor, c
     """Images to choose α on: the validation images, or, where the method has none, views of the forget set.
 
     These are as `clip`, which still is the suspect, answers them, and but for two not those that the vector was taken
-    from: what a trigger does to them tells well what it does to other images (docs/disentanglement.md).
+    from: what a trigger does to them tells well what it does to other images (docs/lab/disentanglement.md).
     """
     if config.validation:
         return validation

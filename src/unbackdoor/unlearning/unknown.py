@@ -3,7 +3,7 @@
 Variants of a recovered trigger can all be fragments that go one easy way to the target, and a model that is cured of
 them still obeys the rest of the attacker's trigger. So the cure is rehearsed on a copy, and the copy is searched again
 for the same class: what works on both is what that cure would have left. The cure itself starts from the suspect, with
-all of them; two vectors one after the other cost more clean accuracy (docs/scan-trials.md).
+all of them; two vectors one after the other cost more clean accuracy (docs/lab/scan-trials.md).
 """
 
 from __future__ import annotations

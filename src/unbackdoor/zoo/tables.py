@@ -1,4 +1,4 @@
-"""From verdicts and cures to the tables of docs/results.md."""
+"""From verdicts and cures to the tables of docs/lab/results.md."""
 
 from __future__ import annotations
 
