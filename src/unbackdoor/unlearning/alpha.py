@@ -81,7 +81,8 @@ class AlphaConfig:
 
 # Without labels and the true trigger. Agreement with the suspect stands for CA and falls sooner, as answers that were
 # wrong change too; and where the recovered trigger stops working, a stronger true one may not have stopped yet, so that
-# a little of the one that is left means much of the other. Chosen on the zoo's calibration half (docs/lab/scan-trials.md).
+# a little of the one that is left means much of the other. Chosen on the zoo's calibration half
+# (docs/lab/scan-trials.md).
 BLIND = AlphaConfig(floor=0.88, weight=3.0, reserve=2.5)
 
 
