@@ -41,9 +41,9 @@ HEAD = """\
 Made by `python recipes/figures/zoo.py --data-root PATH --runs FOLDER` from what
 `unbackdoor zoo recipes/zoo/embedded.yaml` left there and from [the lines of earlier runs](cells/zoo.jsonl); what it
 means stands in [scan](../scan.md). Rates with n and 95% Wilson intervals, AUROC with Newcombe's. Statistics are those
-of the class that the inverter names, bold where it is the true target. Inverters were tuned on models of the calibration
-half, none on the test half, with these reservations: the search of waves was looked at on one more model with SIG, a
-family of the test half; that clean twins are needed at all was seen on the test half's first ten members, how to use
+of the class that the inverter names, bold where it is the true target. Inverters were tuned on models of the
+calibration half, none on the test half, with these reservations: the search of waves was looked at on one more model
+with SIG, a family of the test half; that clean twins are needed at all was seen on the test half's first ten members, how to use
 them decided on the calibration half; so were the sums over inverters, which stripes of the test half suggested; that
 waves are cured at twice their height, and that a rehearsed cure searches for waves again, was tried on that model with
 SIG, after a cure of SIG on the test half had failed; that single waves are looked at at all is because SIG was missed
