@@ -38,17 +38,16 @@ LEAST = 19  # clean models that a false-alarm rate of 5% needs
 HEAD = """\
 # The zoo, model by model
 
-Made by `python recipes/figures/zoo.py --data-root PATH --runs FOLDER` from what
-`unbackdoor zoo recipes/zoo/embedded.yaml` left there and from [the lines of earlier runs](cells/zoo.jsonl); what it
-means stands in [scan](../scan.md). Rates with n and 95% Wilson intervals, AUROC with Newcombe's. Statistics are those
-of the class that the inverter names, bold where it is the true target. Inverters were tuned on models of the
-calibration half, none on the test half, with these reservations: the search of waves was looked at on one more model
-with SIG, a family of the test half; that clean twins are needed at all was seen on the test half's first ten members, how to use
-them decided on the calibration half; so were the sums over inverters, which stripes of the test half suggested; that
-waves are cured at twice their height, and that a rehearsed cure searches for waves again, was tried on that model with
-SIG, after a cure of SIG on the test half had failed; that single waves are looked at at all is because SIG was missed
-on the test half (AUROC 0.814, four of seven not found, without them), how they count was decided on the calibration
-half and that model.
+Made by `python recipes/figures/zoo.py --data-root PATH --runs FOLDER` from what `unbackdoor zoo
+recipes/zoo/embedded.yaml` left there and from [the lines of earlier runs](cells/zoo.jsonl); what it means stands in
+[scan](../scan.md). Rates with n and 95% Wilson intervals, AUROC with Newcombe's. Statistics are those of the class that
+the inverter names, bold where it is the true target. Inverters were tuned on models of the calibration half, none on
+the test half, with these reservations: the search of waves was looked at on one more model with SIG, a family of the
+test half; that clean twins are needed at all was seen on the test half's first ten members, how to use them decided on
+the calibration half; so were the sums over inverters, which stripes of the test half suggested; that waves are cured at
+twice their height, and that a rehearsed cure searches for waves again, was tried on that model with SIG, after a cure
+of SIG on the test half had failed; that single waves are looked at at all is because SIG was missed on the test half
+(AUROC 0.814, four of seven not found, without them), how they count was decided on the calibration half and that model.
 "Without twins" is what the same searches come to by the lead over the other classes alone, under a null made likewise;
 single waves, which are measured against the twin, are left out there.
 """
