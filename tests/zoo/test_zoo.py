@@ -320,7 +320,7 @@ def test_further_classes_that_stand_out_are_cured_where_their_triggers_still_wor
     monkeypatch.setattr("unbackdoor.zoo.cells._invert", stated)
     monkeypatch.setattr("unbackdoor.zoo.cells.FORGET", 32)
     monkeypatch.setattr("unbackdoor.zoo.cells.TUNING", 32)
-    monkeypatch.setattr("unbackdoor.zoo.cells.source", lambda clip, subject, inverter, trigger, *how: trigger)
+    monkeypatch.setattr("unbackdoor.zoo.cells.source", lambda clip, subject, lead, *plan, **how: lead.trigger)
     plan = read_zoo(write(tmp_path, raw(str(vit_folder))))
     member = next(m for m in members(plan, "hash", CLASSES) if m["names"]["half"] == "test")
     for cell in (member, examination(plan, member)):
