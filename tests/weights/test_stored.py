@@ -117,6 +117,7 @@ def test_a_folder_its_index_and_a_single_file(tmp_path: Path) -> None:
         ({"a": "/etc/passwd"}, "not a file beside it"),
         ({"a": ".."}, "not a file beside it"),
         ({"a": "x\\one.safetensors"}, "not a file beside it"),
+        ({"a": "x" * 300 + ".safetensors"}, "not a file beside it"),
         ({"a": "three.safetensors"}, "No such file"),
         ({"a": "one.safetensors"}, None),
         ({"a": "one.safetensors", "c": "two.safetensors"}, "do not hold what it says"),

@@ -175,9 +175,13 @@ def read_places(content: Any, what: str) -> dict[str, str]:
     return places
 
 
+_LONGEST_NAME = 255  # bytes of a file's name on every usual system; of a longer one nothing can be asked
+
+
 def beside(file: str) -> bool:
     """Whether what an index names is a plain file name, so that it lies in the index's own folder."""
-    return file not in ("", ".", "..") and file == os.path.basename(file) and not set(file) & set("\\\0")
+    plain = file not in ("", ".", "..") and file == os.path.basename(file) and not set(file) & set("\\\0")
+    return plain and len(file.encode("utf-8", "replace")) <= _LONGEST_NAME
 
 
 def _tied(shards: list[Shard]) -> dict[str, str]:
