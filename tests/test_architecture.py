@@ -22,6 +22,7 @@ LAYERS = (
     ("defenses",),
     ("unlearning",),
     ("inversion",),
+    ("runs",),
     ("evaluation",),
     ("answers", "training"),
     ("data",),

@@ -537,8 +537,8 @@ def test_other_objects() -> None:
 @pytest.mark.parametrize("name", ["clip", "vit", "swin", "altclip"])
 def test_vectors_go_between_files_and_modules(name: str, tmp_path: Path) -> None:
     """A vector bears the module's names; `weights apply` finds what they are in the file, and verbs the reverse."""
+    from unbackdoor.runs.case import open_vector
     from unbackdoor.verbs import weights
-    from unbackdoor.verbs.common import open_vector
     from unbackdoor.verbs.vector import store
 
     write_family(name, tmp_path / "in")

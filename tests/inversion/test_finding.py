@@ -11,7 +11,7 @@ import pytest
 
 from unbackdoor import InputError, unlearn_scan
 from unbackdoor.inversion.finding import read_finding
-from unbackdoor.verbs.common import open_referred
+from unbackdoor.runs.case import open_referred
 
 
 def finding() -> dict[str, Any]:

@@ -23,7 +23,7 @@ from unbackdoor.data import scenes
 from unbackdoor.data.specs import load_pictures, load_test
 from unbackdoor.evaluation import evaluate_images
 from unbackdoor.notices import collected
-from unbackdoor.verbs.common import check_labels, open_attack, open_data, open_test, require_classes
+from unbackdoor.runs.case import Case, check_labels, require_classes
 from unbackdoor.verbs.evaluate import evaluate
 from unbackdoor.verbs.poison import poison
 from unbackdoor.verbs.scan import candidates
@@ -83,11 +83,13 @@ def embedded() -> Clip:
 
 @pytest.mark.parametrize("kind", ["fewer", "respelled", "reordered"])
 def test_a_test_set_is_read_by_training_s_classes(pictures: Path, embedded: Clip, kind: str) -> None:
-    train, test = open_data(table(pictures, "train.csv", TRAIN), embedded, "train"), sets(pictures)[kind]
-    found = open_test(test, train, embedded, train)
+    test = sets(pictures)[kind]
+    train = Case(embedded, table(pictures, "train.csv", TRAIN)).images(embedded, "train")
+    case = Case(embedded, train, ATTACK["trigger"], ATTACK["target"], test)
+    found = case.held_out(embedded, train)
     assert found.classes == NAMES and len(found) == (12 if kind == "fewer" else 16)
     alone = evaluate(model=embedded, data=test, **ATTACK)
-    _, task = open_attack(embedded, train, ATTACK["trigger"], ATTACK["target"])
+    _, task = case.attack(embedded, train)
     rates = evaluate_images(embedded, found, task, label="")
     assert rates.ca.n == alone["ca"]["n"] and rates.asr is not None and rates.asr.n == alone["asr"]["n"]
     # Where a class lacks, the head is training's, whose one more class may take a picture.

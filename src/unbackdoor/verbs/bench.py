@@ -20,8 +20,9 @@ from unbackdoor.disk import write_text
 from unbackdoor.errors import InputError
 from unbackdoor.manifest import Manifest, write_jsonl
 from unbackdoor.printable import terminal
+from unbackdoor.runs.case import open_model, open_referred
+from unbackdoor.runs.run import check_verb, resumable, weights_hash
 from unbackdoor.untrusted import read_text
-from unbackdoor.verbs.common import check_verb, open_model, open_referred, resumable, weights_hash
 
 
 def bench(

@@ -20,54 +20,66 @@ from unbackdoor.inversion.detection import Null, architecture, ranked
 from unbackdoor.inversion.examine import HELD, SEARCHED, examine
 from unbackdoor.inversion.examine import settings as examine_settings
 from unbackdoor.manifest import Manifest, run_key
-from unbackdoor.verbs.common import claim, open_model, open_pictures, resumable, weights_hash
+from unbackdoor.runs.case import Case, open_model
+from unbackdoor.runs.run import Run, claim, resumable, weights_hash
+from unbackdoor.runs.verb import verb
 from unbackdoor.verbs.origins import open_origin
 from unbackdoor.verbs.scan import candidates
 from unbackdoor.work import Work
 
 
-def calibrate(
-    *,
-    models: Sequence[str | Clip],
-    data: str | ImageSet,
-    out: str | Path,
-    copies: int = 0,
-    origin: str | Clip | None = None,
-    inverters: Sequence[str] | None = None,
-    limit: int = SEARCHED + HELD,
-    checkpoint: Path | None = None,
-    classes: str | None = None,
-    templates: str | None = None,
-    device: str = "auto",
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Scan clean models and write their statistics as a null for `scan`.
-
-    A killed run goes on: each model's line is kept beside the null until it is whole. The manifest lies beside it, too.
+@dataclass(frozen=True)
+class CalibrateConfig:
+    """Which clean models a null is made of.
 
     Args:
         models: references or handles of models known to be clean, all of one architecture.
-        data: pictures like those that suspects will be scanned with.
         copies: besides each model, so many fine-tuned copies of it, for those who have one clean model only.
         origin: a clean model that these, and the suspects to come, were made from; see `scan`.
-        out: file of the null.
+        inverters: names; all by default.
+    """
+
+    models: Sequence[str | Clip] = ()
+    copies: int = 0
+    origin: str | Clip | None = None
+    inverters: Sequence[str] | None = None
+
+
+@verb(
+    CalibrateConfig,
+    needs=("models", "data", "out"),
+    takes=("limit", "checkpoint", "classes", "templates", "device", "seed"),
+    defaults={"limit": SEARCHED + HELD},
+)
+def calibrate(case: Case, config: CalibrateConfig, run: Run) -> dict[str, Any]:
+    """Scan clean models and write their statistics as a null for `scan`.
+
+    A killed run goes on: each model's line is kept beside the null until it is whole. The manifest lies beside it, too.
+    The data are images like those that suspects will be scanned with; `out` is the file of the null.
 
     Raises:
         InputError: no model, models of different architectures, or anything unusable in the above.
     """
-    if not models:
+    if not config.models:
         raise InputError("nothing to calibrate on; name at least one clean model")
-    out = Path(out)
-    chosen = tuple(inverters or inverter_names())
-    config = {"copies": copies, "inverters": list(chosen), "limit": limit, "templates": templates, "seed": seed}
-    manifest = Manifest("calibrate", {**config, "models": [], "data": None})
-    source = None if origin is None else open_origin(origin, device)
+    out = run.folder
+    chosen = tuple(config.inverters or inverter_names())
+    settings = {
+        "copies": config.copies,
+        "inverters": list(chosen),
+        "limit": case.limit,
+        "templates": case.templates,
+        "seed": case.seed,
+    }
+    manifest = Manifest("calibrate", {**settings, "models": [], "data": None})
+    source = None if config.origin is None else open_origin(config.origin, case.device)
     clean, rests = (source.clip, source.told) if source else (None, None)
     if rests is not None:
         manifest.hashes["origin"] = rests.weights
-    references = [m if isinstance(m, str) else m.reference for m in models]
-    spec = data if isinstance(data, str) else data.spec
-    manifest.run = run_key("calibrate", config, references, spec, classes, manifest.hashes)
+    references = [m if isinstance(m, str) else m.reference for m in config.models]
+    source_of = case.source()
+    spec = source_of if isinstance(source_of, str) else source_of.spec
+    manifest.run = run_key("calibrate", settings, references, spec, case.classes, manifest.hashes)
     noted = f"{out.stem}.manifest.json"
     claim(manifest, out.parent, noted, out)
     kept = out.with_name(f".{out.name}.part")
@@ -76,13 +88,13 @@ def calibrate(
     rows, told, kind, identity = [], [], "", ""
     decoded: dict[Frame, ImageSet] = {}
     with resumable():
-        for reference in models:
-            base = open_model(reference, checkpoint, device)
+        for reference in config.models:
+            base = open_model(reference, case.checkpoint, case.device)
             if base.frame not in decoded:
-                decoded[base.frame] = open_pictures(data, base, limit=limit, seed=seed, classes=classes)
+                decoded[base.frame] = case.pictures(base, case.limit)
             images = decoded[base.frame]
             names, vocabulary = candidates(images)
-            head = base.zero_shot_head(names, find_templates(templates))
+            head = base.zero_shot_head(names, find_templates(case.templates))
             manifest.config["models"].append(base.reference)
             manifest.config["data"], manifest.hashes["data"] = images.spec, images.content_hash()
             own, identity = (
@@ -94,8 +106,8 @@ def calibrate(
             kind = own
             if source is not None:
                 source.check(base)
-            identities = (weights_hash(base), manifest.hashes["data"], list(names), identity, seed)
-            for said, make in _with_copies(base, images, head, copies, seed, work / "clone.checkpoint"):
+            identities = (weights_hash(base), manifest.hashes["data"], list(names), identity, case.seed)
+            for said, make in _with_copies(base, images, head, config.copies, case.seed, work / "clone.checkpoint"):
                 key = run_key(*identities, said)
                 if key not in done:
                     clip = make()
@@ -104,7 +116,7 @@ def calibrate(
                         images,
                         head,
                         names,
-                        seed=seed,
+                        seed=case.seed,
                         inverters=chosen,
                         vocabulary=vocabulary,
                         origin=clean,
@@ -128,7 +140,7 @@ def calibrate(
         "clean_models": len(rows),
         "smallest_p_value": 1 / (len(rows) + 1),
         "inverters": list(chosen),
-        "seed": seed,
+        "seed": case.seed,
         "seconds": round(manifest.seconds, 2),
     }
 

@@ -8,7 +8,8 @@ from typing import Any
 from unbackdoor.clip.convert import convert as convert_clip
 from unbackdoor.clip.handle import Clip
 from unbackdoor.manifest import Manifest
-from unbackdoor.verbs.common import open_model, weights_hash
+from unbackdoor.runs.case import open_model
+from unbackdoor.runs.run import weights_hash
 
 
 def convert(

@@ -10,7 +10,8 @@ from typing import Any
 from unbackdoor import journal
 from unbackdoor.data import load_images
 from unbackdoor.manifest import run_key, versions, write_json
-from unbackdoor.verbs.common import open_model, weights_hash
+from unbackdoor.runs.case import open_model
+from unbackdoor.runs.run import weights_hash
 from unbackdoor.verbs.poison import poison
 from unbackdoor.verbs.unlearn import unlearn
 

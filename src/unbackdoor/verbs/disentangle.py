@@ -10,14 +10,14 @@ import torch
 
 from unbackdoor import journal
 from unbackdoor.clip.handle import Clip
-from unbackdoor.data.images import ImageSet
 from unbackdoor.disk import write_text
 from unbackdoor.errors import InputError
 from unbackdoor.geometry.surface import Point, Seen, Surface, Views, look
 from unbackdoor.manifest import Manifest, run_key, write_json
 from unbackdoor.report.contours import contour_map
-from unbackdoor.triggers.base import Trigger
-from unbackdoor.verbs.common import open_attack, open_data, open_model, open_vector, weights_hash, work_folder
+from unbackdoor.runs.case import Case, open_model, open_vector
+from unbackdoor.runs.run import Run, weights_hash, work_folder
+from unbackdoor.runs.verb import verb
 from unbackdoor.weights.blocks import cosine
 from unbackdoor.weights.files import state_hash
 from unbackdoor.weights.plane import Plane
@@ -27,89 +27,92 @@ LIMIT = 256
 POINTS, LOW, HIGH, SHARP = 21, -3.0, 3.0, 0.05
 
 
-def disentangle(
-    *,
-    model: str | Clip,
-    clean: str | Path | Clip | Vector,
-    triggered: str | Path | Clip | Vector,
-    data: str | ImageSet,
-    trigger: str | Trigger,
-    target: str,
-    out: str | Path,
-    low: float = LOW,
-    high: float = HIGH,
-    points: int = POINTS,
-    sharp: float = SHARP,
-    alpha: float | None = None,
-    limit: int = LIMIT,
-    checkpoint: Path | None = None,
-    classes: str | None = None,
-    templates: str | None = None,
-    device: str = "auto",
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Map ξ(α_c, α_t) at θ_0 + α_c·τ_c + α_t·τ_t (`unbackdoor.metrics.disentanglement`), with CA and ASR all over it.
+@dataclass(frozen=True)
+class DisentangleConfig:
+    """Which plane is mapped, and how finely.
 
     Args:
-        model: θ_0, from which both vectors start.
         clean, triggered: τ_c and τ_t: a vector's safetensors file, or a model, whose image tower less θ_0's is taken.
-        data: pictures of its test split, clean and triggered; of the target's class none is triggered.
         low, high, points: the lattice, the same both ways.
         sharp: a cell of the coarse lattice whose corners' ξ differ by more is looked at more closely; 0 looks at all.
         alpha: draw a cure's path in, from (1, 1), where the suspect lies if it is θ_0 + τ_c + τ_t, down by this much.
-        limit: pictures, drawn by seed.
-        out: folder for `surface.json`, `map.svg` and `manifest.json`. Points are kept while the run lasts, so that a
-            killed run goes on.
+    """
+
+    clean: str | Path | Clip | Vector = ""
+    triggered: str | Path | Clip | Vector = ""
+    low: float = LOW
+    high: float = HIGH
+    points: int = POINTS
+    sharp: float = SHARP
+    alpha: float | None = None
+
+
+@verb(
+    DisentangleConfig,
+    needs=("model", "clean", "triggered", "data", "trigger", "target", "out"),
+    takes=("limit", "checkpoint", "classes", "templates", "device", "seed"),
+    defaults={"limit": LIMIT},
+)
+def disentangle(case: Case, config: DisentangleConfig, run: Run) -> dict[str, Any]:
+    """Map ξ(α_c, α_t) at θ_0 + α_c·τ_c + α_t·τ_t (`unbackdoor.metrics.disentanglement`), with CA and ASR all over it.
+
+    The model is θ_0, from which both vectors start; the data are images of its test split, clean and triggered, but
+    those of the target's class, of which none is triggered. Writes `surface.json`, `map.svg` and `manifest.json` into
+    `out`. Points are kept while the run lasts, so that a killed run goes on.
 
     Returns:
-        `box` (mean ξ over [0, 1]² and its 95% interval over pictures), `points` that were looked at, `cosine` of the
+        `box` (mean ξ over [0, 1]² and its 95% interval over images), `points` that were looked at, `cosine` of the
         vectors, `norms`, `at` (ξ, CA and ASR at the corners of the unit box), `map`, `seconds`, …
 
     Raises:
         InputError: anything unusable in the above.
     """
-    out = Path(out)
-    clip = open_model(model, checkpoint, device)
-    images = open_data(data, clip, "test", limit=limit, seed=seed, classes=classes)
-    attack, task = open_attack(clip, images, trigger, target, templates)
-    vectors = {name: _vector(clip, given, device) for name, given in (("clean", clean), ("triggered", triggered))}
+    clip = case.clip()
+    images = case.images(clip, "test")
+    attack, task = case.attack(clip, images)
+    vectors = {
+        name: _vector(clip, given, case.device)
+        for name, given in (("clean", config.clean), ("triggered", config.triggered))
+    }
     plane = Plane(clip.state(), vectors["clean"], vectors["triggered"])
-    surface = Surface(low, high, points, Views.of(images, attack.trigger, attack.target, clip.device))
-    config: dict[str, Any] = {
+    surface = Surface(
+        config.low, config.high, config.points, Views.of(images, attack.trigger, attack.target, clip.device)
+    )
+    settings: dict[str, Any] = {
         "model": clip.reference,
-        "clean": _name(clean),
-        "triggered": _name(triggered),
+        "clean": _name(config.clean),
+        "triggered": _name(config.triggered),
         "data": images.spec,
         "images": len(images),
         "trigger": attack.trigger.spec(),
         "target": attack.name,
-        "low": low,
-        "high": high,
-        "points": points,
-        "sharp": sharp,
-        "templates": templates,
-        "seed": seed,
+        "low": config.low,
+        "high": config.high,
+        "points": config.points,
+        "sharp": config.sharp,
+        "templates": case.templates,
+        "seed": case.seed,
     }
-    manifest = Manifest("disentangle", config)
+    manifest = Manifest("disentangle", settings)
     manifest.hashes["weights"] = weights_hash(clip)
     manifest.hashes["data"] = images.content_hash()
     manifest.hashes |= {name: state_hash(vector) for name, vector in vectors.items()}
     # What was looked at stays good on another lattice.
     apart = ("low", "high", "points", "sharp")
-    key = run_key("disentangle", {k: v for k, v in config.items() if k not in apart}, manifest.hashes)
-    manifest.run = run_key("disentangle", config, manifest.hashes)
-    with work_folder(out, manifest) as work:
+    key = run_key("disentangle", {k: v for k, v in settings.items() if k not in apart}, manifest.hashes)
+    manifest.run = run_key("disentangle", settings, manifest.hashes)
+    with work_folder(run.folder, manifest) as work:
         log = work / f"points-{key[:16]}.jsonl"
         surface.seen.update(_read(log, surface.views))
-        look(clip, plane, task.head, surface, sharp=sharp, keep=lambda point, seen: _append(log, point, seen))
+        look(clip, plane, task.head, surface, sharp=config.sharp, keep=lambda point, seen: _append(log, point, seen))
         mean, interval = surface.box()
-        map_file = out / "map.svg"
-        path = [] if alpha is None else [(1.0, 1.0), (1.0, 1.0 - alpha)]
+        map_file = run.folder / "map.svg"
+        path = [] if config.alpha is None else [(1.0, 1.0), (1.0, 1.0 - config.alpha)]
         title = f"ξ, {attack.trigger.name} to {attack.name}"
         write_text(map_file, contour_map(surface.axis, surface.errors().numpy(), title, path))
         result: dict[str, Any] = {
             "verb": "disentangle",
-            **config,
+            **settings,
             "box": {"value": mean, "interval": list(interval), "n": len(images)},
             "looked_at": len(surface.seen),
             "cosine": cosine(vectors["clean"], vectors["triggered"]),
@@ -118,9 +121,9 @@ def disentangle(
             "map": str(map_file),
             "seconds": round(manifest.seconds, 2),
         }
-        manifest.write(out)
+        manifest.write(run.folder)
         every = [{"alpha_clean": a, "alpha_trigger": b, **_told(surface, (a, b))} for a, b in sorted(surface.seen)]
-        write_json(out / "surface.json", {**result, "surface": every})
+        write_json(run.folder / "surface.json", {**result, "surface": every})
     return result
 
 

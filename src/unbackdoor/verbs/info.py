@@ -31,7 +31,7 @@ def info(
     if sum(x is not None for x in (model, data, trigger)) != 1:
         raise InputError("give exactly one of --model, --data and --trigger")
     if model is not None:
-        from unbackdoor.verbs.common import open_model
+        from unbackdoor.runs.case import open_model
 
         clip = open_model(model, checkpoint)
         return {"verb": "info", "model": clip.reference, **clip.info()}

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from unbackdoor import journal
-from unbackdoor.clip.handle import Clip
-from unbackdoor.data.images import ImageSet
 from unbackdoor.disk import write_text
 from unbackdoor.errors import InputError
 from unbackdoor.geometry.location import block_effects, path
@@ -18,8 +16,9 @@ from unbackdoor.manifest import Manifest, run_key, write_json
 from unbackdoor.metrics.backdoor import BackdoorRates
 from unbackdoor.metrics.rates import Rate
 from unbackdoor.report.plots import alpha_picture
-from unbackdoor.triggers.base import Trigger
-from unbackdoor.verbs.common import open_attack, open_data, open_model, open_vector, weights_hash, work_folder
+from unbackdoor.runs.case import Case, open_vector
+from unbackdoor.runs.run import Run, weights_hash, work_folder
+from unbackdoor.runs.verb import verb
 from unbackdoor.weights.blocks import blocks, cosine, effective_rank
 from unbackdoor.weights.files import state_hash
 from unbackdoor.weights.vector import Vector, norm
@@ -28,33 +27,33 @@ LIMIT = 512
 STEPS = 8  # of the path, to α and as far again
 
 
-def locate(
-    *,
-    model: str | Clip,
-    vector: str | Path,
-    data: str | ImageSet,
-    trigger: str | Trigger,
-    target: str,
-    out: str | Path,
-    alpha: float = 1.0,
-    others: Sequence[str | Path] = (),
-    limit: int = LIMIT,
-    checkpoint: Path | None = None,
-    classes: str | None = None,
-    templates: str | None = None,
-    device: str = "auto",
-    seed: int = 0,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class LocateConfig:
+    """What is located.
+
+    Args:
+        vector: τ, as `vector` writes it.
+        alpha: how far blocks are subtracted; the path goes twice as far.
+        others: further vectors' files, such as other triggers' or a clean task's; by block, too.
+    """
+
+    vector: str | Path = ""
+    alpha: float = 1.0
+    others: Sequence[str | Path] = ()
+
+
+@verb(
+    LocateConfig,
+    needs=("model", "vector", "data", "trigger", "target", "out"),
+    takes=("limit", "checkpoint", "classes", "templates", "device", "seed"),
+    defaults={"limit": LIMIT},
+)
+def locate(case: Case, config: LocateConfig, run: Run) -> dict[str, Any]:
     """Share of ‖τ‖² of every block, effective rank of every matrix, CA and ASR when one block of τ is subtracted alone
     and when all but it are, CA and ASR along θ − α·τ, and cosines with other vectors.
 
-    Args:
-        model: the suspect θ.
-        vector: τ, as `vector` writes it.
-        data: pictures of its test split; CA is of those with labels.
-        alpha: how far blocks are subtracted; the path goes twice as far.
-        others: further vectors' files, such as other triggers' or a clean task's; by block, too.
-        out: folder for `location.json`, `path.svg` (CA and ASR along the path) and `manifest.json`.
+    The model is the suspect θ; the data are images of its test split, and CA is of those with labels. Writes
+    `location.json`, `path.svg` (CA and ASR along the path) and `manifest.json` into `out`.
 
     Returns:
         `blocks` (block, share, elements, alone, without, ranks), `path`, `cosines` (by file: whole, blocks), …
@@ -62,35 +61,34 @@ def locate(
     Raises:
         InputError: anything unusable in the above.
     """
-    if not math.isfinite(alpha):
-        raise InputError(f"α is {alpha}; give a finite number")
-    out = Path(out)
-    clip = open_model(model, checkpoint, device)
-    images = open_data(data, clip, "test", limit=limit, seed=seed, classes=classes)
-    attack, task = open_attack(clip, images, trigger, target, templates)
-    tau, _ = open_vector(Path(vector), clip)
-    further = {str(other): open_vector(Path(other), clip)[0] for other in others}
-    config: dict[str, Any] = {
+    if not math.isfinite(config.alpha):
+        raise InputError(f"α is {config.alpha}; give a finite number")
+    clip = case.clip()
+    images = case.images(clip, "test")
+    attack, task = case.attack(clip, images)
+    tau, _ = open_vector(Path(config.vector), clip)
+    further = {str(other): open_vector(Path(other), clip)[0] for other in config.others}
+    settings: dict[str, Any] = {
         "model": clip.reference,
-        "vector": str(vector),
+        "vector": str(config.vector),
         "others": list(further),
         "data": images.spec,
         "images": len(images),
         "trigger": attack.trigger.spec(),
         "target": attack.name,
-        "alpha": alpha,
-        "templates": templates,
-        "seed": seed,
+        "alpha": config.alpha,
+        "templates": case.templates,
+        "seed": case.seed,
     }
-    manifest = Manifest("locate", config)
+    manifest = Manifest("locate", settings)
     manifest.hashes["weights"], manifest.hashes["data"] = weights_hash(clip), images.content_hash()
-    manifest.hashes |= {str(name): state_hash(v) for name, v in ((vector, tau), *further.items())}
+    manifest.hashes |= {str(name): state_hash(v) for name, v in ((config.vector, tau), *further.items())}
     parts = blocks(tau)
-    manifest.run = run_key("locate", config, manifest.hashes)
-    with work_folder(out, manifest) as work:
+    manifest.run = run_key("locate", settings, manifest.hashes)
+    with work_folder(run.folder, manifest) as work:
         measure = _Measured(work / f"rates-{manifest.run[:16]}.jsonl")
-        effects = block_effects(clip, tau, alpha, images, task, measure)
-        walked = path(clip, tau, [2 * alpha * i / STEPS for i in range(STEPS + 1)], images, task, measure)
+        effects = block_effects(clip, tau, config.alpha, images, task, measure)
+        walked = path(clip, tau, [2 * config.alpha * i / STEPS for i in range(STEPS + 1)], images, task, measure)
     told = [
         {
             "block": row.block,
@@ -108,18 +106,18 @@ def locate(
     ]
     result: dict[str, Any] = {
         "verb": "locate",
-        **config,
+        **settings,
         "norm": norm(tau),
         "blocks": told,
         "path": [point.as_dict() for point in walked],
         "cosines": {name: _cosines(tau, v) for name, v in further.items()},
-        "picture": str(out / "path.svg"),
+        "picture": str(run.folder / "path.svg"),
         "seconds": round(manifest.seconds, 2),
     }
-    write_text(out / "path.svg", alpha_picture({"curve": result["path"], "alpha": alpha}))
-    manifest.write(out)
-    write_json(out / "location.json", result)
-    return {**result, "location": str(out / "location.json")}
+    write_text(run.folder / "path.svg", alpha_picture({"curve": result["path"], "alpha": config.alpha}))
+    manifest.write(run.folder)
+    write_json(run.folder / "location.json", result)
+    return {**result, "location": str(run.folder / "location.json")}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from unbackdoor.clip.handle import Clip
 from unbackdoor.errors import InputError
 from unbackdoor.inversion.detection import Null, Origin, architecture
-from unbackdoor.verbs.common import open_model, open_referred, weights_hash
+from unbackdoor.runs.case import open_model, open_referred
+from unbackdoor.runs.run import weights_hash
 
 
 @dataclass(frozen=True)

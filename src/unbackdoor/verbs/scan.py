@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,10 @@ from unbackdoor.manifest import Manifest, run_key, write_json
 from unbackdoor.metrics.rates import Rate
 from unbackdoor.notices import warn
 from unbackdoor.report.scan import Look, write_scan_report
+from unbackdoor.runs.case import Case
+from unbackdoor.runs.run import Run, weights_hash, work_folder
+from unbackdoor.runs.verb import verb
 from unbackdoor.triggers import parse_trigger
-from unbackdoor.verbs.common import open_model, open_pictures, weights_hash, work_folder
 from unbackdoor.verbs.craft import write_picture
 from unbackdoor.verbs.origins import origin_of
 from unbackdoor.work import Work
@@ -39,39 +42,39 @@ SHIPPED = Path(__file__).parent.parent / "assets" / "nulls"
 SHOWN = 6
 
 
-def scan(
-    *,
-    model: str | Clip,
-    data: str | ImageSet,
-    out: str | Path | None = None,
-    null: str | Path | Null | None = None,
-    origin: str | Clip | None = None,
-    false_alarm_rate: float = FALSE_ALARM_RATE,
-    inverters: Sequence[str] | None = None,
-    weighed: Sequence[str] | None = None,
-    limit: int = SEARCHED + HELD,
-    checkpoint: Path | None = None,
-    classes: str | None = None,
-    templates: str | None = None,
-    device: str = "auto",
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Examine a model of unknown history.
+@dataclass(frozen=True)
+class ScanConfig:
+    """How a model is examined, and what it is compared with.
 
     Args:
-        model: a model reference or a handle; its weights do not change.
-        data: a source spec or decoded images; labels are not read.
-        out: folder for `finding.json`, `trigger.txt`, `trigger.png`, `manifest.json` and `report.html`; None writes
-            nothing. Without a finding the trigger's files are called `candidate`. A killed scan goes on.
         null: file of `calibrate`; None takes the one shipped for this architecture, if there is one.
         origin: a clean model that this one was made from, such as the public checkpoint before it was fine-tuned; None
             takes the null's. Classes that are cheap to reach by nature are told apart by it (`inversion/twins.py`).
         false_alarm_rate: share of clean models that may be called backdoored.
         inverters: names; all by default, and those of the null where one is given.
         weighed: those that the p-value and the target rest on, where there is a null; all that run by default.
-        limit: use at most so many images, drawn by seed.
-        classes: candidate class names, whatever the data calls its own; without either, the nearest of ImageNet's
-            thousand are tried.
+    """
+
+    null: str | Path | Null | None = None
+    origin: str | Clip | None = None
+    false_alarm_rate: float = FALSE_ALARM_RATE
+    inverters: Sequence[str] | None = None
+    weighed: Sequence[str] | None = None
+
+
+@verb(
+    ScanConfig,
+    needs=("model", "data"),
+    takes=("out", "limit", "checkpoint", "classes", "templates", "device", "seed"),
+    defaults={"limit": SEARCHED + HELD},
+)
+def scan(case: Case, config: ScanConfig, run: Run) -> dict[str, Any]:
+    """Examine a model of unknown history.
+
+    The model's weights do not change; labels are not read. `classes` are candidate class names, whatever the data calls
+    its own; without either, the nearest of ImageNet's thousand are tried. Writes `finding.json`, `trigger.txt`,
+    `trigger.png`, `manifest.json` and `report.html` into `out`, where one is named; without a finding the trigger's
+    files are called `candidate`. A killed scan goes on.
 
     Returns:
         `target` and `trigger` are the strongest candidate's where no backdoor was found or nothing can be told.
@@ -83,52 +86,53 @@ def scan(
     Raises:
         InputError: anything unusable in the above.
     """
-    if not 0 < false_alarm_rate < 1:
-        raise InputError(f"false-alarm rate {false_alarm_rate}: must lie between 0 and 1")
-    clip = open_model(model, checkpoint, device)
-    images = open_pictures(data, clip, limit=limit, seed=seed, classes=classes)
+    if not 0 < config.false_alarm_rate < 1:
+        raise InputError(f"false-alarm rate {config.false_alarm_rate}: must lie between 0 and 1")
+    clip = case.clip()
+    images = case.pictures(clip, case.limit)
     if len(images) < 8:
         raise InputError(f"{images.spec}: {len(images)} images are too few to scan with; give at least 8")
     names, vocabulary = candidates(images)
-    head = clip.zero_shot_head(names, find_templates(templates))
-    known = null if isinstance(null, Null) else find_null(clip, null)
-    chosen = list(inverters or (known.inverters if known else inverter_names()))
-    source = origin_of(clip, origin, known, device)
+    head = clip.zero_shot_head(names, find_templates(case.templates))
+    known = config.null if isinstance(config.null, Null) else find_null(clip, config.null)
+    chosen = list(config.inverters or (known.inverters if known else inverter_names()))
+    source = origin_of(clip, config.origin, known, case.device)
     clean, rests = (source.clip, source.told) if source else (None, None)
     identity = examine_settings(len(images), chosen, rests.weights if rests else None)
-    config: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "model": clip.reference,
         "data": images.spec,
         "images": len(images),
         "classes": len(names),
         "vocabulary": vocabulary,
         "inverters": chosen,
-        "weighed": None if weighed is None else list(weighed),
+        "weighed": None if config.weighed is None else list(config.weighed),
         "null": None if known is None else {"models": len(known.rows), "settings": known.settings},
         "origin": rests.reference if rests else None,
-        "false_alarm_rate": false_alarm_rate,
-        "templates": templates,
-        "seed": seed,
+        "false_alarm_rate": config.false_alarm_rate,
+        "templates": case.templates,
+        "seed": case.seed,
     }
-    manifest = Manifest("scan", config)
+    manifest = Manifest("scan", settings)
     manifest.hashes["weights"] = weights_hash(clip)
     manifest.hashes["data"] = images.content_hash()
     if rests is not None:
         manifest.hashes["origin"] = rests.weights
-    manifest.run = run_key("scan", config, manifest.hashes)
+    manifest.run = run_key("scan", settings, manifest.hashes)
+    out = run.out
     with nullcontext(None) if out is None else work_folder(Path(out), manifest) as work:
         examined = examine(
             clip,
             images,
             head,
             names,
-            seed=seed,
+            seed=case.seed,
             inverters=chosen,
             vocabulary=vocabulary,
             origin=clean,
             work=Work(work, manifest.run),
         )
-        return _weighed(clip, examined, manifest, known, weighed, identity, out)
+        return _weighed(clip, examined, manifest, known, config.weighed, identity, out)
 
 
 def _weighed(

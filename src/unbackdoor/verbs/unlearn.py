@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,120 +18,113 @@ from unbackdoor.errors import InputError
 from unbackdoor.evaluation import evaluate_kept
 from unbackdoor.manifest import Manifest, run_key, write_json, write_jsonl
 from unbackdoor.report import Example, write_report
+from unbackdoor.runs.case import Case, check_labels, open_vector
+from unbackdoor.runs.run import Run, weights_hash, work_folder
+from unbackdoor.runs.verb import verb
 from unbackdoor.triggers.attack import Attack
-from unbackdoor.triggers.base import Trigger
 from unbackdoor.unlearning.alpha import AlphaConfig
 from unbackdoor.unlearning.known import Plan, choosing, cure_known, rule_of
 from unbackdoor.unlearning.vector import TakenVector
-from unbackdoor.verbs.common import (
-    check_labels,
-    describe_sequence,
-    open_attack,
-    open_data,
-    open_model,
-    open_test,
-    open_vector,
-    rates_dict,
-    retention,
-    weights_hash,
-    work_folder,
-)
+from unbackdoor.verbs.common import describe_sequence, rates_dict, retention
 from unbackdoor.verbs.vector import DEFAULT_METHOD, store, vector_config, vector_facts
 from unbackdoor.work import Work
 
 EXAMPLES = 6
 
 
-def unlearn(
-    *,
-    model: str | Clip,
-    data: str | ImageSet,
-    trigger: str | Trigger,
-    target: str,
-    out: str | Path,
-    vector: str | Path | None = None,
-    alpha: str | float = "auto",
-    alpha_config: AlphaConfig | None = None,
-    samples: int | None = None,
-    validation: int | None = None,
-    method: str = DEFAULT_METHOD,
-    epochs: int | None = None,
-    lr: float | None = None,
-    test: str | ImageSet | None = None,
-    test_limit: int | None = None,
-    checkpoint: Path | None = None,
-    classes: str | None = None,
-    templates: str | None = None,
-    device: str = "auto",
-    seed: int = 0,
-    verb: str = "unlearn",
-    extra: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Cure a model whose trigger and target are known, and tell the story.
-
-    The forget set (triggered images) and the validation images (α) are disjoint parts of the training split, which
-    needs labels only where α has validation images; the reported rates come from the test split, which plays no part in
-    the cure. Writes `model/`, `vector.safetensors`,
-    `result.json`, `metrics.jsonl`, `manifest.json` and `report.html` into `out`.
+@dataclass(frozen=True)
+class UnlearnConfig:
+    """How a known attack is cured.
 
     Args:
-        model: a model reference or a handle (changed in place).
         vector: a vector file made by `vector`; None takes one now, by `method`.
         alpha: `auto`, or a number to subtract without a search.
         alpha_config: the search's settings and rule.
         samples: images of the forget set; None takes the method's number.
         validation: images with labels for choosing α, 0 to choose it on views of the forget set; None
             takes the method's number.
-        verb, extra: how the result names itself and what it carries besides (used by `demo`).
+        method, epochs, lr: as for `vector`.
+    """
+
+    vector: str | Path | None = None
+    alpha: str | float = "auto"
+    alpha_config: AlphaConfig | None = None
+    samples: int | None = None
+    validation: int | None = None
+    method: str = DEFAULT_METHOD
+    epochs: int | None = None
+    lr: float | None = None
+
+
+@verb(
+    UnlearnConfig,
+    needs=("model", "data", "trigger", "target", "out"),
+    takes=("test", "test_limit", "checkpoint", "classes", "templates", "device", "seed", "verb", "extra"),
+)
+def unlearn(case: Case, config: UnlearnConfig, run: Run) -> dict[str, Any]:
+    """Cure a model whose trigger and target are known, and tell the story.
+
+    The forget set (triggered images) and the validation images (α) are disjoint parts of the training split, which
+    needs labels only where α has validation images; the reported rates come from the test split, which plays no part in
+    the cure. A handle is changed in place. Writes `model/`, `vector.safetensors`, `result.json`, `metrics.jsonl`,
+    `manifest.json` and `report.html` into `out`.
 
     Raises:
         InputError: anything unusable in the above.
     """
-    out, rule = Path(out), alpha_config or AlphaConfig()
-    fixed = None if alpha == "auto" else float(alpha)
+    rule = config.alpha_config or AlphaConfig()
+    fixed = None if config.alpha == "auto" else float(config.alpha)
     if fixed is not None and not math.isfinite(fixed):
-        raise InputError(f"α is {alpha}; give auto or a finite number")
-    clip = open_model(model, checkpoint, device)
-    train = open_data(data, clip, "train", seed=seed, classes=classes)
-    attack, task = open_attack(clip, train, trigger, target, templates)
-    held_out = open_test(test, data, clip, train, limit=test_limit, classes=classes)
-    config = vector_config(clip, method, samples=samples, epochs=epochs, lr=lr, seed=seed, validation=validation)
-    rule = rule_of(config, rule)
-    kept = "clean accuracy" if config.validation else "answers"
-    if config.validation or config.toward == "target":
-        check_labels(train, "choosing α" if config.validation else f"method {method}")
-    rows, others = defender_rows(len(train), config.samples, config.validation)
+        raise InputError(f"α is {config.alpha}; give auto or a finite number")
+    clip = case.clip()
+    train = case.images(clip, "train")
+    attack, task = case.attack(clip, train)
+    held_out = case.held_out(clip, train)
+    how = vector_config(
+        clip,
+        config.method,
+        samples=config.samples,
+        epochs=config.epochs,
+        lr=config.lr,
+        seed=case.seed,
+        validation=config.validation,
+    )
+    rule = rule_of(how, rule)
+    kept = "clean accuracy" if how.validation else "answers"
+    if how.validation or how.toward == "target":
+        check_labels(train, "choosing α" if how.validation else "method " + config.method)
+    rows, others = defender_rows(len(train), how.samples, how.validation)
     forget = train.subset(rows)
-    plan = Plan(config, choosing(clip, forget, train.subset(others), task.head, config), rule, fixed)
+    plan = Plan(how, choosing(clip, forget, train.subset(others), task.head, how), rule, fixed)
     settings: dict[str, Any] = {
         "model": clip.reference,
         "data": train.spec,
         "test": held_out.spec,
         "trigger": attack.trigger.spec(),
         "target": attack.name,
-        "vector": str(vector) if vector else asdict(config),
-        "alpha": alpha,
+        "vector": str(config.vector) if config.vector else asdict(how),
+        "alpha": config.alpha,
         "rule": asdict(rule),
         "validation": len(others),
-        "templates": templates,
-        "seed": seed,
+        "templates": case.templates,
+        "seed": case.seed,
     }
-    manifest = Manifest(verb, settings)
+    manifest = Manifest(run.verb or "unlearn", settings)
     manifest.hashes["weights_before"] = weights_hash(clip)
     manifest.hashes["train_data"] = train.content_hash()
     manifest.hashes["test_data"] = held_out.content_hash()
     manifest.notes["skipped"] = train.skipped + held_out.skipped
     key = manifest.run = run_key("unlearn", settings, manifest.hashes)
     shown = _pick_examples(held_out, attack.target)
-    with work_folder(out, manifest) as work:
+    with work_folder(run.folder, manifest) as work:
         tau, facts = None, dict[str, Any]()
-        if vector is not None:
-            tau, origin = open_vector(Path(vector), clip)
-            facts = {"file": str(vector), "origin": origin.get("suspect")}
+        if config.vector is not None:
+            tau, origin = open_vector(Path(config.vector), clip)
+            facts = {"file": str(config.vector), "origin": origin.get("suspect")}
 
         def keep(taken: TakenVector) -> None:
-            facts.update({"method": method, **vector_facts(clip, taken, config)})
-            store(out / "vector.safetensors", taken, settings, manifest.hashes["weights_before"], clip)
+            facts.update({"method": config.method, **vector_facts(clip, taken, how)})
+            store(run.folder / "vector.safetensors", taken, settings, manifest.hashes["weights_before"], clip)
             manifest.notes["loss"] = describe_sequence(taken.losses)
 
         before = evaluate_kept(clip, held_out, task, work / f"before-{key[:16]}.json", label="before")
@@ -140,11 +133,11 @@ def unlearn(
         clip.round_as_stored()
         after = evaluate_kept(clip, held_out, task, work / f"after-{key[:16]}.json", label="after")
         answers_after = _answers(clip, held_out, shown, attack, task.head)
-        clip.save(out / "model")
+        clip.save(run.folder / "model")
         manifest.hashes["weights_after"] = weights_hash(clip)
         result = {
-            "verb": verb,
-            "model": str(out / "model"),
+            "verb": run.verb or "unlearn",
+            "model": str(run.folder / "model"),
             "model_reference": clip.reference,
             "data": train.spec,
             "test": held_out.spec,
@@ -152,7 +145,7 @@ def unlearn(
             "target": attack.name,
             "alpha": found.alpha,
             "chosen": found.satisfied,
-            "labels_used": bool(config.validation),  # for choosing α; without them "CA" there is agreement
+            "labels_used": bool(how.validation),  # for choosing α; without them "CA" there is agreement
             "rule": rule.sentence(kept) if fixed is None else "α given by the user",
             "message": found.message,
             "nothing_to_remove": found.nothing,
@@ -163,17 +156,17 @@ def unlearn(
             "tolerance": rule.tolerance,
             "ca_floor": rule.floor * found.curve[0].ca.value if found.curve else None,
             "vector": facts,
-            "seed": seed,
-            **(extra or {}),
-            "report": str(out / "report.html"),
+            "seed": case.seed,
+            **run.extra,
+            "report": str(run.folder / "report.html"),
             "seconds": round(manifest.seconds, 2),
         }
         table = [{"when": "before", **before.as_dict()}, {"when": "after", **after.as_dict()}]
-        write_jsonl(out / "metrics.jsonl", [*table, *({"when": "search", **p} for p in result["curve"])])
-        manifest.write(out)
+        write_jsonl(run.folder / "metrics.jsonl", [*table, *({"when": "search", **p} for p in result["curve"])])
+        manifest.write(run.folder)
         examples = _examples(held_out, shown, attack, answers_before, answers_after)
-        write_report(out / "report.html", result, manifest.as_dict(), examples)
-        write_json(out / "result.json", result)
+        write_report(run.folder / "report.html", result, manifest.as_dict(), examples)
+        write_json(run.folder / "result.json", result)
     return result
 
 

@@ -23,11 +23,13 @@ from unbackdoor.inversion.examine import split
 from unbackdoor.inversion.finding import Lead, read_finding
 from unbackdoor.manifest import Manifest, run_key, write_json
 from unbackdoor.metrics.rates import Rate
+from unbackdoor.runs.case import Case, open_model, open_referred
+from unbackdoor.runs.run import Run, weights_hash, work_folder
+from unbackdoor.runs.verb import verb
 from unbackdoor.triggers.spec import from_spec
 from unbackdoor.unlearning.alpha import BLIND, AlphaConfig
 from unbackdoor.unlearning.known import Plan, choosing, rule_of
 from unbackdoor.unlearning.unknown import FORGET, METHOD, TUNING, rule_for, source
-from unbackdoor.verbs.common import open_model, open_pictures, open_referred, weights_hash, work_folder
 from unbackdoor.verbs.scan import candidates, scan
 from unbackdoor.verbs.unlearn import unlearn
 from unbackdoor.verbs.vector import vector_config
@@ -38,33 +40,42 @@ ROUNDS = 3
 PURSUED = 3.0
 
 
-def unlearn_scan(
-    *,
-    finding: str | Path | dict[str, Any],
-    data: str | ImageSet,
-    out: str | Path,
-    model: str | Clip | None = None,
-    rounds: int = ROUNDS,
-    force: bool = False,
-    null: str | Path | None = None,
-    origin: str | Clip | None = None,
-    alpha_config: AlphaConfig | None = None,
-    samples: int | None = None,
-    validation: int | None = None,
-    method: str = METHOD,
-    epochs: int | None = None,
-    lr: float | None = None,
-    test: str | ImageSet | None = None,
-    test_limit: int | None = None,
-    checkpoint: Path | None = None,
-    classes: str | None = None,
-    templates: str | None = None,
-    device: str = "auto",
-    seed: int = 0,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class UnlearnScanConfig:
+    """How an attack that a scan found is cured.
+
+    Args:
+        finding: `finding.json` of `scan` (or its folder), or what `scan` returned.
+        rounds: at most so many cures; a round follows while something is left.
+        force: cure although the finding is not a clear one.
+        null, origin: as for `scan`, for the scans after each round; the finding's own origin by default.
+        alpha_config: None is `BLIND`; without its reserve where the finding says that the model is clean.
+        samples, validation: None takes `FORGET` and `TUNING`.
+        method, epochs, lr: as for `vector`.
+    """
+
+    finding: str | Path | dict[str, Any] = ""
+    rounds: int = ROUNDS
+    force: bool = False
+    null: str | Path | None = None
+    origin: str | Clip | None = None
+    alpha_config: AlphaConfig | None = None
+    samples: int | None = None
+    validation: int | None = None
+    method: str = METHOD
+    epochs: int | None = None
+    lr: float | None = None
+
+
+@verb(
+    UnlearnScanConfig,
+    needs=("finding", "data", "out"),
+    takes=("model", "test", "test_limit", "checkpoint", "classes", "templates", "device", "seed"),
+)
+def unlearn_scan(case: Case, config: UnlearnScanConfig, run: Run) -> dict[str, Any]:
     """Take the vector from the recovered trigger and more for its class, choose α without the attack, cure, scan again.
 
-    No label is read: pictures count as the suspect answered them, so that "clean accuracy" is agreement with it and
+    No label is read: images count as the suspect answered them, so that "clean accuracy" is agreement with it and
     "attack success" is the recovered trigger's. Where the test split has labels, true clean accuracy is told too.
     The scan after a cure does not weigh feature collapse: the null's models were not cured, and a cure was seen to
     raise that statistic, even one that found nothing to remove (docs/scan.md).
@@ -72,16 +83,8 @@ def unlearn_scan(
     up to `PURSUED` times the rate.
     When it is quiet, the classes that an earlier scan named besides are cured, where their triggers still work: the
     louder of two backdoors may have hidden the other.
-    Each round is a whole `unlearn` run in `out/round-N`; the last model lies in `out/model`.
-
-    Args:
-        finding: `finding.json` of `scan` (or its folder), or what `scan` returned.
-        model: the model that was scanned; None takes the finding's reference.
-        rounds: at most so many cures; a round follows while something is left.
-        force: cure although the finding is not a clear one.
-        samples, validation: None takes `FORGET` and `TUNING`.
-        alpha_config: None is `BLIND`; without its reserve where the finding says that the model is clean.
-        null, origin: as for `scan`, for the scans after each round; the finding's own origin by default.
+    Each round is a whole `unlearn` run in `out/round-N`; the last model lies in `out/model`. Without a model, the
+    finding's reference is opened.
 
     Returns:
         `rounds` (a line each; `short_of` where no α satisfied the rule), `quiet` (the last scan is, and no round fell
@@ -90,40 +93,46 @@ def unlearn_scan(
     Raises:
         InputError: no finding there, one of another model, or one that says there is nothing to cure.
     """
-    if rounds < 1:
-        raise InputError(f"rounds {rounds}: must be at least 1")
-    out = Path(out)
-    story, raw = read_finding(finding)
-    if story.backdoored is not True and not force:
+    if config.rounds < 1:
+        raise InputError(f"rounds {config.rounds}: must be at least 1")
+    story, raw = read_finding(config.finding)
+    if story.backdoored is not True and not config.force:
         raise InputError(f"the finding is not a clear one ({story.message[:200]}); give --force to cure all the same")
-    if model is None:
-        clip = open_referred(story.model_reference, "the finding", "name it with --model", device, checkpoint)
+    if case.model in (None, ""):
+        clip = open_referred(story.model_reference, "the finding", "name it with --model", case.device, case.checkpoint)
     else:
-        clip = open_model(model, checkpoint, device)
+        clip = case.clip()
     if weights_hash(clip) != story.weights:
         raise InputError(f"{clip.reference} is not the model that was scanned: its weights differ; scan it again")
-    if origin is None and story.origin is not None:
-        origin = open_referred(story.origin, "the finding", "name it with --origin", device)
+    source_of = config.origin
+    if source_of is None and story.origin is not None:
+        source_of = open_referred(story.origin, "the finding", "name it with --origin", case.device)
     suspect = clip.clone()
-    train = open_pictures(data, clip, seed=seed, classes=classes)
-    scanned = open_pictures(data, clip, limit=story.images, seed=seed, classes=classes)  # as the scan drew them
+    train = case.pictures(clip)
+    scanned = case.pictures(clip, story.images)  # as the scan drew them
     names, _ = candidates(train)
-    held_out = load_test(test, data, side=clip.frame, of=names, limit=test_limit, classes=classes, needed=False)
+    held_out = load_test(
+        case.test, case.source(), side=clip.frame, of=names, limit=case.test_limit, classes=case.classes, needed=False
+    )
     story.check_classes(names, train.spec)
-    head = suspect.zero_shot_head(names, find_templates(templates))
+    head = suspect.zero_shot_head(names, find_templates(case.templates))
     answered, tried = (_as_answered(suspect, s, head, names) for s in (train, held_out))
-    manifest = Manifest("unlearn-scan", {"finding": raw, "rounds": rounds, "force": force, "seed": seed})
+    manifest = Manifest(
+        "unlearn-scan", {"finding": raw, "rounds": config.rounds, "force": config.force, "seed": case.seed}
+    )
     manifest.hashes["weights_before"] = story.weights
     manifest.hashes["train_data"], manifest.hashes["test_data"] = train.content_hash(), held_out.content_hash()
-    samples = FORGET if samples is None else samples
-    validation = TUNING if validation is None else validation
-    config = vector_config(clip, method, samples=samples, epochs=epochs, lr=lr, seed=seed, validation=validation)
-    rows, others = defender_rows(len(answered), config.samples, config.validation)
+    forgotten = FORGET if config.samples is None else config.samples
+    chosen_on = TUNING if config.validation is None else config.validation
+    how = vector_config(
+        clip, config.method, samples=forgotten, epochs=config.epochs, lr=config.lr, seed=case.seed, validation=chosen_on
+    )
+    rows, others = defender_rows(len(answered), how.samples, how.validation)
     forget = answered.subset(rows)
-    tuning = choosing(clip, forget, answered.subset(others), head, config)
-    rule = rule_of(config, rule_for(story.backdoored, alpha_config or BLIND))
-    plan = Plan(config, tuning, rule)
-    keys = (manifest.config, manifest.hashes, asdict(config), asdict(rule), list(names), templates, str(null))
+    tuning = choosing(clip, forget, answered.subset(others), head, how)
+    rule = rule_of(how, rule_for(story.backdoored, config.alpha_config or BLIND))
+    plan = Plan(how, tuning, rule)
+    keys = (manifest.config, manifest.hashes, asdict(how), asdict(rule), list(names), case.templates, str(config.null))
     manifest.run = run_key("unlearn-scan", *keys)
     told: list[dict[str, Any]] = []
     inverters = [row.name for row in story.inverters]
@@ -135,12 +144,12 @@ def unlearn_scan(
         """Of what the cure is taken from."""
         return source(clip, subject, lead, forget, plan, backdoored=story.backdoored).spec()
 
-    with work_folder(out, manifest) as work:
-        subject = split(clip, scanned, head, names, seed)
+    with work_folder(run.folder, manifest) as work:
+        subject = split(clip, scanned, head, names, case.seed)
         rounds_made = _Rounds(work / f"rounds-{manifest.run[:16]}.jsonl")
-        while lead is not None and len(told) < rounds:
+        while lead is not None and len(told) < config.rounds:
             number = len(told) + 1
-            here = out / f"round-{number}"
+            here = run.folder / f"round-{number}"
             spec = rounds_made.made(number, "trigger", partial(spec_for, lead, subject))
             again_there = rounds_made.has(number, "cure")
             cure = rounds_made.made(
@@ -155,13 +164,13 @@ def unlearn_scan(
                     target=lead.target,
                     out=here,
                     alpha_config=rule,
-                    samples=samples,
-                    validation=validation,
-                    method=method,
-                    epochs=epochs,
-                    lr=lr,
-                    templates=templates,
-                    seed=seed,
+                    samples=forgotten,
+                    validation=chosen_on,
+                    method=config.method,
+                    epochs=config.epochs,
+                    lr=config.lr,
+                    templates=case.templates,
+                    seed=case.seed,
                     verb="unlearn-scan",
                 ),
             )
@@ -175,29 +184,29 @@ def unlearn_scan(
                     model=clip,
                     data=scanned,
                     out=here / "scan",
-                    null=null,
-                    origin=origin,
+                    null=config.null,
+                    origin=source_of,
                     false_alarm_rate=story.false_alarm_rate,
                     inverters=inverters,
                     weighed=_after_a_cure(inverters),
-                    templates=templates,
-                    seed=seed,
+                    templates=case.templates,
+                    seed=case.seed,
                 ),
             )
             again, _ = read_finding(after)
             told.append({"cure": cure, "scan": after})
             cured.add(lead.target)
-            subject = split(clip, scanned, head, names, seed)
+            subject = split(clip, scanned, head, names, case.seed)
             further = (*waiting, *again.leads[1:])
             waiting = {other.target: other for other in further if other.target not in cured}.values()
             working = (w for w in waiting if works(subject, w.trigger, names.index(w.target)))
             goes_on = after["backdoored"] or (story.backdoored is not False and _suspected(after))
             lead = again.leads[0] if goes_on else next(working, None)
-        clip.save(out / "model")
+        clip.save(run.folder / "model")
     manifest.hashes["weights_after"] = told[-1]["scan"]["weights"]
     result = {
         "verb": "unlearn-scan",
-        "model": str(out / "model"),
+        "model": str(run.folder / "model"),
         "model_reference": suspect.reference,
         "rounds": [
             {
@@ -217,15 +226,15 @@ def unlearn_scan(
         ],
         "quiet": told[-1]["scan"]["backdoored"] is False and lead is None and all(r["cure"]["chosen"] for r in told),
         "left": None if lead is None else lead.target,
-        "seed": seed,
+        "seed": case.seed,
         "seconds": round(manifest.seconds, 2),
     }
     if bool((held_out.labels >= 0).any()) and held_out.classes:
         result["clean_accuracy"] = {
             "before": _accuracy(suspect, held_out, head), "after": _accuracy(clip, held_out, head)
         }  # fmt: skip
-    manifest.write(out)
-    write_json(out / "result.json", result)
+    manifest.write(run.folder)
+    write_json(run.folder / "result.json", result)
     return result
 
 

@@ -2,52 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from unbackdoor.clip.handle import Clip
-from unbackdoor.data.images import ImageSet
 from unbackdoor.data.shares import defender_rows
 from unbackdoor.errors import InputError
 from unbackdoor.manifest import Manifest, run_key, versions
+from unbackdoor.runs.case import Case
+from unbackdoor.runs.run import Run, claim, resumable, weights_hash
+from unbackdoor.runs.verb import verb
 from unbackdoor.training.finetune import checked_lr
-from unbackdoor.triggers.base import Trigger
 from unbackdoor.unlearning.vector import METHODS, TakenVector, VectorConfig, settled
 from unbackdoor.unlearning.vector import trigger_vector as take
-from unbackdoor.verbs.common import (
-    claim,
-    describe_sequence,
-    open_attack,
-    open_data,
-    open_model,
-    resumable,
-    weights_hash,
-)
+from unbackdoor.verbs.common import describe_sequence
 from unbackdoor.weights.vector import norm, save_vector
 
 DEFAULT_METHOD = "lora"
 VALIDATION = 512  # images set aside for choosing α, so that `vector` and `unlearn` never share any
 
 
-def trigger_vector(
-    *,
-    model: str | Clip,
-    data: str | ImageSet,
-    trigger: str | Trigger,
-    target: str,
-    out: str | Path,
-    samples: int | None = None,
-    method: str = DEFAULT_METHOD,
-    epochs: int | None = None,
-    lr: float | None = None,
-    checkpoint: Path | None = None,
-    classes: str | None = None,
-    templates: str | None = None,
-    device: str = "auto",
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Fine-tune the suspect briefly on triggered images towards the target; write the weight difference to `out`.
+@dataclass(frozen=True)
+class VectorSettings:
+    """How the vector is taken.
 
     Args:
         samples: triggered images, None for the method's own number; they come from the end of the training split that
@@ -55,25 +33,41 @@ def trigger_vector(
         method: `lora` (a low-rank adapter), `distilled` (the whole tower), `anchored`, or `tbar` as published; see
             `unbackdoor.unlearning.vector.METHODS`.
         epochs, lr: of the brief fine-tuning; None takes the method's epochs and a rate by the size of the tower.
-        out: safetensors file; its metadata tells model, data, trigger, target and settings. A checkpoint lies
-            beside it while the run lasts, so that a killed run continues.
+    """
+
+    samples: int | None = None
+    method: str = DEFAULT_METHOD
+    epochs: int | None = None
+    lr: float | None = None
+
+
+@verb(
+    VectorSettings,
+    needs=("model", "data", "trigger", "target", "out"),
+    takes=("checkpoint", "classes", "templates", "device", "seed"),
+)
+def trigger_vector(case: Case, config: VectorSettings, run: Run) -> dict[str, Any]:
+    """Fine-tune the suspect briefly on triggered images towards the target; write the weight difference to `out`.
+
+    `out` is a safetensors file; its metadata tells model, data, trigger, target and settings. A checkpoint lies beside
+    it while the run lasts, so that a killed run continues.
 
     Raises:
         InputError: anything unusable in the above.
     """
-    out = Path(out)
-    clip = open_model(model, checkpoint, device)
-    train = open_data(data, clip, "train", seed=seed, classes=classes)
-    attack, task = open_attack(clip, train, trigger, target, templates)
-    config = vector_config(clip, method, samples=samples, epochs=epochs, lr=lr, seed=seed)
-    forget, _ = defender_rows(len(train), config.samples, VALIDATION)
+    clip = case.clip()
+    out = run.folder
+    train = case.images(clip, "train")
+    attack, task = case.attack(clip, train)
+    how = vector_config(clip, config.method, samples=config.samples, epochs=config.epochs, lr=config.lr, seed=case.seed)
+    forget, _ = defender_rows(len(train), how.samples, VALIDATION)
     settings = {
         "model": clip.reference,
         "data": train.spec,
         "trigger": attack.trigger.spec(),
         "target": attack.name,
-        "vector": asdict(config),
-        "templates": templates,
+        "vector": asdict(how),
+        "templates": case.templates,
     }
     manifest = Manifest("vector", settings)
     manifest.hashes["weights"] = weights_hash(clip)
@@ -82,7 +76,7 @@ def trigger_vector(
     manifest.run = run_key("vector", settings, manifest.hashes)
     claim(manifest, out.parent, noted, out)
     with resumable():
-        taken = take(clip, train.subset(forget), task, config, checkpoint=partial, run_key=manifest.run)
+        taken = take(clip, train.subset(forget), task, how, checkpoint=partial, run_key=manifest.run)
     store(out, taken, settings, manifest.hashes["weights"], clip)
     partial.unlink(missing_ok=True)
     manifest.notes["loss"] = describe_sequence(taken.losses)
@@ -93,9 +87,9 @@ def trigger_vector(
         "trigger": attack.trigger.spec(),
         "target": attack.name,
         "data": train.spec,
-        "method": method,
-        **vector_facts(clip, taken, config),
-        "seed": seed,
+        "method": config.method,
+        **vector_facts(clip, taken, how),
+        "seed": case.seed,
         "seconds": round(manifest.seconds, 2),
     }
 
