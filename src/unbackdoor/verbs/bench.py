@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -20,38 +21,43 @@ from unbackdoor.disk import write_text
 from unbackdoor.errors import InputError
 from unbackdoor.manifest import Manifest, write_jsonl
 from unbackdoor.printable import terminal
-from unbackdoor.runs.case import open_model, open_referred
-from unbackdoor.runs.run import check_verb, resumable, weights_hash
+from unbackdoor.runs.case import Case, open_model, open_referred
+from unbackdoor.runs.run import Run, check_verb, resumable, weights_hash
+from unbackdoor.runs.verb import verb
 from unbackdoor.untrusted import read_text
 
 
-def bench(
-    *,
-    recipe: str | Path,
-    out: str | Path,
-    data_root: str | Path | None = None,
-    engine: str = "local",
-    workers: int = 0,
-    device: str = "auto",
-    only: Sequence[str] = (),
-    dry_run: bool = False,
-    online: bool = False,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class GridConfig:
+    """Which cells are run, and by whom.
+
+    Args:
+        recipe: YAML; see `unbackdoor.bench.recipe` and `unbackdoor.zoo.recipe`.
+        data_root: folder that stands for `{data}` in the recipe.
+        engine: `local` processes or `ray`.
+        workers: cells at once; 0 lets the engine decide.
+        only: run a part, such as `data=gtsrb`, `seed=1,2` or `half=test`; a cell must pass all of them. Tables hold
+            whatever is finished.
+        dry_run: run nothing; tabulate what is there.
+        online: models and data that the recipe names may lie on the network.
+    """
+
+    recipe: str | Path = ""
+    data_root: str | Path | None = None
+    engine: str = "local"
+    workers: int = 0
+    only: Sequence[str] = ()
+    dry_run: bool = False
+    online: bool = False
+
+
+@verb(GridConfig, needs=("recipe", "out"), takes=("device",))
+def bench(case: Case, config: GridConfig, run: Run) -> dict[str, Any]:
     """Plant every attack of a recipe, cure each with every defence, and tabulate.
 
     Cells are addressed by a hash over their whole configuration and kept under `out`; finished ones are not run again,
     and two recipes that share cells may share the folder. Writes `results.jsonl` (one line per finished cell),
     `tables.md`, `tables.csv`, `tables.tex`, `scatter-ATTACK.svg` and `manifest.json`.
-
-    Args:
-        recipe: YAML; see `unbackdoor.bench.recipe`.
-        data_root: folder that stands for `{data}` in the recipe.
-        engine: `local` processes or `ray`.
-        workers: cells at once; 0 lets the engine decide.
-        only: run a part of the grid, `data=gtsrb`, `seed=1,2`, `defence=anchored`; a cell must pass all of them. Tables
-            hold whatever is finished.
-        dry_run: run nothing; tabulate what is there.
-        online: models and data that the recipe names may lie on the network.
 
     Returns:
         Counts, the reasons of failed cells, and the paths of the tables.
@@ -59,19 +65,19 @@ def bench(
     Raises:
         InputError: a recipe or engine that cannot be used, or a grid already running in `out`.
     """
-    if engine not in ENGINES:
-        raise InputError(f"engine {engine!r} is none of {', '.join(ENGINES)}")
-    out, recipe = Path(out), Path(recipe)
-    grid = read_recipe(recipe, None if data_root is None else Path(data_root), online=online)
-    hashes = {name: weights_hash(recipe_model(r, online)) for name, r in grid.models.items()}
+    if config.engine not in ENGINES:
+        raise InputError(f"engine {config.engine!r} is none of {', '.join(ENGINES)}")
+    out, path = run.folder, Path(config.recipe)
+    grid = read_recipe(path, None if config.data_root is None else Path(config.data_root), online=config.online)
+    hashes = {name: weights_hash(recipe_model(r, config.online)) for name, r in grid.models.items()}
     cells = plan(grid, hashes)
-    chosen = narrow(cells, only)
-    manifest = Manifest("bench", {"recipe": read_text(recipe), "engine": engine, "workers": workers})
+    chosen = narrow(cells, config.only)
+    manifest = Manifest("bench", {"recipe": read_text(path), "engine": config.engine, "workers": config.workers})
     manifest.hashes.update({f"weights of {name}": value for name, value in hashes.items()})
     errors: dict[str, str] = {}
-    with grid_folder(out, "bench", alone=not dry_run):
-        if not dry_run:
-            errors = run_grid(chosen, out, lambda: ENGINES[engine](out, device, workers), tell)
+    with grid_folder(out, "bench", alone=not config.dry_run):
+        if not config.dry_run:
+            errors = run_grid(chosen, out, lambda: ENGINES[config.engine](out, case.device, config.workers), tell)
         found = collect(cells, out, errors)
         write_jsonl(out / "results.jsonl", found.rows)
         write_text(out / "tables.md", as_markdown(found.rows))
@@ -83,7 +89,7 @@ def bench(
         manifest.write(out)
     return {
         "verb": "bench",
-        "recipe": str(recipe),
+        "recipe": str(config.recipe),
         "cells": sum(1 + len(own) for _, own in cells),
         "finished": len(found.rows),
         "failed": found.failed,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,11 @@ from unbackdoor.inversion.detection import Origin, architecture
 from unbackdoor.inversion.examine import settings
 from unbackdoor.manifest import Manifest, write_json
 from unbackdoor.printable import markdown
+from unbackdoor.runs.case import Case
+from unbackdoor.runs.run import Run
+from unbackdoor.runs.verb import verb
 from unbackdoor.untrusted import read_text
-from unbackdoor.verbs.bench import grid_folder, recipe_model, tell
+from unbackdoor.verbs.bench import GridConfig, grid_folder, recipe_model, tell
 from unbackdoor.verbs.scan import FALSE_ALARM_RATE, find_null
 from unbackdoor.weights.files import state_hash
 from unbackdoor.zoo.cells import FILE, collect
@@ -28,75 +31,70 @@ from unbackdoor.zoo.verdicts import Row, Verdict, judge_rows
 STAGES = ("make", "examine", "cure")
 
 
-def zoo(
-    *,
-    recipe: str | Path,
-    out: str | Path,
-    data_root: str | Path | None = None,
-    null: str | Path | None = None,
-    stage: str = "cure",
-    only: Sequence[str] = (),
-    engine: str = "local",
-    workers: int = 0,
-    device: str = "auto",
-    false_alarm_rate: float = FALSE_ALARM_RATE,
-    dry_run: bool = False,
-    online: bool = False,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ZooConfig(GridConfig):
+    """Which members are made, examined and cured, and what they are judged under.
+
+    Args:
+        null: a file of `calibrate` or of another zoo, to judge the other halves under. None takes this zoo's own, or
+            the one shipped for the architecture as long as no clean member of the first half is examined.
+        stage: stop after `make`, `examine` or `cure`.
+        false_alarm_rate: share of clean models that may be called backdoored.
+    """
+
+    null: str | Path | None = None
+    stage: str = "cure"
+    false_alarm_rate: float = FALSE_ALARM_RATE
+
+
+@verb(ZooConfig, needs=("recipe", "out"), takes=("device",))
+def zoo(case: Case, config: ZooConfig, run: Run) -> dict[str, Any]:
     """Make the members of a recipe, examine each, cure those found, and tabulate half by half.
 
     The null is that of the first half's clean members. Members of the other halves are judged under it; those of the
     first, on which inverters may have been tuned, under the null of all clean ones but themselves. Cells resume as
     those of `bench`. Writes `null.jsonl`, `members.json`, `tables.md`, `result.json` and `manifest.json`.
 
-    Args:
-        recipe: YAML; see `unbackdoor.zoo.recipe`.
-        null: a file of `calibrate` or of another zoo, to judge the other halves under. None takes this zoo's own, or
-            the one shipped for the architecture as long as no clean member of the first half is examined.
-        stage: stop after `make`, `examine` or `cure`.
-        only: make, examine and cure only members that each `KEY=VALUE,VALUE` lets through, such as `half=test`; what
-            others have left is tabulated all the same.
-        dry_run: run nothing; tabulate what is there.
-        online: models and data that the recipe names may lie on the network.
-
     Raises:
         InputError: a recipe, stage, engine or null that cannot be used, or another run in `out`.
     """
-    if engine not in ENGINES:
-        raise InputError(f"engine {engine!r} is none of {', '.join(ENGINES)}")
-    if stage not in STAGES:
-        raise InputError(f"stage {stage!r} is none of {', '.join(STAGES)}")
-    out, recipe = Path(out), Path(recipe)
-    plan = read_zoo(recipe, None if data_root is None else Path(data_root), online=online)
-    base = recipe_model(plan.model, online)
+    if config.engine not in ENGINES:
+        raise InputError(f"engine {config.engine!r} is none of {', '.join(ENGINES)}")
+    if config.stage not in STAGES:
+        raise InputError(f"stage {config.stage!r} is none of {', '.join(STAGES)}")
+    out, path = run.folder, Path(config.recipe)
+    plan = read_zoo(path, None if config.data_root is None else Path(config.data_root), online=config.online)
+    base = recipe_model(plan.model, config.online)
     weights = state_hash(base.state())
     population = members(plan, weights, classes_of(plan))
     kind, identity = architecture(base.state()), settings(plan.images, inverter_names(), weights)
-    first, other = next(iter(plan.halves)), find_null(base, null)
+    first, other = next(iter(plan.halves)), find_null(base, config.null)
     if other is not None and other.settings != identity:
-        if null is not None:
+        if config.null is not None:
             raise InputError(
-                f"{null}: made with other inverters or another number of images than this zoo, or another origin"
+                f"{config.null}: made with other inverters or another number of images than this zoo, or another origin"
             )
         other = None
-    manifest = Manifest("zoo", {"recipe": read_text(recipe), "engine": engine, "workers": workers})
+    manifest = Manifest("zoo", {"recipe": read_text(path), "engine": config.engine, "workers": config.workers})
     origin = Origin(plan.model, weights)
     manifest.hashes[f"weights of {plan.model}"] = weights
     errors: dict[str, str] = {}
 
-    def run(cells: list[tuple[dict[str, Any], list[dict[str, Any]]]]) -> None:
-        if not dry_run:
-            errors.update(run_grid(cells, out, lambda: ENGINES[engine](out, device, workers), tell))
+    def work_through(cells: list[tuple[dict[str, Any], list[dict[str, Any]]]]) -> None:
+        if not config.dry_run:
+            errors.update(run_grid(cells, out, lambda: ENGINES[config.engine](out, case.device, config.workers), tell))
 
-    with grid_folder(out, "zoo", alone=not dry_run):
-        picked = narrow([(m, [] if stage == "make" else [examination(plan, m)]) for m in population], only)
-        run(picked)
+    with grid_folder(out, "zoo", alone=not config.dry_run):
+        picked = narrow(
+            [(m, [] if config.stage == "make" else [examination(plan, m)]) for m in population], config.only
+        )
+        work_through(picked)
         asked = {address(m["config"]) for m, _ in picked}
         rows = collect(out, plan, population)
         write_json(out / "members.json", {"members": [_card(out, row) for row in rows]})
         result: dict[str, Any] = {
             "verb": "zoo",
-            "recipe": str(recipe),
+            "recipe": str(config.recipe),
             "members": len(population),
             "made": len(rows),
             "examined": sum(row["seen"] is not None for row in rows),
@@ -104,26 +102,26 @@ def zoo(
             "halves": {},
         }
         seen = [row for row in rows if row["seen"] is not None]
-        if null is None and any(row["half"] == first and row["family"] == CLEAN for row in seen):
+        if config.null is None and any(row["half"] == first and row["family"] == CLEAN for row in seen):
             other = None
-        own, judged = judge_rows(seen, list(plan.halves), kind, identity, false_alarm_rate, origin, other)
+        own, judged = judge_rows(seen, list(plan.halves), kind, identity, config.false_alarm_rate, origin, other)
         if own.rows:
             own.save(out / "null.jsonl")
         if own.rows or other is not None:
             for half, verdicts in judged.items():
                 wanted = [v for v in verdicts if v.judgement.backdoored or v.truth is False]
                 cells = [(v, recovery(plan, v.row["member"], v.judgement)) for v in wanted]
-                if stage == "cure":
-                    run([(cell, []) for v, cell in cells if address(v.row["member"]["config"]) in asked])
+                if config.stage == "cure":
+                    work_through([(cell, []) for v, cell in cells if address(v.row["member"]["config"]) in asked])
                 done = [(v, found) for v, c in cells if (found := read_result(out, c["config"])) is not None]
                 cured = {address(v.row["member"]["config"]): found for v, found in done}
                 result["halves"][half] = {
                     "detection": detection(verdicts),
-                    "false_alarms": false_alarms(verdicts, false_alarm_rate),
+                    "false_alarms": false_alarms(verdicts, config.false_alarm_rate),
                     "cures": cures(done),
                     "members": [_line(v, cured.get(address(v.row["member"]["config"]))) for v in verdicts],
                 }
-            result["null"] = str(out / "null.jsonl") if other is None else str(null or "shipped")
+            result["null"] = str(out / "null.jsonl") if other is None else str(config.null or "shipped")
         text = "\n".join(f"## {markdown(half)}\n\n{as_markdown(found)}" for half, found in result["halves"].items())
         write_text(out / "tables.md", text or "nothing to judge yet\n")
         result["seconds"] = round(manifest.seconds, 2)
