@@ -106,7 +106,7 @@ def test_references_of_files_stay_on_this_machine(reference: str, monkeypatch: p
     def reached(*_: object, **__: object) -> None:
         raise AssertionError("opened")
 
-    monkeypatch.setattr("unbackdoor.verbs.common.load", reached)
+    monkeypatch.setattr("unbackdoor.runs.case.load", reached)
     if not reference:  # refused by `load` itself
         monkeypatch.undo()
     with pytest.raises(InputError):
