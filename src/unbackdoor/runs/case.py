@@ -75,12 +75,10 @@ class Case:
         data = self.source()
         if isinstance(data, ImageSet):
             return data
-        return load_images(
-            data, side=clip.frame, split=split, limit=self.limit, seed=self.seed, classes=self.classes
-        )
+        return load_images(data, side=clip.frame, split=split, limit=self.limit, seed=self.seed, classes=self.classes)
 
     def pictures(self, clip: Clip, limit: int | None = None) -> ImageSet:
-        """Images of the training split for what needs no labels; `classes` are then what is asked, not what data has."""
+        """Images of the training split for what needs no labels; `classes` are then what is asked for."""
         data = self.source()
         if isinstance(data, ImageSet):
             return data
