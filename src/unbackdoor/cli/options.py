@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from unbackdoor.cli.config import check_places, config_option, keep
 from unbackdoor.cli.paths import check
 from unbackdoor.devices import is_first_process
 from unbackdoor.errors import InputError
@@ -21,11 +22,22 @@ SEED = 2**40  # see `draws.check_seed`, which loads torch
 
 
 class Verb(click.Command):
-    """A command that looks at the files and folders it is given before it imports anything heavy."""
+    """A command that looks at the files and folders it is given before it imports anything heavy.
+
+    Its options may come from a file (`cli/config.py`); one that repeats the run is left with what it wrote.
+    """
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        at = next((i for i, param in enumerate(self.params) if param.name == "as_json"), len(self.params))
+        self.params.insert(at, config_option())
 
     def invoke(self, ctx: click.Context) -> Any:
         check({**ctx.params, **({"out_is_file": True} if self.name == "vector" else {})})
-        return super().invoke(ctx)
+        check_places(ctx)
+        code = super().invoke(ctx)
+        keep(ctx)
+        return code
 
 
 class Number(click.ParamType):  # type: ignore[type-arg,unused-ignore]
@@ -56,9 +68,9 @@ RATE = Number(0, 1, above=True, below=True)
 
 
 def given(name: str) -> bool:
-    """Whether the user wrote this parameter of the current command."""
+    """Whether the user wrote this parameter of the current command, or a config file did."""
     source = click.get_current_context().get_parameter_source(name)
-    return source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT")
+    return source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT", "DEFAULT_MAP")
 
 
 def refuse(names: Mapping[str, str], why: str) -> None:

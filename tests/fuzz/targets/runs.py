@@ -11,6 +11,7 @@ import torch
 from tests.fuzz.engine import Reader, Target
 from tests.fuzz.mutate import mutate_json, mutate_lines, mutate_text, mutate_yaml
 from tests.hostile.suite.runs import RECIPE, finding
+from unbackdoor.errors import InputError
 
 Json = dict[str, Any]
 
@@ -281,11 +282,41 @@ def _trigger(room: Path) -> Reader:
     return read
 
 
+def _option_files() -> list[bytes]:
+    return [
+        b"model: embedded\ndata: embedded:digits\ntrigger: badnets:size=6\ntarget: three\nlimit: 40\n",
+        b"model: embedded\ndata: embedded:digits\nretrieval: true\nseed: -3\nclasses: cifar10\n",
+        b"model: hf-hub:evil-org/evil\ndata: embedded:digits\n",
+    ]
+
+
+def _options(room: Path) -> Reader:
+    """A command's options in YAML."""
+    import click
+
+    from unbackdoor.cli.config import check_places
+    from unbackdoor.cli.evaluate import command
+
+    path = room / "options.yaml"
+
+    def read(data: bytes) -> str:
+        path.write_bytes(data)
+        try:
+            context = command.make_context("evaluate", ["--config", str(path)])
+        except click.ClickException as error:
+            raise InputError(error.format_message()) from None
+        check_places(context)
+        return f"options {sorted(k for k, v in context.params.items() if v is not None)}"
+
+    return read
+
+
 TARGETS = (
     Target("finding", mutate_json, _findings, _finding),
     Target("null", mutate_lines, _nulls, _null),
     Target("recipe", mutate_yaml, _recipes, _recipe),
     Target("zoo", mutate_yaml, _zoos, _zoo),
+    Target("options", mutate_yaml, _option_files, _options),
     Target("result", mutate_json, _results, _result),
     Target("journal", mutate_lines, _journals, _journal),
     Target("manifest", mutate_json, _manifests, _manifest),

@@ -341,6 +341,32 @@ _TRIGGERS: list[tuple[str, str]] = [
 ]
 
 
+_OPTIONS = [
+    ("of a hub's model", "model: hf-hub:evil-org/evil\ndata: embedded:digits"),
+    ("of a tagged model", "model: ViT-B-32:openai\ndata: embedded:digits"),
+    ("of a hub's data", "model: embedded\ndata: hf:evil/evil"),
+    ("that go online", "online: true"),
+    ("that allow paths outside", "model: embedded\ndata: embedded:digits\nallow-outside: true"),
+    ("of a device as output", "model: embedded\ndata: embedded:digits\nout: /dev/null"),
+    ("of escapes", f"model: {json.dumps(ESCAPES)}\ndata: embedded:digits"),
+    ("of an unknown name", "evil: 1"),
+    ("of lists", "model: [[a]]\ndata: {a: b}"),
+    ("deep", "a: " + "[" * 20_000),
+    ("of laughs", _ALIASES),
+    ("of code", "!!python/object/apply:os.system ['touch MARKER']"),
+    ("of a huge number", "seed: " + "9" * 10_000),
+    ("of zeros", "\0" * 100),
+]
+
+
+def _options(name: str, text: str) -> Entry:
+    def make(folder: Path) -> list[str]:
+        (folder / "options.yaml").write_text(text)
+        return ["evaluate", "--config", "options.yaml"]
+
+    return Entry(f"options {name}", make)
+
+
 _NAMES: list[tuple[str, Callable[[Path], object]]] = [
     ("a pipe", lambda p: os.mkfifo(p)),
     ("a device", lambda p: p.symlink_to("/dev/zero")),
@@ -361,6 +387,7 @@ _COMMANDS: list[tuple[str, Callable[[str], list[str]]]] = [
     ),
     ("class names", lambda x: ["info", "--data", "embedded:digits", "--classes", x]),
     ("spec of a trigger", lambda x: ["info", "--trigger", f"@{x}"]),
+    ("options", lambda x: ["evaluate", "--config", x]),
 ]
 
 
@@ -436,6 +463,7 @@ ENTRIES = [
     _zoo("in a list", "- a"),
     _zoo("deep", "a: " + "[" * 20_000),
     _zoo("of laughs", _ALIASES),
+    *(_options(name, text) for name, text in _OPTIONS),
     *(_trigger(name, spec) for name, spec in _TRIGGERS),
     _trigger_file("of two lines", lambda p: p.write_text("badnets\nbadnets\n")),
     _trigger_file("of itself", lambda p: p.write_text("@t.txt")),
