@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from unbackdoor.version import __version__
@@ -72,6 +74,17 @@ if TYPE_CHECKING:
     from unbackdoor.verbs.unlearn import unlearn
     from unbackdoor.verbs.unlearn_scan import unlearn_scan
     from unbackdoor.verbs.vector import trigger_vector
+
+
+class _Package(ModuleType):
+    """The package as a module in which a verb keeps its name when a room of the same name (`bench`) is imported."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _PUBLIC and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

@@ -18,6 +18,7 @@ from unbackdoor.errors import InputError, Interrupted
 from unbackdoor.inversion import inverter_names
 from unbackdoor.inversion.detection import Null, Origin, architecture, read_null
 from unbackdoor.inversion.examine import HELD, SEARCHED, examine, settings
+from unbackdoor.inversion.finding import Lead
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.verbs.scan import find_null
 from unbackdoor.weights.files import state_hash
@@ -362,7 +363,7 @@ def test_rounds_go_on_while_a_named_class_is_left(
 
     monkeypatch.setattr(unlearn_scan_module, "unlearn", cure)
     monkeypatch.setattr(unlearn_scan_module, "scan", lambda **options: scans[len(done) - 1])
-    monkeypatch.setattr(unlearn_scan_module, "source", lambda clip, subject, inverter, trigger, target, *how: trigger)
+    monkeypatch.setattr(unlearn_scan_module, "source", lambda clip, subject, lead, *plan, **how: lead.trigger)
     monkeypatch.setattr(unlearn_scan_module, "works", still)
     monkeypatch.setattr("unbackdoor.clip.handle.Clip.save", lambda self, folder: None)
     common = {"model": toy_clip(6.0), "data": toy_images(), "test": toy_images(), "templates": template(tmp_path)}
@@ -391,9 +392,9 @@ def test_killed_rounds_go_on_behind_what_is_done(killed: str, tmp_path: Path, mo
         told = {"chosen": True, "message": None, "report": "", "trigger": "", "alpha": 1.0}
         return {"target": options["target"], "before": rates, "after": rates, **told}
 
-    def made(clip: object, subject: object, inverter: str, trigger: object, *_: object) -> object:
+    def made(clip: object, subject: object, lead: Lead, *_: object, **how: object) -> object:
         step("source")
-        return trigger
+        return lead.trigger
 
     taken: list[str] = []
     monkeypatch.setattr(unlearn_scan_module, "unlearn", cure)

@@ -100,7 +100,8 @@ def verb(
 
     def made(function: Callable[[Case, C, Run], dict[str, Any]]) -> Verb[C]:
         found = Verb(function, config, needs, takes, defaults or {})
-        object.__setattr__(found, "__doc__", function.__doc__)
+        for name in ("__module__", "__name__", "__qualname__", "__doc__"):  # for help and pages made of docstrings
+            object.__setattr__(found, name, getattr(function, name))
         return found
 
     return made

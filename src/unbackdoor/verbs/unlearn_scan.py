@@ -20,7 +20,7 @@ from unbackdoor.data.specs import load_test
 from unbackdoor.errors import InputError
 from unbackdoor.inversion.base import WORKS, Subject, answers, works
 from unbackdoor.inversion.examine import split
-from unbackdoor.inversion.finding import Lead, read_finding
+from unbackdoor.inversion.finding import Finding, Lead, read_finding
 from unbackdoor.manifest import Manifest, run_key, write_json
 from unbackdoor.metrics.rates import Rate
 from unbackdoor.runs.case import Case, open_model, open_referred
@@ -98,15 +98,85 @@ def unlearn_scan(case: Case, config: UnlearnScanConfig, run: Run) -> dict[str, A
     story, raw = read_finding(config.finding)
     if story.backdoored is not True and not config.force:
         raise InputError(f"the finding is not a clear one ({story.message[:200]}); give --force to cure all the same")
+    ready = _ready(case, config, story)
+    manifest = Manifest(
+        "unlearn-scan", {"finding": raw, "rounds": config.rounds, "force": config.force, "seed": case.seed}
+    )
+    train, held_out, plan = ready.train, ready.held_out, ready.plan
+    manifest.hashes["weights_before"] = story.weights
+    manifest.hashes["train_data"], manifest.hashes["test_data"] = train.content_hash(), held_out.content_hash()
+    how = (asdict(plan.config), asdict(plan.rule), list(ready.names), case.templates, str(config.null))
+    manifest.run = run_key("unlearn-scan", manifest.config, manifest.hashes, *how)
+    with work_folder(run.folder, manifest) as work:
+        rounds = _Rounds(work / f"rounds-{manifest.run[:16]}.jsonl")
+        made, lead = _rounds(case, config, run, ready, rounds)
+        ready.clip.save(run.folder / "model")
+    manifest.hashes["weights_after"] = made[-1].scan["weights"]
+    result = {
+        "verb": "unlearn-scan",
+        "model": str(run.folder / "model"),
+        "model_reference": ready.suspect.reference,
+        "rounds": [row.as_dict() for row in made],
+        "quiet": made[-1].scan["backdoored"] is False and lead is None and all(row.cure["chosen"] for row in made),
+        "left": None if lead is None else lead.target,
+        "seed": case.seed,
+        "seconds": round(manifest.seconds, 2),
+    }
+    if bool((held_out.labels >= 0).any()) and held_out.classes:
+        both = {"before": ready.suspect, "after": ready.clip}
+        result["clean_accuracy"] = {when: _accuracy(clip, held_out, ready.head) for when, clip in both.items()}
+    manifest.write(run.folder)
+    write_json(run.folder / "result.json", result)
+    return result
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """What the rounds work with.
+
+    Args:
+        clip, suspect: the model that is cured in place, and as it came.
+        origin: a clean model that it was made from, where one is known.
+        names, head: the classes, and the suspect's zero-shot head over them.
+        train, scanned, held_out: images to cure with, those that the scan drew, and those to measure on.
+        answered, tried: images to cure with and to measure on, labelled as the suspect answers them.
+        forget, plan: what the vector is taken from, and how.
+    """
+
+    story: Finding
+    clip: Clip
+    suspect: Clip
+    origin: str | Clip | None
+    names: tuple[str, ...]
+    head: Tensor
+    train: ImageSet
+    scanned: ImageSet
+    held_out: ImageSet
+    answered: ImageSet
+    tried: ImageSet
+    forget: ImageSet
+    plan: Plan
+
+    def subject(self, seed: int) -> Subject:
+        """The model as it is now, as inverters see it."""
+        return split(self.clip, self.scanned, self.head, self.names, seed)
+
+
+def _ready(case: Case, config: UnlearnScanConfig, story: Finding) -> _Ready:
+    """Open everything.
+
+    Raises:
+        InputError: another model than the one that was scanned, or other classes.
+    """
     if case.model in (None, ""):
         clip = open_referred(story.model_reference, "the finding", "name it with --model", case.device, case.checkpoint)
     else:
         clip = case.clip()
     if weights_hash(clip) != story.weights:
         raise InputError(f"{clip.reference} is not the model that was scanned: its weights differ; scan it again")
-    source_of = config.origin
-    if source_of is None and story.origin is not None:
-        source_of = open_referred(story.origin, "the finding", "name it with --origin", case.device)
+    origin = config.origin
+    if origin is None and story.origin is not None:
+        origin = open_referred(story.origin, "the finding", "name it with --origin", case.device)
     suspect = clip.clone()
     train = case.pictures(clip)
     scanned = case.pictures(clip, story.images)  # as the scan drew them
@@ -117,125 +187,117 @@ def unlearn_scan(case: Case, config: UnlearnScanConfig, run: Run) -> dict[str, A
     story.check_classes(names, train.spec)
     head = suspect.zero_shot_head(names, find_templates(case.templates))
     answered, tried = (_as_answered(suspect, s, head, names) for s in (train, held_out))
-    manifest = Manifest(
-        "unlearn-scan", {"finding": raw, "rounds": config.rounds, "force": config.force, "seed": case.seed}
-    )
-    manifest.hashes["weights_before"] = story.weights
-    manifest.hashes["train_data"], manifest.hashes["test_data"] = train.content_hash(), held_out.content_hash()
-    forgotten = FORGET if config.samples is None else config.samples
-    chosen_on = TUNING if config.validation is None else config.validation
     how = vector_config(
-        clip, config.method, samples=forgotten, epochs=config.epochs, lr=config.lr, seed=case.seed, validation=chosen_on
+        clip,
+        config.method,
+        samples=FORGET if config.samples is None else config.samples,
+        epochs=config.epochs,
+        lr=config.lr,
+        seed=case.seed,
+        validation=TUNING if config.validation is None else config.validation,
     )
     rows, others = defender_rows(len(answered), how.samples, how.validation)
     forget = answered.subset(rows)
     tuning = choosing(clip, forget, answered.subset(others), head, how)
-    rule = rule_of(how, rule_for(story.backdoored, config.alpha_config or BLIND))
-    plan = Plan(how, tuning, rule)
-    keys = (manifest.config, manifest.hashes, asdict(how), asdict(rule), list(names), case.templates, str(config.null))
-    manifest.run = run_key("unlearn-scan", *keys)
-    told: list[dict[str, Any]] = []
-    inverters = [row.name for row in story.inverters]
+    plan = Plan(how, tuning, rule_of(how, rule_for(story.backdoored, config.alpha_config or BLIND)))
+    images = (train, scanned, held_out, answered, tried, forget)
+    return _Ready(story, clip, suspect, origin, names, head, *images, plan)
+
+
+@dataclass(frozen=True)
+class _Round:
+    """A cure, and the scan after it; each as its verb returned it."""
+
+    cure: dict[str, Any]
+    scan: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """A line of the result."""
+        cure, scan = self.cure, self.scan
+        return {
+            "target": cure["target"],
+            "trigger": cure["trigger"],
+            "alpha": cure["alpha"],
+            "agreement": _share(cure["after"], "ca"),
+            "recovered_asr": {when: _share(cure[when], "asr") for when in ("before", "after")},
+            "backdoored": scan["backdoored"],
+            "p_value": scan["p_value"],
+            "message": scan["message"],
+            # No α satisfied the rule: something of this backdoor is left, whether or not the new scan sees it.
+            "short_of": None if cure["chosen"] else cure["message"],
+            "report": cure["report"],
+        }
+
+
+def _rounds(
+    case: Case, config: UnlearnScanConfig, run: Run, ready: _Ready, rounds: _Rounds
+) -> tuple[list[_Round], Lead | None]:
+    """Cure and scan in turns; the rounds, and what a further one would have cured."""
+    story, made = ready.story, list[_Round]()
     lead: Lead | None = story.leads[0]
     waiting: Iterable[Lead] = story.leads[1:]
     cured: set[str] = set()
+    subject = ready.subject(case.seed)
+    while lead is not None and len(made) < config.rounds:
+        number = len(made) + 1
+        found = partial(source, ready.clip, subject, lead, ready.forget, ready.plan, backdoored=story.backdoored)
+        spec = rounds.made(number, "trigger", lambda found=found: found().spec())  # type: ignore[misc]
+        made.append(_cure_and_scan(case, config, run.folder / f"round-{number}", ready, rounds, (number, lead, spec)))
+        again, _ = read_finding(made[-1].scan)
+        cured.add(lead.target)
+        subject = ready.subject(case.seed)
+        further = (*waiting, *again.leads[1:])
+        waiting = {other.target: other for other in further if other.target not in cured}.values()
+        working = (w for w in waiting if works(subject, w.trigger, ready.names.index(w.target)))
+        goes_on = again.backdoored or (story.backdoored is not False and _suspected(made[-1].scan))
+        lead = again.leads[0] if goes_on else next(working, None)
+    return made, lead
 
-    def spec_for(lead: Lead, subject: Subject) -> str:
-        """Of what the cure is taken from."""
-        return source(clip, subject, lead, forget, plan, backdoored=story.backdoored).spec()
 
-    with work_folder(run.folder, manifest) as work:
-        subject = split(clip, scanned, head, names, case.seed)
-        rounds_made = _Rounds(work / f"rounds-{manifest.run[:16]}.jsonl")
-        while lead is not None and len(told) < config.rounds:
-            number = len(told) + 1
-            here = run.folder / f"round-{number}"
-            spec = rounds_made.made(number, "trigger", partial(spec_for, lead, subject))
-            again_there = rounds_made.has(number, "cure")
-            cure = rounds_made.made(
-                number,
-                "cure",
-                partial(
-                    unlearn,
-                    model=clip,
-                    data=answered,
-                    test=tried,
-                    trigger=from_spec(spec),
-                    target=lead.target,
-                    out=here,
-                    alpha_config=rule,
-                    samples=forgotten,
-                    validation=chosen_on,
-                    method=config.method,
-                    epochs=config.epochs,
-                    lr=config.lr,
-                    templates=case.templates,
-                    seed=case.seed,
-                    verb="unlearn-scan",
-                ),
-            )
-            if again_there:
-                _take_weights(clip, here / "model")
-            after = rounds_made.made(
-                number,
-                "scan",
-                partial(
-                    scan,
-                    model=clip,
-                    data=scanned,
-                    out=here / "scan",
-                    null=config.null,
-                    origin=source_of,
-                    false_alarm_rate=story.false_alarm_rate,
-                    inverters=inverters,
-                    weighed=_after_a_cure(inverters),
-                    templates=case.templates,
-                    seed=case.seed,
-                ),
-            )
-            again, _ = read_finding(after)
-            told.append({"cure": cure, "scan": after})
-            cured.add(lead.target)
-            subject = split(clip, scanned, head, names, case.seed)
-            further = (*waiting, *again.leads[1:])
-            waiting = {other.target: other for other in further if other.target not in cured}.values()
-            working = (w for w in waiting if works(subject, w.trigger, names.index(w.target)))
-            goes_on = after["backdoored"] or (story.backdoored is not False and _suspected(after))
-            lead = again.leads[0] if goes_on else next(working, None)
-        clip.save(run.folder / "model")
-    manifest.hashes["weights_after"] = told[-1]["scan"]["weights"]
-    result = {
-        "verb": "unlearn-scan",
-        "model": str(run.folder / "model"),
-        "model_reference": suspect.reference,
-        "rounds": [
-            {
-                "target": row["cure"]["target"],
-                "trigger": row["cure"]["trigger"],
-                "alpha": row["cure"]["alpha"],
-                "agreement": _share(row["cure"]["after"], "ca"),
-                "recovered_asr": {when: _share(row["cure"][when], "asr") for when in ("before", "after")},
-                "backdoored": row["scan"]["backdoored"],
-                "p_value": row["scan"]["p_value"],
-                "message": row["scan"]["message"],
-                # No α satisfied the rule: something of this backdoor is left, whether or not the new scan sees it.
-                "short_of": None if row["cure"]["chosen"] else row["cure"]["message"],
-                "report": row["cure"]["report"],
-            }
-            for row in told
-        ],
-        "quiet": told[-1]["scan"]["backdoored"] is False and lead is None and all(r["cure"]["chosen"] for r in told),
-        "left": None if lead is None else lead.target,
-        "seed": case.seed,
-        "seconds": round(manifest.seconds, 2),
-    }
-    if bool((held_out.labels >= 0).any()) and held_out.classes:
-        result["clean_accuracy"] = {
-            "before": _accuracy(suspect, held_out, head), "after": _accuracy(clip, held_out, head)
-        }  # fmt: skip
-    manifest.write(run.folder)
-    write_json(run.folder / "result.json", result)
-    return result
+def _cure_and_scan(
+    case: Case, config: UnlearnScanConfig, here: Path, ready: _Ready, rounds: _Rounds, turn: tuple[int, Lead, str]
+) -> _Round:
+    """One round, or what a killed run has kept of it.
+
+    Args:
+        here: the round's folder.
+        turn: its number, what it cures, and the spec of the trigger that the vector is taken from.
+    """
+    number, lead, spec = turn
+    inverters = [row.name for row in ready.story.inverters]
+    shared = {"model": ready.clip, "templates": case.templates, "seed": case.seed}
+    cure_now = partial(
+        unlearn,
+        **shared,
+        data=ready.answered,
+        test=ready.tried,
+        trigger=from_spec(spec),
+        target=lead.target,
+        out=here,
+        alpha_config=ready.plan.rule,
+        samples=ready.plan.config.samples,
+        validation=ready.plan.config.validation,
+        method=config.method,
+        epochs=config.epochs,
+        lr=config.lr,
+        verb="unlearn-scan",
+    )
+    scan_now = partial(
+        scan,
+        **shared,
+        data=ready.scanned,
+        out=here / "scan",
+        null=config.null,
+        origin=ready.origin,
+        false_alarm_rate=ready.story.false_alarm_rate,
+        inverters=inverters,
+        weighed=_after_a_cure(inverters),
+    )
+    there = rounds.has(number, "cure")
+    cure = rounds.made(number, "cure", cure_now)
+    if there:
+        _take_weights(ready.clip, here / "model")
+    return _Round(cure, rounds.made(number, "scan", scan_now))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,48 @@
+"""Verbs as they are called from Python: keywords in, told apart and told about."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+
+import unbackdoor
+from unbackdoor.runs.verb import Verb
+
+VERBS = {name: found for name in unbackdoor.__all__ if isinstance(found := getattr(unbackdoor, name), Verb)}
+
+
+def test_every_long_verb_is_one() -> None:
+    assert set(VERBS) == {
+        "bench", "calibrate", "craft", "disentangle", "evaluate", "locate", "poison", "scan", "trigger_vector",
+        "unlearn", "unlearn_scan",
+    }  # fmt: skip
+
+
+def test_a_room_does_not_take_a_verb_s_name() -> None:
+    import unbackdoor.bench
+    from unbackdoor.bench import cells
+
+    assert isinstance(unbackdoor.bench, Verb) and cells.__name__ == "unbackdoor.bench.cells"
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_help_tells_keywords_types_and_defaults(name: str) -> None:
+    verb: Any = VERBS[name]
+    signature = inspect.signature(verb)
+    assert verb.__name__ == name and verb.__module__.startswith("unbackdoor.verbs.") and "Raises:" in verb.__doc__
+    needed = [p.name for p in signature.parameters.values() if p.default is inspect.Parameter.empty]
+    assert needed == list(verb.needs) and all(p.kind is p.KEYWORD_ONLY for p in signature.parameters.values())
+    assert set(signature.parameters) == set(verb.parameters())
+    documented = verb.config.__doc__ + unbackdoor.runs.case.Case.__doc__ + unbackdoor.runs.run.Run.__doc__
+    assert [p for p in signature.parameters if p not in documented] == [], "every keyword is explained"
+
+
+def test_wrong_keywords_are_python_s_own_error() -> None:
+    with pytest.raises(TypeError, match=r"evaluate\(\) got an unexpected keyword argument 'colour'"):
+        unbackdoor.evaluate(model="embedded", data="embedded:digits", colour="red")
+    with pytest.raises(TypeError, match=r"unlearn\(\) needs the keyword argument 'target'"):
+        unbackdoor.unlearn(model="embedded", data="embedded:digits", trigger="badnets", out="x")
+    with pytest.raises(TypeError, match="positional"):
+        unbackdoor.evaluate("embedded")  # type: ignore[call-arg]
