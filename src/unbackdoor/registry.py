@@ -38,6 +38,10 @@ class Registry(Generic[T]):
         """Ours in the table's order, then those of other packages."""
         return (*self.table, *(name for name in _points(self.group) if name not in self.table))
 
+    def __contains__(self, name: str) -> bool:
+        """Whether it stands for something; other packages are looked through for names alone that are not ours."""
+        return name in self.table or name in _points(self.group)
+
     def about(self, name: str) -> str:
         """A few words on one.
 

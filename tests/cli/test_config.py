@@ -70,6 +70,7 @@ def test_a_run_leaves_the_file_that_repeats_it(
         ({"model": "hf-hub:evil/evil"}, "give it on the command line"),
         ({"model": "ViT-B-32:openai"}, "give it on the command line"),
         ({"model": "evil/evil"}, "give it on the command line"),
+        ({"model": "//host/share"}, "give it on the command line"),
         ({"model": "embedded", "data": "hf:evil/evil"}, "data lies on the network; give it on the command line"),
         ({"model": "embedded", "retrieval": "yes please"}, "retrieval: is true or false"),
         (["model"], "holds no options"),

@@ -1,7 +1,8 @@
 """`--config FILE`: a command's options from a YAML file, and the file that repeats a run.
 
-What the file says counts as if it were typed, but for three things: a model or data on the network, images outside
-their table's folder, and `--online`. Files are handed around, and only what the user types may reach so far.
+What the file says counts as if it were typed. It may name no model or data on the network, no place to write to, and
+none of the options that reach further (`--online`, `--allow-outside`, `--pretrained`): files are handed around, and
+only what the user types may reach so far.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def check_places(context: click.Context) -> None:
         for text in value if isinstance(value, tuple) else (value,):
             if name in _DATA and str(text).startswith("hf:") and not is_there(Path(str(text).removeprefix("hf:"))):
                 raise InputError(f"{path}: {name} lies on the network; give it on the command line")
-            if name in _MODELS and not is_there(Path(str(text))):
+            if name in _MODELS:
                 _check_model(str(text), f"{path}: {name}", context.params.get("checkpoint") is not None)
 
 

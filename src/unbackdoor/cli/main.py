@@ -54,7 +54,7 @@ class _Lazy(click.Group):
         return list(COMMANDS.names())
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        return COMMANDS.get(name) if name in COMMANDS.names() else None
+        return COMMANDS.get(name) if name in COMMANDS else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -139,7 +139,7 @@ def _interrupted(stop: BaseException) -> str:
 def _verb(arguments: list[str]) -> str:
     """The command that was meant, of `weights` with its own."""
     words = [a for a in arguments if not a.startswith("-")]
-    known = words[0] if words and words[0] in COMMANDS.names() else ""
+    known = words[0] if words and words[0] in COMMANDS else ""
     return f"{known} {words[1]}" if known == "weights" and len(words) > 1 else known
 
 

@@ -33,8 +33,8 @@ class Verb(click.Command):
         self.params.insert(at, config_option())
 
     def invoke(self, ctx: click.Context) -> Any:
-        check({**ctx.params, **({"out_is_file": True} if self.name == "vector" else {})})
         check_places(ctx)
+        check({**ctx.params, **({"out_is_file": True} if self.name == "vector" else {})})
         code = super().invoke(ctx)
         keep(ctx)
         return code

@@ -123,7 +123,7 @@ def _open(reference: str, checkpoint: Path | None) -> Clip:
     if not reference:
         raise InputError("no model named; give --model REFERENCE, for example embedded")
     path, (scheme, colon, rest) = Path(reference), reference.partition(":")
-    schemed = bool(colon) and scheme in LOADERS.names()
+    schemed = bool(colon) and scheme in LOADERS
     whole = reference == "embedded" or schemed or published.is_folder(path)
     if checkpoint is not None and whole:
         raise InputError(

@@ -213,7 +213,7 @@ def open_source(address: str) -> Source:
 
 def _kind(address: str) -> tuple[SourceKind, str]:
     scheme, colon, rest = address.partition(":")
-    if not colon or scheme not in SOURCES.names():
+    if not colon or scheme not in SOURCES:
         kinds = ", ".join(f"{k}:…" for k in SOURCES.names())
         raise InputError(f"data {address!r}: not a data source; write one of {kinds}")
     if not rest:

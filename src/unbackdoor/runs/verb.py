@@ -15,11 +15,6 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Nothing:
-    """The config of a verb that has no settings of its own."""
-
-
-@dataclass(frozen=True)
 class Verb(Generic[C]):
     """What a verb does, and what it takes.
 

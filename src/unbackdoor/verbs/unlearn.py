@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from unbackdoor.runs.run import Run, weights_hash, work_folder
 from unbackdoor.runs.verb import verb
 from unbackdoor.triggers.attack import Attack
 from unbackdoor.unlearning.alpha import AlphaConfig
-from unbackdoor.unlearning.known import Plan, choosing, cure_known, rule_of
+from unbackdoor.unlearning.known import Plan, cure_known
 from unbackdoor.unlearning.vector import TakenVector
 from unbackdoor.verbs.common import describe_sequence, rates_dict, retention
 from unbackdoor.verbs.vector import DEFAULT_METHOD, store, vector_config, vector_facts
@@ -72,7 +72,6 @@ def unlearn(case: Case, config: UnlearnConfig, run: Run) -> dict[str, Any]:
     Raises:
         InputError: anything unusable in the above.
     """
-    rule = config.alpha_config or AlphaConfig()
     fixed = None if config.alpha == "auto" else float(config.alpha)
     if fixed is not None and not math.isfinite(fixed):
         raise InputError(f"α is {config.alpha}; give auto or a finite number")
@@ -89,13 +88,14 @@ def unlearn(case: Case, config: UnlearnConfig, run: Run) -> dict[str, Any]:
         seed=case.seed,
         validation=config.validation,
     )
-    rule = rule_of(how, rule)
     kept = "clean accuracy" if how.validation else "answers"
     if how.validation or how.toward == "target":
         check_labels(train, "choosing α" if how.validation else "method " + config.method)
     rows, others = defender_rows(len(train), how.samples, how.validation)
     forget = train.subset(rows)
-    plan = Plan(how, choosing(clip, forget, train.subset(others), task.head, how), rule, fixed)
+    asked = config.alpha_config or AlphaConfig()
+    plan = replace(Plan.of(clip, forget, train.subset(others), task.head, how, asked), alpha=fixed)
+    rule = plan.rule
     settings: dict[str, Any] = {
         "model": clip.reference,
         "data": train.spec,

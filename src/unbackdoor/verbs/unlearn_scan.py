@@ -28,7 +28,7 @@ from unbackdoor.runs.run import Run, weights_hash, work_folder
 from unbackdoor.runs.verb import verb
 from unbackdoor.triggers.spec import from_spec
 from unbackdoor.unlearning.alpha import BLIND, AlphaConfig
-from unbackdoor.unlearning.known import Plan, choosing, rule_of
+from unbackdoor.unlearning.known import Plan
 from unbackdoor.unlearning.unknown import FORGET, METHOD, TUNING, rule_for, source
 from unbackdoor.verbs.scan import candidates, scan
 from unbackdoor.verbs.unlearn import unlearn
@@ -198,8 +198,8 @@ def _ready(case: Case, config: UnlearnScanConfig, story: Finding) -> _Ready:
     )
     rows, others = defender_rows(len(answered), how.samples, how.validation)
     forget = answered.subset(rows)
-    tuning = choosing(clip, forget, answered.subset(others), head, how)
-    plan = Plan(how, tuning, rule_of(how, rule_for(story.backdoored, config.alpha_config or BLIND)))
+    rule = rule_for(story.backdoored, config.alpha_config or BLIND)
+    plan = Plan.of(clip, forget, answered.subset(others), head, how, rule)
     images = (train, scanned, held_out, answered, tried, forget)
     return _Ready(story, clip, suspect, origin, names, head, *images, plan)
 
