@@ -363,8 +363,8 @@ def test_rounds_go_on_while_a_named_class_is_left(
 
     monkeypatch.setattr(unlearn_scan_module, "unlearn", cure)
     monkeypatch.setattr(unlearn_scan_module, "scan", lambda **options: scans[len(done) - 1])
-    monkeypatch.setattr(unlearn_scan_module, "source", lambda clip, subject, lead, *plan, **how: lead.trigger)
-    monkeypatch.setattr(unlearn_scan_module, "works", still)
+    monkeypatch.setattr("unbackdoor.unlearning.unknown.source", lambda suspect, subject, lead: lead.trigger)
+    monkeypatch.setattr("unbackdoor.unlearning.unknown.works", still)
     monkeypatch.setattr("unbackdoor.clip.handle.Clip.save", lambda self, folder: None)
     common = {"model": toy_clip(6.0), "data": toy_images(), "test": toy_images(), "templates": template(tmp_path)}
     result = unlearn_scan(finding=first, force=True, rounds=rounds, out=tmp_path / "cure", **common)
@@ -399,8 +399,8 @@ def test_killed_rounds_go_on_behind_what_is_done(killed: str, tmp_path: Path, mo
     taken: list[str] = []
     monkeypatch.setattr(unlearn_scan_module, "unlearn", cure)
     monkeypatch.setattr(unlearn_scan_module, "scan", lambda **options: scans[step("scan") - 1])
-    monkeypatch.setattr(unlearn_scan_module, "source", made)
-    monkeypatch.setattr(unlearn_scan_module, "works", lambda *_: False)
+    monkeypatch.setattr("unbackdoor.unlearning.unknown.source", made)
+    monkeypatch.setattr("unbackdoor.unlearning.unknown.works", lambda *_: False)
     monkeypatch.setattr(unlearn_scan_module, "_take_weights", lambda clip, folder: taken.append(folder.parent.name))
     monkeypatch.setattr("unbackdoor.clip.handle.Clip.save", lambda self, folder: None)
 

@@ -320,7 +320,7 @@ def test_further_classes_that_stand_out_are_cured_where_their_triggers_still_wor
     monkeypatch.setattr("unbackdoor.zoo.cells._invert", stated)
     monkeypatch.setattr("unbackdoor.zoo.cells.FORGET", 32)
     monkeypatch.setattr("unbackdoor.zoo.cells.TUNING", 32)
-    monkeypatch.setattr("unbackdoor.zoo.cells.source", lambda clip, subject, lead, *plan, **how: lead.trigger)
+    monkeypatch.setattr("unbackdoor.unlearning.unknown.source", lambda suspect, subject, lead: lead.trigger)
     plan = read_zoo(write(tmp_path, raw(str(vit_folder))))
     member = next(m for m in members(plan, "hash", CLASSES) if m["names"]["half"] == "test")
     for cell in (member, examination(plan, member)):
@@ -334,11 +334,13 @@ def test_further_classes_that_stand_out_are_cured_where_their_triggers_still_wor
         asked.append(target)
         return target == 3
 
-    monkeypatch.setattr("unbackdoor.zoo.cells.works", works)
+    monkeypatch.setattr("unbackdoor.unlearning.unknown.works", works)
     first, error = attempt(str(tmp_path), recovery(plan, member, plain)["config"], "cpu")
     assert error is None and first is not None and (first["target"], first["also"], asked) == ("five", [], [])
     second, error = attempt(str(tmp_path), recovery(plan, member, more)["config"], "cpu")
-    assert error is None and second is not None and asked == [2, 3], "the places of seven and eight"
+    assert error is None and second is not None and asked == [2, 3, 2], (
+        "the places of seven and eight; seven again after the cure of eight"
+    )
     assert second["alpha"] == first["alpha"] and [row["target"] for row in second["also"]] == ["eight"]
 
 

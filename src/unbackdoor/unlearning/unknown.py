@@ -1,20 +1,32 @@
-"""A cure that knows nothing of the attack: what its trigger vector is taken from.
+"""The one cure of an attack that is unknown: what its trigger vectors are taken from, and one round after the other.
 
 Variants of a recovered trigger can all be fragments that go one easy way to the target, and a model that is cured of
 them still obeys the rest of the attacker's trigger. So the cure is rehearsed on a copy, and the copy is searched again
 for the same class: what works on both is what that cure would have left. The cure itself starts from the suspect, with
 all of them; two vectors one after the other cost more clean accuracy (docs/lab/scan-trials.md).
+
+Which images: the vector and α have their own, taken from the end of the training split that `poison` leaves alone
+(`data.shares.defender_rows`). A draw from the whole split would hold clean versions of the attacker's images, which a
+defender does not have, and which the suspect answers better than others.
+
+`unlearn --scan` and a zoo's cells both come here; they differ in what they do between rounds.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+from torch import Tensor
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.streamline import streamlined
 from unbackdoor.data.images import ImageSet
 from unbackdoor.evaluation import Task
 from unbackdoor.inversion.base import Subject, works
+from unbackdoor.inversion.examine import split
 from unbackdoor.inversion.finding import Lead
 from unbackdoor.inversion.variants import again, variants
 from unbackdoor.triggers.attack import Attack
@@ -23,7 +35,7 @@ from unbackdoor.unlearning.alpha import AlphaConfig
 from unbackdoor.unlearning.known import Plan, cure_known
 from unbackdoor.unlearning.vector import METHODS
 
-VERSION = 6  # of the way cures are made here; a zoo's cures of another version are made anew
+VERSION = 7  # of the way cures are made here; a zoo's cures of another version are made anew
 METHOD = "distilled"
 # More images than for a known attack, as variants of a trigger are to be seen with many, and others for choosing α: how
 # far the cure may go beyond what the recovered trigger asks for is told by what clean images say.
@@ -31,29 +43,96 @@ FORGET, TUNING = 256, 512
 CONFIG = replace(METHODS[METHOD], samples=FORGET, validation=TUNING)
 
 
-def source(
-    clip: Clip, subject: Subject, lead: Lead, forget: ImageSet, plan: Plan, *, backdoored: bool | None = True
-) -> Mixed:
-    """The recovered trigger, variants of it, and up to four that work here and still work on a copy cured of these.
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A model whose attack is unknown, and what it is cured with.
 
     Args:
-        clip: the model to be cured; it is left as it is.
+        clip: the model, which the cure changes in place.
+        scanned: the pictures that the scan drew; their labels are not read.
+        names, head: the classes, and (C, D) unit rows, the zero-shot head over them.
+        forget: images that vectors are taken from, labelled as the suspect answers them.
+        plan: how vectors are taken, and α chosen.
+        backdoored: what the scan said.
+        seed: of the searches.
+    """
+
+    clip: Clip
+    scanned: ImageSet
+    names: tuple[str, ...]
+    head: Tensor
+    forget: ImageSet
+    plan: Plan
+    backdoored: bool | None = True
+    seed: int = 0
+
+    def subject(self) -> Subject:
+        """The model as it is now, as inverters see it."""
+        return split(self.clip, self.scanned, self.head, self.names, self.seed)
+
+
+def cure_unknown(
+    suspect: Suspect,
+    leads: Sequence[Lead],
+    cure: Callable[[int, Lead, Callable[[], Mixed]], T],
+    look: Callable[[T], tuple[Lead | None, Sequence[Lead]]] | None = None,
+    rounds: int | None = None,
+) -> tuple[list[T], Lead | None]:
+    """Cure one class after the other, as long as one is left.
+
+    The next class is the one that `look` names; where it names none, the first of those that were named besides, by it
+    or at first, whose trigger still works: the louder of two backdoors may have hidden the other.
+
+    Args:
+        leads: the classes that the scan named, the likeliest first.
+        cure: cures `suspect.clip` in place; it is handed the round's number from 1 on, the class, and a function that
+            makes what the vector is taken from (`source`).
+        look: scans the cured model: the class that has to be cured next, and further ones. None looks at nothing.
+        rounds: at most so many; None means no limit.
+
+    Returns:
+        What `cure` returned, round by round, and the class that a further round would have cured, or None.
+
+    Raises:
+        InputError: the images do not allow a cure (`trigger_vector`, `search_alpha`).
+    """
+    lead: Lead | None = leads[0]
+    waiting, cures, cured = list(leads[1:]), list[T](), set[str]()
+    subject = suspect.subject()
+    while lead is not None and (rounds is None or len(cures) < rounds):
+        cures.append(cure(len(cures) + 1, lead, partial(source, suspect, subject, lead)))
+        cured.add(lead.target)
+        urgent, further = look(cures[-1]) if look is not None else (None, ())
+        subject = suspect.subject()
+        waiting = list({other.target: other for other in (*waiting, *further) if other.target not in cured}.values())
+        working = (other for other in waiting if works(subject, other.trigger, subject.names.index(other.target)))
+        lead = urgent or next(working, None)
+    return cures, lead
+
+
+def source(suspect: Suspect, subject: Subject, lead: Lead) -> Mixed:
+    """The recovered trigger, variants of it, and up to four that work here and still work on a copy cured of these.
+
+    Where a scan said that the model is clean, nothing is rehearsed: of a backdoor that is not there nothing is left,
+    and what works on a cured clean model is natural.
+
+    Args:
+        suspect: the model to be cured; it is left as it is.
         subject: the same model, as the inverters saw it.
         lead: the recovered trigger, who recovered it, and its class.
-        forget: the cure's images, labelled as the suspect answers them.
-        plan: the cure's own.
-        backdoored: what a scan said; where it said that the model is clean, nothing is rehearsed, as of a backdoor that
-            is not there nothing is left, and what works on a cured clean model is natural.
 
     Raises:
         InputError: the images do not allow a cure (`trigger_vector`, `search_alpha`).
     """
     target = subject.names.index(lead.target)
     first = variants(subject, lead.inverter, lead.trigger, target)
-    if backdoored is False:
+    if suspect.backdoored is False:
         return first
-    copy = clip.clone()
-    cure_known(copy, forget, Task(subject.head, Attack(first, target, lead.target)), plan)
+    copy = suspect.clip.clone()
+    cure_known(copy, suspect.forget, Task(subject.head, Attack(first, target, lead.target)), suspect.plan)
     left = again(replace(subject, clip=streamlined(copy)), lead.inverter, target)
     # What works on the copy alone is of the cure's making.
     return Mixed.of([*first.triggers, *(t for t in left if works(subject, t, target))])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,18 +18,18 @@ from unbackdoor.data.images import ImageSet
 from unbackdoor.data.shares import defender_rows
 from unbackdoor.data.specs import load_test
 from unbackdoor.errors import InputError
-from unbackdoor.inversion.base import WORKS, Subject, answers, works
-from unbackdoor.inversion.examine import split
+from unbackdoor.inversion.base import WORKS, answers
 from unbackdoor.inversion.finding import Finding, Lead, read_finding
 from unbackdoor.manifest import Manifest, run_key, write_json
 from unbackdoor.metrics.rates import Rate
 from unbackdoor.runs.case import Case, open_model, open_referred
 from unbackdoor.runs.run import Run, weights_hash, work_folder
 from unbackdoor.runs.verb import verb
+from unbackdoor.triggers.mixed import Mixed
 from unbackdoor.triggers.spec import from_spec
 from unbackdoor.unlearning.alpha import BLIND, AlphaConfig
 from unbackdoor.unlearning.known import Plan
-from unbackdoor.unlearning.unknown import FORGET, METHOD, TUNING, rule_for, source
+from unbackdoor.unlearning.unknown import FORGET, METHOD, TUNING, Suspect, cure_unknown, rule_for
 from unbackdoor.verbs.scan import candidates, scan
 from unbackdoor.verbs.unlearn import unlearn
 from unbackdoor.verbs.vector import vector_config
@@ -102,20 +102,26 @@ def unlearn_scan(case: Case, config: UnlearnScanConfig, run: Run) -> dict[str, A
     manifest = Manifest(
         "unlearn-scan", {"finding": raw, "rounds": config.rounds, "force": config.force, "seed": case.seed}
     )
-    train, held_out, plan = ready.train, ready.held_out, ready.plan
+    train, held_out, suspect = ready.train, ready.held_out, ready.suspect
     manifest.hashes["weights_before"] = story.weights
     manifest.hashes["train_data"], manifest.hashes["test_data"] = train.content_hash(), held_out.content_hash()
-    how = (asdict(plan.config), asdict(plan.rule), list(ready.names), case.templates, str(config.null))
+    how = (
+        asdict(suspect.plan.config),
+        asdict(suspect.plan.rule),
+        list(suspect.names),
+        case.templates,
+        str(config.null),
+    )
     manifest.run = run_key("unlearn-scan", manifest.config, manifest.hashes, *how)
     with work_folder(run.folder, manifest) as work:
         rounds = _Rounds(work / f"rounds-{manifest.run[:16]}.jsonl")
         made, lead = _rounds(case, config, run, ready, rounds)
-        ready.clip.save(run.folder / "model")
+        suspect.clip.save(run.folder / "model")
     manifest.hashes["weights_after"] = made[-1].scan["weights"]
     result = {
         "verb": "unlearn-scan",
         "model": str(run.folder / "model"),
-        "model_reference": ready.suspect.reference,
+        "model_reference": ready.as_it_came.reference,
         "rounds": [row.as_dict() for row in made],
         "quiet": made[-1].scan["backdoored"] is False and lead is None and all(row.cure["chosen"] for row in made),
         "left": None if lead is None else lead.target,
@@ -123,8 +129,8 @@ def unlearn_scan(case: Case, config: UnlearnScanConfig, run: Run) -> dict[str, A
         "seconds": round(manifest.seconds, 2),
     }
     if bool((held_out.labels >= 0).any()) and held_out.classes:
-        both = {"before": ready.suspect, "after": ready.clip}
-        result["clean_accuracy"] = {when: _accuracy(clip, held_out, ready.head) for when, clip in both.items()}
+        both = {"before": ready.as_it_came, "after": suspect.clip}
+        result["clean_accuracy"] = {when: _accuracy(clip, held_out, suspect.head) for when, clip in both.items()}
     manifest.write(run.folder)
     write_json(run.folder / "result.json", result)
     return result
@@ -135,31 +141,22 @@ class _Ready:
     """What the rounds work with.
 
     Args:
-        clip, suspect: the model that is cured in place, and as it came.
+        story: what the scan came to.
+        suspect: the model that is cured in place, and what it is cured with.
+        as_it_came: a copy that stays as it is.
         origin: a clean model that it was made from, where one is known.
-        names, head: the classes, and the suspect's zero-shot head over them.
-        train, scanned, held_out: images to cure with, those that the scan drew, and those to measure on.
-        answered, tried: images to cure with and to measure on, labelled as the suspect answers them.
-        forget, plan: what the vector is taken from, and how.
+        train, held_out: images to cure with, and to measure on.
+        answered, tried: the same, labelled as the suspect answers them.
     """
 
     story: Finding
-    clip: Clip
-    suspect: Clip
+    suspect: Suspect
+    as_it_came: Clip
     origin: str | Clip | None
-    names: tuple[str, ...]
-    head: Tensor
     train: ImageSet
-    scanned: ImageSet
     held_out: ImageSet
     answered: ImageSet
     tried: ImageSet
-    forget: ImageSet
-    plan: Plan
-
-    def subject(self, seed: int) -> Subject:
-        """The model as it is now, as inverters see it."""
-        return split(self.clip, self.scanned, self.head, self.names, seed)
 
 
 def _ready(case: Case, config: UnlearnScanConfig, story: Finding) -> _Ready:
@@ -177,7 +174,6 @@ def _ready(case: Case, config: UnlearnScanConfig, story: Finding) -> _Ready:
     origin = config.origin
     if origin is None and story.origin is not None:
         origin = open_referred(story.origin, "the finding", "name it with --origin", case.device)
-    suspect = clip.clone()
     train = case.pictures(clip)
     scanned = case.pictures(clip, story.images)  # as the scan drew them
     names, _ = candidates(train)
@@ -185,8 +181,8 @@ def _ready(case: Case, config: UnlearnScanConfig, story: Finding) -> _Ready:
         case.test, case.source(), side=clip.frame, of=names, limit=case.test_limit, classes=case.classes, needed=False
     )
     story.check_classes(names, train.spec)
-    head = suspect.zero_shot_head(names, find_templates(case.templates))
-    answered, tried = (_as_answered(suspect, s, head, names) for s in (train, held_out))
+    head = clip.zero_shot_head(names, find_templates(case.templates))
+    answered, tried = (_as_answered(clip, images, head, names) for images in (train, held_out))
     how = vector_config(
         clip,
         config.method,
@@ -200,8 +196,8 @@ def _ready(case: Case, config: UnlearnScanConfig, story: Finding) -> _Ready:
     forget = answered.subset(rows)
     rule = rule_for(story.backdoored, config.alpha_config or BLIND)
     plan = Plan.of(clip, forget, answered.subset(others), head, how, rule)
-    images = (train, scanned, held_out, answered, tried, forget)
-    return _Ready(story, clip, suspect, origin, names, head, *images, plan)
+    suspect = Suspect(clip, scanned, names, head, forget, plan, story.backdoored, case.seed)
+    return _Ready(story, suspect, clip.clone(), origin, train, held_out, answered, tried)
 
 
 @dataclass(frozen=True)
@@ -230,28 +226,20 @@ class _Round:
 
 
 def _rounds(
-    case: Case, config: UnlearnScanConfig, run: Run, ready: _Ready, rounds: _Rounds
+    case: Case, config: UnlearnScanConfig, run: Run, ready: _Ready, kept: _Rounds
 ) -> tuple[list[_Round], Lead | None]:
     """Cure and scan in turns; the rounds, and what a further one would have cured."""
-    story, made = ready.story, list[_Round]()
-    lead: Lead | None = story.leads[0]
-    waiting: Iterable[Lead] = story.leads[1:]
-    cured: set[str] = set()
-    subject = ready.subject(case.seed)
-    while lead is not None and len(made) < config.rounds:
-        number = len(made) + 1
-        found = partial(source, ready.clip, subject, lead, ready.forget, ready.plan, backdoored=story.backdoored)
-        spec = rounds.made(number, "trigger", lambda found=found: found().spec())  # type: ignore[misc]
-        made.append(_cure_and_scan(case, config, run.folder / f"round-{number}", ready, rounds, (number, lead, spec)))
-        again, _ = read_finding(made[-1].scan)
-        cured.add(lead.target)
-        subject = ready.subject(case.seed)
-        further = (*waiting, *again.leads[1:])
-        waiting = {other.target: other for other in further if other.target not in cured}.values()
-        working = (w for w in waiting if works(subject, w.trigger, ready.names.index(w.target)))
-        goes_on = again.backdoored or (story.backdoored is not False and _suspected(made[-1].scan))
-        lead = again.leads[0] if goes_on else next(working, None)
-    return made, lead
+
+    def cure(number: int, lead: Lead, trigger: Callable[[], Mixed]) -> _Round:
+        spec = kept.made(number, "trigger", lambda: trigger().spec())
+        return _cure_and_scan(case, config, run.folder / f"round-{number}", ready, kept, (number, lead, spec))
+
+    def look(row: _Round) -> tuple[Lead | None, Sequence[Lead]]:
+        again, _ = read_finding(row.scan)
+        goes_on = again.backdoored or (ready.story.backdoored is not False and _suspected(row.scan))
+        return (again.leads[0] if goes_on else None), again.leads[1:]
+
+    return cure_unknown(ready.suspect, ready.story.leads, cure, look, config.rounds)
 
 
 def _cure_and_scan(
@@ -265,7 +253,8 @@ def _cure_and_scan(
     """
     number, lead, spec = turn
     inverters = [row.name for row in ready.story.inverters]
-    shared = {"model": ready.clip, "templates": case.templates, "seed": case.seed}
+    clip, plan = ready.suspect.clip, ready.suspect.plan
+    shared = {"model": clip, "templates": case.templates, "seed": case.seed}
     cure_now = partial(
         unlearn,
         **shared,
@@ -274,9 +263,9 @@ def _cure_and_scan(
         trigger=from_spec(spec),
         target=lead.target,
         out=here,
-        alpha_config=ready.plan.rule,
-        samples=ready.plan.config.samples,
-        validation=ready.plan.config.validation,
+        alpha_config=plan.rule,
+        samples=plan.config.samples,
+        validation=plan.config.validation,
         method=config.method,
         epochs=config.epochs,
         lr=config.lr,
@@ -285,7 +274,7 @@ def _cure_and_scan(
     scan_now = partial(
         scan,
         **shared,
-        data=ready.scanned,
+        data=ready.suspect.scanned,
         out=here / "scan",
         null=config.null,
         origin=ready.origin,
@@ -296,7 +285,7 @@ def _cure_and_scan(
     there = rounds.has(number, "cure")
     cure = rounds.made(number, "cure", cure_now)
     if there:
-        _take_weights(ready.clip, here / "model")
+        _take_weights(clip, here / "model")
     return _Round(cure, rounds.made(number, "scan", scan_now))
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from unbackdoor.bench.cells import (
     attack_of,
@@ -22,19 +24,21 @@ from unbackdoor.clip.difference import save_difference
 from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.load import load
 from unbackdoor.data.images import ImageSet
+from unbackdoor.data.shares import defender_rows
 from unbackdoor.draws import permutation
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.inversion import inverter
-from unbackdoor.inversion.base import Subject, answers, works
+from unbackdoor.inversion.base import Subject, answers
 from unbackdoor.inversion.examine import split
 from unbackdoor.inversion.finding import Lead
 from unbackdoor.manifest import Manifest, write_json
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.triggers.attack import Attack
+from unbackdoor.triggers.mixed import Mixed
 from unbackdoor.unlearning.alpha import BLIND
 from unbackdoor.unlearning.known import Plan, cure_known
-from unbackdoor.unlearning.unknown import CONFIG, FORGET, TUNING, rule_for, source
+from unbackdoor.unlearning.unknown import CONFIG, FORGET, TUNING, Suspect, cure_unknown, rule_for
 from unbackdoor.zoo.recipe import Zoo, examination, inversion
 
 FILE = "member.safetensors"
@@ -119,39 +123,55 @@ def recovery_cell(out: Path, config: Json, folder: Path, device: str, manifest: 
     scanned = config["leads"][0]["by"]
     member = scanned["member"]
     clip, train, test, card = _open(out, member, device)
-    leads = [(lead["target"], lead["by"]["inverter"], read_result(out, lead["by"])) for lead in config["leads"]]
-    if any(seen is None for *_, seen in leads):
-        raise InputError("the examination is not there; it has to be made first")
-    entry = DataEntry(**member["data"])
-    head = head_of(clip, entry, train)
-    images = scanned_with(train, scanned["images"], scanned["seed"])
+    leads = [_lead(out, lead["target"], lead["by"]) for lead in config["leads"]]
+    head = head_of(clip, DataEntry(**member["data"]), train)
     before_answers, _ = answers(clip, test, head)
-    pictures = scanned_with(train, FORGET + TUNING, config["seed"] + 1)
-    said, _ = answers(clip, pictures, head)
-    pictures = replace(pictures, labels=said)
-    forget, tuning = pictures.subset(torch.arange(FORGET)), pictures.subset(torch.arange(FORGET, len(pictures)))
-    plan = Plan(CONFIG, tuning, rule_for(config["backdoored"], BLIND))
-    told: list[Json] = []
-    for name, shown, seen in leads:
-        assert seen is not None
-        target, trigger = train.classes.index(name), parse_trigger(seen["trigger"])
-        subject = split(clip, images, head, train.classes, config["seed"])
-        if told and not works(subject, trigger, target):
-            continue
-        lead = Lead(name, trigger, shown)
-        mixed = source(clip, subject, lead, forget, plan, backdoored=config["backdoored"])
-        found = cure_known(clip, forget, Task(head, Attack(mixed, target, name)), plan).search
-        told.append({"shown": shown, "target": name, "alpha": found.alpha, "satisfied": found.satisfied})
-    attack = attack_of({**member, "trigger": card["trigger"]}, train)
-    task = Task(head, attack)
-    after = evaluate_images(clip, test, task)
-    kept, _ = answers(clip, test, head)
+    forget, tuning = (_as_answered(clip, train, rows, head) for rows in defender_rows(len(train), FORGET, TUNING))
+    vector = replace(CONFIG, tune=replace(CONFIG.tune, seed=config["seed"]))
+    suspect = Suspect(
+        clip,
+        scanned_with(train, scanned["images"], scanned["seed"]),
+        train.classes,
+        head,
+        forget,
+        Plan.of(clip, forget, tuning, head, vector, rule_for(config["backdoored"], BLIND)),
+        config["backdoored"],
+        config["seed"],
+    )
+
+    def cure(number: int, lead: Lead, trigger: Callable[[], Mixed]) -> Json:
+        attack = Attack(trigger(), train.classes.index(lead.target), lead.target)
+        search = cure_known(clip, forget, Task(head, attack), suspect.plan).search
+        return {
+            "shown": lead.inverter,
+            "target": lead.target,
+            "alpha": search.alpha,
+            "satisfied": search.satisfied,
+        }
+
+    rounds, _ = cure_unknown(suspect, leads, cure)
+    after = evaluate_images(clip, test, Task(head, attack_of({**member, "trigger": card["trigger"]}, train)))
+    after_answers, _ = answers(clip, test, head)
     before = card["after"]
     return {
         "before": before,
         "after": after.as_dict(),
         "retention": after.ca.value / before["ca"]["value"] if before["ca"]["value"] else None,
-        "agreement": float((kept == before_answers).float().mean()),
-        **told[0],
-        "also": told[1:],
+        "agreement": float((after_answers == before_answers).float().mean()),
+        **rounds[0],
+        "also": rounds[1:],
     }
+
+
+def _lead(out: Path, target: str, by: Json) -> Lead:
+    """A class that the examination named, with the trigger that its inverter recovered."""
+    inversion = read_result(out, by)
+    if inversion is None:
+        raise InputError("the examination is not there; it has to be made first")
+    return Lead(target, parse_trigger(inversion["trigger"]), by["inverter"])
+
+
+def _as_answered(clip: Clip, train: ImageSet, rows: Tensor, head: Tensor) -> ImageSet:
+    """Training images, labelled as the suspect answers them."""
+    images = train.subset(rows)
+    return replace(images, labels=answers(clip, images, head)[0])
