@@ -2,9 +2,9 @@
 
     python recipes/zoo/cures.py --data-root PATH --out FOLDER [--half test] [--turn 0/2]
 
-A zoo's examinations take days; its cures rest on one or two of seven inverters. Each member is made again, the inverters
-that its recorded finding shows are run again, and it is cured of what they recover. What is finished is not run again;
-`python recipes/figures/zoo.py --data-root PATH --runs FOLDER` then renders the page from it.
+A zoo's examinations take days; its cures rest on one or two of seven inverters. Each member is made again, the
+inverters that its recorded finding shows are run again, and it is cured of what they recover. What is finished is not
+run again; `python recipes/figures/zoo.py --data-root PATH --runs FOLDER` then renders the page from it.
 """
 
 from __future__ import annotations
