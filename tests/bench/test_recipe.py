@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from unbackdoor.bench.cells import address
 from unbackdoor.bench.grid import plan
 from unbackdoor.bench.recipe import read_recipe
+from unbackdoor.bench.store import address
 from unbackdoor.errors import InputError
 
 RECIPE: dict[str, Any] = {

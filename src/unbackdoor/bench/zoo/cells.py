@@ -8,16 +8,11 @@ from pathlib import Path
 
 import torch
 
-from unbackdoor.bench.cells import (
-    attack_of,
-    folder_of,
-    head_of,
-    images_of,
-    original,
-    planted,
-    read_result,
-)
+from unbackdoor.bench.material import case_of, images_of, original, task_of
 from unbackdoor.bench.recipe import DataEntry, Json
+from unbackdoor.bench.store import folder_of, read_result
+from unbackdoor.bench.suspects import planted
+from unbackdoor.bench.zoo.recipe import Zoo, examination, inversion
 from unbackdoor.clip.difference import save_difference
 from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.load import load
@@ -35,7 +30,6 @@ from unbackdoor.triggers.attack import Attack
 from unbackdoor.unlearning.alpha import BLIND
 from unbackdoor.unlearning.known import Plan, cure_known
 from unbackdoor.unlearning.unknown import CONFIG, FORGET, TUNING, rule_for, source
-from unbackdoor.zoo.recipe import Zoo, examination, inversion
 
 FILE = "member.safetensors"
 
@@ -88,7 +82,7 @@ def examination_cell(out: Path, config: Json, folder: Path, device: str, manifes
     kept = {name: read_result(out, inversion(config, name)) for name in config["versions"]}
     if None in kept.values():
         clip, train, _, _ = _open(out, config["member"], device)
-        head = head_of(clip, DataEntry(**config["member"]["data"]), train)
+        head = case_of(config["member"]).head(clip, train)
         images = scanned_with(train, config["images"], config["seed"])
         # The base, which every member was made from, is known to be clean.
         base = original(config["member"]["model"], device)
@@ -122,8 +116,8 @@ def recovery_cell(out: Path, config: Json, folder: Path, device: str, manifest: 
     leads = [(lead["target"], lead["by"]["inverter"], read_result(out, lead["by"])) for lead in config["leads"]]
     if any(seen is None for *_, seen in leads):
         raise InputError("the examination is not there; it has to be made first")
-    entry = DataEntry(**member["data"])
-    head = head_of(clip, entry, train)
+    task = task_of(case_of({**member, "trigger": card["trigger"]}), clip, train)
+    head = task.head
     images = scanned_with(train, scanned["images"], scanned["seed"])
     before_answers, _ = answers(clip, test, head)
     pictures = scanned_with(train, FORGET + TUNING, config["seed"] + 1)
@@ -142,8 +136,6 @@ def recovery_cell(out: Path, config: Json, folder: Path, device: str, manifest: 
         mixed = source(clip, subject, lead, forget, plan, backdoored=config["backdoored"])
         found = cure_known(clip, forget, Task(head, Attack(mixed, target, name)), plan).search
         told.append({"shown": shown, "target": name, "alpha": found.alpha, "satisfied": found.satisfied})
-    attack = attack_of({**member, "trigger": card["trigger"]}, train)
-    task = Task(head, attack)
     after = evaluate_images(clip, test, task)
     kept, _ = answers(clip, test, head)
     before = card["after"]

@@ -6,10 +6,10 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from unbackdoor.bench.zoo.verdicts import Verdict
 from unbackdoor.metrics.auroc import auroc
 from unbackdoor.metrics.rates import Rate
 from unbackdoor.printable import markdown
-from unbackdoor.zoo.verdicts import Verdict
 
 Json = dict[str, Any]
 

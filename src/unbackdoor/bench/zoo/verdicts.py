@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from unbackdoor.bench.zoo.recipe import CLEAN
 from unbackdoor.inversion.detection import Null, Origin, ranked
 from unbackdoor.inversion.judgement import Judgement, Say, judge
-from unbackdoor.zoo.recipe import CLEAN
 
 TOOK = 0.5  # attack success from which a poisoned member counts as backdoored
 Row = dict[str, Any]  # names of a member beside its examination under "seen" and its card under "card"
