@@ -11,7 +11,9 @@ import yaml
 from unbackdoor.bench.grid import plan
 from unbackdoor.bench.recipe import read_recipe
 from unbackdoor.bench.store import address
+from unbackdoor.data.shares import attacker_rows, defender_rows, shares
 from unbackdoor.errors import InputError
+from unbackdoor.unlearning.vector import METHODS
 
 RECIPE: dict[str, Any] = {
     "model": "embedded",
@@ -221,3 +223,14 @@ def test_every_recipe_here_is_read_and_planned(path: Path) -> None:
     assert len(cells) == len(grid.data) * len(grid.seeds) * (1 + len(grid.attacks)) > 1
     for suspect, own in cells:
         assert len(own) == (0 if suspect["config"]["trigger"] is None else len(grid.defenses))
+
+
+@pytest.mark.parametrize(("data", "images"), [("cifar10", 20_000), ("gtsrb", 6_303), ("tiny-imagenet", 60_000)])
+def test_the_known_trigger_recipe_gives_everybody_what_the_verbs_give(data: str, images: int) -> None:
+    """Its suspects and cures are those of `poison` and `unlearn`; sizes of the training splits are known."""
+    entry = read_recipe(next(p for p in RECIPES if p.stem == "known-trigger"), Path("data")).data[data]
+    own, clean, choice = shares(images, entry.attacker, entry.defender, entry.validation)
+    assert own.equal(attacker_rows(images))
+    for method in METHODS.values():
+        forget, tuning = defender_rows(images, method.samples, method.validation)
+        assert clean[: method.samples].equal(forget) and choice[: method.validation].equal(tuning)
