@@ -16,7 +16,6 @@ SOURCE = Path(__file__).parent.parent / "src" / "unbackdoor"
 LAYERS = (
     ("cli",),
     ("verbs",),
-    ("zoo",),
     ("bench",),
     ("geometry", "report"),
     ("defenses",),
@@ -159,8 +158,8 @@ def test_no_module_is_named_by_a_string_outside_a_registry(path: Path) -> None:
 
 def test_a_module_named_by_a_string_is_seen() -> None:
     known = set(modules())
-    assert named_by_string('import_module("unbackdoor.zoo.cells")', known) == ["unbackdoor.zoo.cells"]
-    assert named_by_string('X = Registry("x", {"a": ("unbackdoor.zoo.cells:f", "")})', known) == []
+    assert named_by_string('import_module("unbackdoor.bench.zoo.cells")', known) == ["unbackdoor.bench.zoo.cells"]
+    assert named_by_string('X = Registry("x", {"a": ("unbackdoor.bench.zoo.cells:f", "")})', known) == []
 
 
 @pytest.mark.parametrize("module", ["unbackdoor", "unbackdoor.cli.main", "unbackdoor.clip", "unbackdoor.data"])

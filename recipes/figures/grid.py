@@ -19,9 +19,9 @@ from typing import Any
 import record
 
 from unbackdoor.bench import tables
-from unbackdoor.bench.cells import read_result
 from unbackdoor.bench.grid import plan
 from unbackdoor.bench.recipe import Grid, read_recipe
+from unbackdoor.bench.store import read_result
 from unbackdoor.clip.load import load
 from unbackdoor.disk import write_text
 from unbackdoor.weights.files import state_hash
@@ -251,7 +251,7 @@ def with_rate(row: Row, grid: Grid) -> Row:
     if row["kind"] != "cure":
         return row
     name = row["defence"]
-    settings = {**grid.defences[name], **grid.data[row["data"]].defences.get(name, {})}
+    settings = {**grid.defenses[name], **grid.data[row["data"]].defenses.get(name, {})}
     return {**row, "lr": settings.get("lr")}
 
 
@@ -284,7 +284,7 @@ def reader(said: str) -> Callable[[str], Found]:
 def main() -> None:
     assert __doc__ is not None
     read = reader(__doc__)
-    core, attacks, defences = read("core"), read("attacks"), read("defences")
+    core, attacks, defenses = read("core"), read("attacks"), read("defenses")
     sweeps, poison, pairs, small = read("sweeps"), read("poison-rates"), read("pairs"), read("small")
     lines = HEAD.split("\n")
     lines += section("Core grid", "Three data sets, six attacks, TBAR and four rivals.", "core", core)
@@ -311,8 +311,8 @@ def main() -> None:
     lines += [*means(small.rows), *every_cure(small.rows)]
     lines += section("Other attacks", "CIFAR-10.", "attacks", attacks)
     lines += [*suspects(attacks.rows), *every_cure(attacks.rows)]
-    lines += section("Every defence", "CIFAR-10, two attacks.", "defences", defences)
-    lines += [*means(defences.rows), *every_cure(defences.rows)]
+    lines += section("Every defence", "CIFAR-10, two attacks.", "defenses", defenses)
+    lines += [*means(defenses.rows), *every_cure(defenses.rows)]
     lines += section("Image–text regime", "Caption pairs of Tiny ImageNet, both towers.", "pairs", pairs)
     lines += [*suspects(pairs.rows), *means(pairs.rows), *every_cure(pairs.rows)]
     lines += section("Forget-set size and learning rate", "CIFAR-10, BadNets.", "sweeps", sweeps)

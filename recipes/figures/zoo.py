@@ -16,7 +16,11 @@ from typing import Any
 
 import torch
 
-from unbackdoor.bench.cells import address, read_result
+from unbackdoor.bench.store import address, read_result
+from unbackdoor.bench.zoo.cells import collect
+from unbackdoor.bench.zoo.recipe import CLEAN, classes_of, members, read_zoo, recovery
+from unbackdoor.bench.zoo.tables import area_text, as_markdown, cures, detection, false_alarms, rate_text
+from unbackdoor.bench.zoo.verdicts import Verdict, judge_rows
 from unbackdoor.clip.load import load
 from unbackdoor.disk import write_text
 from unbackdoor.inversion import inverter_names, versions
@@ -26,10 +30,6 @@ from unbackdoor.inversion.guided import standing
 from unbackdoor.unlearning.unknown import VERSION
 from unbackdoor.verbs.scan import FALSE_ALARM_RATE, SHIPPED
 from unbackdoor.weights.files import state_hash
-from unbackdoor.zoo.cells import collect
-from unbackdoor.zoo.recipe import CLEAN, classes_of, members, read_zoo, recovery
-from unbackdoor.zoo.tables import area_text, as_markdown, cures, detection, false_alarms, rate_text
-from unbackdoor.zoo.verdicts import Verdict, judge_rows
 
 ROOT = Path(__file__).parent.parent.parent
 RECIPE, LINES, PAGE = ROOT / "recipes/zoo/embedded.yaml", ROOT / "docs/lab/cells/zoo.jsonl", ROOT / "docs/lab/zoo.md"

@@ -90,7 +90,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     _points.cache_clear()
 
 
-def test_another_package_adds_a_trigger_and_a_defence(plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_package_adds_a_trigger_and_a_defense(plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import torch
 
     from unbackdoor.defenses import defense, defense_config, defense_names
@@ -113,7 +113,7 @@ def test_another_package_adds_a_trigger_and_a_defence(plugin: Path, capsys: pyte
     [
         ("trigger other", r"'other' \(from the package their-dots\) is no Trigger with this `name`"),
         ("trigger broken", "'broken' of the package their-dots cannot be loaded"),
-        ("defence number", r"'number' \(from the package their-dots\) is no Defense"),
+        ("defense number", r"'number' \(from the package their-dots\) is no Defense"),
     ],
 )
 def test_what_another_package_does_wrong_is_one_line(spec: str, part: str, plugin: Path) -> None:

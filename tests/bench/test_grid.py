@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from tests.bench.test_recipe import write
-from unbackdoor.bench.cells import address, folder_of
 from unbackdoor.bench.engine import Outcome
 from unbackdoor.bench.grid import collect, narrow, plan, run_grid
 from unbackdoor.bench.recipe import read_recipe
+from unbackdoor.bench.store import address, folder_of
 from unbackdoor.cli.main import run
 from unbackdoor.errors import InputError
 from unbackdoor.manifest import write_json
@@ -132,6 +132,7 @@ def test_a_failing_cell_is_reported_and_the_rest_goes_on(cells: Cells, tmp_path:
         (["seed=1"], 3, 4),
         (["seed=0,1", "attack=none,quiet"], 4, 4),
         (["defence=nothing"], 6, 4),
+        (["defense=nothing"], 6, 4),
         (["seed=0", "attack=badnets", "defence=published"], 1, 1),
     ],
 )
@@ -158,7 +159,7 @@ def small(recipe: dict[str, Any]) -> None:
     recipe.update(seeds=[0], attacks={"badnets": "badnets:size=6,pattern=checker"})
     recipe["data"]["digits"].update(test_limit=80)
     recipe["data"]["digits"]["poison"].update(epochs=6, rate=0.3)
-    recipe["defences"] = {"nothing": {}, "published": {"method": "tbar", "samples": 64, "epochs": 1, "validation": 60}}
+    recipe["defenses"] = {"nothing": {}, "published": {"method": "tbar", "samples": 64, "epochs": 1, "validation": 60}}
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +201,7 @@ def test_the_regime_of_pairs(tmp_path: Path) -> None:
         small(recipe)
         recipe["data"]["digits"].update(regime="pairs", poison={"rate": 0.3, "epochs": 5, "batch_size": 32})
         recipe["attacks"] = {"badnets": "badnets:size=24,pattern=noise"}  # so large that few steps teach it
-        recipe["defences"] = {"nothing": {}}
+        recipe["defenses"] = {"nothing": {}}
         recipe.pop("rebound")
 
     found = bench(recipe=write(tmp_path, pairs), out=tmp_path / "out", workers=1)

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
-from unbackdoor.bench.cells import address
 from unbackdoor.bench.grid import plan
 from unbackdoor.bench.recipe import read_recipe
+from unbackdoor.bench.store import address
+from unbackdoor.data.shares import attacker_rows, defender_rows, shares
 from unbackdoor.errors import InputError
+from unbackdoor.unlearning.vector import METHODS
 
 RECIPE: dict[str, Any] = {
     "model": "embedded",
@@ -27,7 +29,7 @@ RECIPE: dict[str, Any] = {
         }
     },
     "attacks": {"badnets": "badnets:size=6", "quiet": {"trigger": "blended", "rate": 0.3}},
-    "defences": {"nothing": {}, "published": {"method": "tbar", "samples": 64}},
+    "defenses": {"nothing": {}, "published": {"method": "tbar", "samples": 64}},
     "rebound": {"steps": 4, "points": 2, "images": 60},
 }
 
@@ -66,12 +68,12 @@ def test_a_recipe_expands_to_every_cell_once(tmp_path: Path) -> None:
         (lambda r: r["attacks"].update(badnets="badnets:size=7"), 6),
         (lambda r: r["data"]["digits"].update(triggers={"badnets": "badnets:size=8"}), 6),
         (lambda r: r["data"]["digits"].update(triggers={"badnets": "badnets:size=6"}), 0),
-        (lambda r: r["defences"]["published"].update(samples=65), 4),
-        (lambda r: r["defences"]["published"].update(epochs=9), 4),
+        (lambda r: r["defenses"]["published"].update(samples=65), 4),
+        (lambda r: r["defenses"]["published"].update(epochs=9), 4),
         (lambda r: r["rebound"].update(steps=5), 8),
-        (lambda r: r["data"]["digits"].update(defences={"published": {"samples": 65}}), 4),
-        (lambda r: r["data"]["digits"].update(defences={"published": {}}), 0),
-        (lambda r: r["defences"].update(nothing=None), 0),
+        (lambda r: r["data"]["digits"].update(defenses={"published": {"samples": 65}}), 4),
+        (lambda r: r["data"]["digits"].update(defenses={"published": {}}), 0),
+        (lambda r: r["defenses"].update(nothing=None), 0),
         (lambda r: r.update(seeds=[1, 0]), 0),
     ],
 )
@@ -90,19 +92,19 @@ def test_a_setting_moves_the_cells_it_decides_and_no_other(tmp_path: Path, chang
         (lambda r: r["attacks"].update(none="blended"), "the name is taken"),
         (lambda r: r["attacks"].update(bad={"rate": 0.1}), "give a trigger spec"),
         (lambda r: r["attacks"].update(bad={"trigger": "blended", "epoch": 1}), "no setting 'epoch'"),
-        (lambda r: r["defences"].update(nosuch={}), "unknown defence"),
-        (lambda r: r["defences"].update(anchored={"colour": 1}), "no setting 'colour'"),
+        (lambda r: r["defenses"].update(nosuch={}), "unknown defense"),
+        (lambda r: r["defenses"].update(anchored={"colour": 1}), "no setting 'colour'"),
         (lambda r: r["data"]["digits"].update(size=3), "unknown key 'size'"),
         (lambda r: r["data"]["digits"].pop("target"), "give a target"),
         (lambda r: r["data"]["digits"].pop("source"), "source"),
-        (lambda r: r["defences"].update(anchored={"rule": {"colour": 1}}), "anchored, rule: no setting 'colour'"),
+        (lambda r: r["defenses"].update(anchored={"rule": {"colour": 1}}), "anchored, rule: no setting 'colour'"),
         (lambda r: r["data"]["digits"].update(regime="both"), "neither classes nor pairs"),
         (lambda r: r["data"]["digits"].update(triggers={"nosuch": "blended"}), "no attack 'nosuch'"),
         (lambda r: r["data"]["digits"].update(triggers={"badnets": "nosuch"}), "unknown trigger"),
         (lambda r: r["data"]["digits"].update(triggers=["blended"]), "triggers is not a mapping"),
-        (lambda r: r["data"]["digits"].update(defences={"nosuch": {}}), "no defence 'nosuch'"),
-        (lambda r: r["data"]["digits"].update(defences={"published": {"colour": 1}}), "no setting 'colour'"),
-        (lambda r: r["data"]["digits"].update(defences={"published": 3}), "defences is not a mapping"),
+        (lambda r: r["data"]["digits"].update(defenses={"nosuch": {}}), "no defense 'nosuch'"),
+        (lambda r: r["data"]["digits"].update(defenses={"published": {"colour": 1}}), "no setting 'colour'"),
+        (lambda r: r["data"]["digits"].update(defenses={"published": 3}), "defenses is not a mapping"),
         (lambda r: r["data"]["digits"].update(source="parquet:{data}/x"), "give --data-root"),
         (lambda r: r["rebound"].update(colour=1), "unknown key 'colour'"),
         # of other types and sizes than they should be
@@ -131,15 +133,15 @@ def test_a_setting_moves_the_cells_it_decides_and_no_other(tmp_path: Path, chang
         (lambda r: r["attacks"].update(bad="badnets:size=1000000000"), "no number from"),
         (lambda r: r["attacks"].update(bad={"trigger": "blended", "target": 3}), "the target 3"),
         (lambda r: r["attacks"].update(bad="@/etc/hostname"), "lies outside"),
-        (lambda r: r["defences"].update(tbar=[1]), "not a mapping of settings"),
-        (lambda r: r["defences"].update(tbar={"samples": "many"}), "samples: Expected int"),
-        (lambda r: r["defences"].update(tbar={"rule": {"grid": ["x"]}}), "grid"),
+        (lambda r: r["defenses"].update(tbar=[1]), "not a mapping of settings"),
+        (lambda r: r["defenses"].update(tbar={"samples": "many"}), "samples: Expected int"),
+        (lambda r: r["defenses"].update(tbar={"rule": {"grid": ["x"]}}), "grid"),
         (lambda r: r.update(rebound=[1]), "not a mapping"),
         (lambda r: r["rebound"].update(steps=-5), "steps -5"),
         # names that become files
         (lambda r: r["attacks"].update({"x/../../outside": "blended"}), "becomes a file's name"),
         (lambda r: r["attacks"].update({"\x1b[31m": "blended"}), "becomes a file's name"),
-        (lambda r: r["defences"].update({"../x": {"method": "nothing"}}), "becomes a file's name"),
+        (lambda r: r["defenses"].update({"../x": {"method": "nothing"}}), "becomes a file's name"),
         (lambda r: r.update(data={"..": r["data"]["digits"]}), "becomes a file's name"),
         (lambda r: r.update(models={"/m": "embedded"}), "becomes a file's name"),
         # the network
@@ -182,9 +184,53 @@ def test_a_trigger_file_beside_the_recipe_is_read(tmp_path: Path, monkeypatch: p
         read_recipe(path)
 
 
-def test_every_recipe_here_is_read() -> None:
-    root = Path(__file__).parent.parent.parent / "recipes"
-    found = [p for p in root.glob("bench/*.yaml")]
-    assert len(found) > 5
-    for path in found:
-        assert plan(read_recipe(path, Path("data")), {"embedded": "h"})
+def as_before(recipe: dict[str, Any]) -> None:
+    recipe["defences"] = recipe.pop("defenses")
+    recipe["data"]["digits"]["defences"] = recipe["data"]["digits"].pop("defenses")
+
+
+def with_settings(recipe: dict[str, Any]) -> None:
+    recipe["data"]["digits"]["defenses"] = {"published": {"samples": 65}}
+
+
+def test_the_older_spelling_of_defenses_is_read(tmp_path: Path) -> None:
+    def older(recipe: dict[str, Any]) -> None:
+        with_settings(recipe)
+        as_before(recipe)
+
+    assert addresses(tmp_path, older) == addresses(tmp_path, with_settings) != addresses(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda r: r.update(defences={"anchored": {}}),
+        lambda r: r["data"]["digits"].update(defences={"published": {}}, defenses={"published": {}}),
+    ],
+)
+def test_both_spellings_at_once_are_refused(tmp_path: Path, change: Any) -> None:
+    with pytest.raises(InputError, match="one key in two spellings"):
+        read_recipe(write(tmp_path, change))
+
+
+RECIPES = sorted((Path(__file__).parent.parent.parent / "recipes" / "bench").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_here_is_read_and_planned(path: Path) -> None:
+    grid = read_recipe(path, Path("data"))
+    cells = plan(grid, {"embedded": "h"})
+    assert len(cells) == len(grid.data) * len(grid.seeds) * (1 + len(grid.attacks)) > 1
+    for suspect, own in cells:
+        assert len(own) == (0 if suspect["config"]["trigger"] is None else len(grid.defenses))
+
+
+@pytest.mark.parametrize(("data", "images"), [("cifar10", 20_000), ("gtsrb", 6_303), ("tiny-imagenet", 60_000)])
+def test_the_known_trigger_recipe_gives_everybody_what_the_verbs_give(data: str, images: int) -> None:
+    """Its suspects and cures are those of `poison` and `unlearn`; sizes of the training splits are known."""
+    entry = read_recipe(next(p for p in RECIPES if p.stem == "known-trigger"), Path("data")).data[data]
+    own, clean, choice = shares(images, entry.attacker, entry.defender, entry.validation)
+    assert own.equal(attacker_rows(images))
+    for method in METHODS.values():
+        forget, tuning = defender_rows(images, method.samples, method.validation)
+        assert clean[: method.samples].equal(forget) and choice[: method.validation].equal(tuning)

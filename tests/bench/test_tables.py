@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from unbackdoor.bench.scatter import scatters
-from unbackdoor.bench.tables import COLUMNS, as_csv, as_latex, as_markdown, attacks, per_attack, per_defence, spread
+from unbackdoor.bench.tables import COLUMNS, as_csv, as_latex, as_markdown, attacks, per_attack, per_defense, spread
 
 CA, ASR, RETENTION = (next(i for i, c in enumerate(COLUMNS) if c.name == n) for n in ("CA", "ASR", "retention"))
 
@@ -19,9 +19,9 @@ def rate(value: float) -> dict[str, Any]:
     return {"value": value, "n": 100, "interval": [0, 1]}
 
 
-def cure(defence: str, seed: int, ca: float, asr: float, data: str = "d", attack: str = "a") -> dict[str, Any]:
+def cure(defense: str, seed: int, ca: float, asr: float, data: str = "d", attack: str = "a") -> dict[str, Any]:
     return {
-        "kind": "cure", "model": "m", "data": data, "attack": attack, "seed": seed, "defence": defence,
+        "kind": "cure", "model": "m", "data": data, "attack": attack, "seed": seed, "defence": defense,
         "before": {"ca": rate(0.8), "asr": rate(0.99)},
         "after": {"ca": rate(ca), "asr": rate(asr), "triggered_accuracy": rate(0.5)},
         "retention": ca / 0.8, "rebound": [{"asr": rate(asr)}, {"asr": rate(0.5)}],
@@ -62,11 +62,11 @@ def test_best_in_bold_but_never_doing_nothing() -> None:
     assert "**2.0 ± 1.4**" in as_markdown(ROWS)
 
 
-def test_defences_are_compared_on_the_same_cells_only() -> None:
+def test_defenses_are_compared_on_the_same_cells_only() -> None:
     # "nothing" ran for seed 0 alone, so that seed 1 is no common ground.
-    lines = {line.labels[-1]: line for line in per_defence(ROWS)}
+    lines = {line.labels[-1]: line for line in per_defense(ROWS)}
     assert lines["x"].seeds == 1 and lines["x"].cells[CA].mean == pytest.approx(70)
-    without = {line.labels[-1]: line for line in per_defence([r for r in ROWS if r.get("defence") != "nothing"])}
+    without = {line.labels[-1]: line for line in per_defense([r for r in ROWS if r.get("defence") != "nothing"])}
     assert without["x"].seeds == 2 and without["x"].cells[CA].mean == pytest.approx(72)
     assert without["x"].labels[0] == "2 cells"
 
@@ -92,7 +92,7 @@ def test_scatter_puts_points_where_they_belong() -> None:
 
 
 def test_nothing_finished_gives_empty_tables() -> None:
-    assert as_markdown([]).strip() == "" and scatters([]) == {} and per_defence([]) == []
+    assert as_markdown([]).strip() == "" and scatters([]) == {} and per_defense([]) == []
 
 
 EVIL = "=1|`<b>\x1b[31m\n&%$#_{}~^\\\\"

@@ -1,4 +1,4 @@
-"""What the tests of the rival defences share: a tiny random model, and one small suspect per session."""
+"""What the tests of the rival defenses share: a tiny random model, and one small suspect per session."""
 
 from __future__ import annotations
 

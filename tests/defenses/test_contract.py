@@ -1,4 +1,4 @@
-"""What every registered defence keeps to, on tiny random models."""
+"""What every registered defense keeps to, on tiny random models."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def run(name: str, folder: Path, work: Work | None = None) -> tuple[Any, Cure]:
 
 
 @pytest.mark.parametrize("name", defense_names())
-def test_every_defence_keeps_the_model_a_model(name: str, tiny_folders: dict[str, Path], tmp_path: Path) -> None:
+def test_every_defense_keeps_the_model_a_model(name: str, tiny_folders: dict[str, Path], tmp_path: Path) -> None:
     folder = tiny_folders["vit"]
     before = load(str(folder))
     layout = {n: (t.shape, t.dtype) for n, t in before.state().items()}
@@ -66,7 +66,7 @@ def test_every_defence_keeps_the_model_a_model(name: str, tiny_folders: dict[str
     assert all(p.grad is None for p in before.model.parameters())
     assert not any(m.training for m in before.model.modules())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in before.model.modules())
-    assert (state_hash(before.state()) == start) == (name in TOWER_STAYS), "only some defences may leave the weights"
+    assert (state_hash(before.state()) == start) == (name in TOWER_STAYS), "only some defenses may leave the weights"
 
     have = len(data.clean) + len(data.validation) + (len(data.training()) if data.training else 0)
     assert 0 <= cure.labels <= cure.images <= have
@@ -84,7 +84,7 @@ def test_every_defence_keeps_the_model_a_model(name: str, tiny_folders: dict[str
 
 @pytest.mark.parametrize("name", defense_names())
 def test_odd_towers_too(name: str, tiny_folders: dict[str, Path], tmp_path: Path) -> None:
-    """Parameters that take no part, frozen and shared ones: every defence runs, and resumes to the same weights."""
+    """Parameters that take no part, frozen and shared ones: every defense runs, and resumes to the same weights."""
     hashes = []
     for _ in range(2):
         torch.manual_seed(0)
@@ -163,6 +163,6 @@ def test_senseless_settings_are_refused(name: str, settings: dict[str, Any], tin
         defense(name).defend(clip, tiny_defender(clip), defense_config(name, settings), Work())
 
 
-def test_unknown_defences_are_refused() -> None:
-    with pytest.raises(InputError, match="unknown defence"):
+def test_unknown_defenses_are_refused() -> None:
+    with pytest.raises(InputError, match="unknown defense"):
         defense("magic")

@@ -17,9 +17,9 @@ import pytest
 
 from tests.conftest import ROOT, vit_config, write_open_clip
 from tests.towers.steps import few_steps
-from unbackdoor.bench.cells import address
 from unbackdoor.bench.grid import plan
 from unbackdoor.bench.recipe import read_recipe
+from unbackdoor.bench.store import address
 from unbackdoor.cli.main import cli, run
 
 HERE = Path(__file__).parent

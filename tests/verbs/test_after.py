@@ -11,7 +11,7 @@ import torch
 from tests.conftest import vit_config, write_open_clip
 from unbackdoor import evaluate, info, load, poison, unlearn
 from unbackdoor.bench.cells import run_cell
-from unbackdoor.bench.recipe import DataEntry, told
+from unbackdoor.bench.recipe import DataEntry, identity
 from unbackdoor.errors import InputError
 from unbackdoor.weights.files import state_hash
 
@@ -51,7 +51,7 @@ def test_cells_measure_what_they_wrote(kind: str, tmp_path: Path) -> None:
         "kind": kind,
         "model": str(model),
         "weights": state_hash(load(str(model)).state()),
-        "data": told(entry, without=("defender", "validation")),
+        "data": identity(entry, without=("defender", "validation")),
         "poison": {"rate": 0.2, "clean_label": False, "tune": {"epochs": 2, "batch_size": 16, "lr": 2e-3}},
         "trigger": ATTACK["trigger"],
         "target": "three",

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from unbackdoor import InputError, load, load_images
-from unbackdoor.bench.cells import images_of
+from unbackdoor.bench.material import images_of
 from unbackdoor.bench.recipe import DataEntry
 from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.preprocess import Frame

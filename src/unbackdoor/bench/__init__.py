@@ -1,1 +1,1 @@
-"""Grids of models × data × attacks × defences × seeds: recipes, resumable cells, engines and tables."""
+"""Many runs from one YAML: grids of attacks and defenses, populations of models; resumable cells, engines, tables."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unbackdoor.bench.cells import address, read_result
 from unbackdoor.bench.engine import Engine
 from unbackdoor.bench.recipe import Grid, Json, cures, suspects
+from unbackdoor.bench.store import address, read_result
 from unbackdoor.errors import InputError
 
 
@@ -42,6 +42,7 @@ def narrow(cells: list[tuple[Json, list[Json]]], only: Sequence[str]) -> list[tu
     """
     for text in only:
         key, _, values = text.partition("=")
+        key = "defence" if key == "defense" else key  # as rows of results call it
         wanted = {v.strip() for v in values.split(",") if v.strip()}
         known = {str(c["names"][key]) for s, own in cells for c in (s, *own) if key in c["names"]}
         if not known or not wanted:
@@ -61,29 +62,29 @@ def run_grid(
     cells: list[tuple[Json, list[Json]]],
     out: Path,
     engine: Callable[[], Engine],
-    told: Callable[[Json, int, int], None],
+    report: Callable[[Json, int, int], None],
 ) -> dict[str, str]:
     """Run what is not finished.
 
     Args:
         cells: from `plan`.
         engine: opened only when there is something to run.
-        told: (cell with its result or error, done, total) after each.
+        report: (cell with its result or error, done, total) after each.
 
     Returns:
         Reason by address of each cell that failed.
     """
     cures_of = {address(s["config"]): c for s, c in cells}
     waiting: deque[Json] = deque()
-    seen: set[str] = set()
+    queued: set[str] = set()
     todo = 0
 
     def enqueue(cell: Json, first: bool) -> None:
         nonlocal todo
         key = address(cell["config"])
-        if key in seen:
+        if key in queued:
             return
-        seen.add(key)
+        queued.add(key)
         todo += 1
         (waiting.appendleft if first else waiting.append)(cell)
 
@@ -94,7 +95,7 @@ def run_grid(
         for cure in own:
             if read_result(out, cure["config"]) is None:
                 enqueue(cure, first=False)
-    later = sum(len(own) for s, own in cells if address(s["config"]) in seen)
+    later = sum(len(own) for s, own in cells if address(s["config"]) in queued)
     errors: dict[str, str] = {}
     if not waiting:
         return errors
@@ -119,7 +120,7 @@ def run_grid(
                     # Before other suspects, so that the first rows of the table come early; in the recipe's order.
                     for cure in reversed(own):
                         enqueue(cure, first=True)
-            told({**cell, "result": result, "error": error}, done, todo + later)
+            report({**cell, "result": result, "error": error}, done, todo + later)
     finally:
         machine.close()
     return errors
@@ -127,7 +128,7 @@ def run_grid(
 
 def collect(cells: list[tuple[Json, list[Json]]], out: Path, errors: dict[str, str]) -> GridRun:
     """Read every finished cell back."""
-    found = GridRun()
+    outcome = GridRun()
     for suspect, own in cells:
         broken = errors.get(address(suspect["config"]))
         for cell in (suspect, *own):
@@ -135,9 +136,9 @@ def collect(cells: list[tuple[Json, list[Json]]], out: Path, errors: dict[str, s
             row = {**cell["names"], "kind": cell["config"]["kind"]}
             error = errors.get(address(cell["config"])) or (f"its suspect failed: {broken}" if broken else None)
             if result is not None:
-                found.rows.append({**row, **result})
+                outcome.rows.append({**row, **result})
             elif error is not None:
-                found.failed.append({**row, "error": error})
+                outcome.failed.append({**row, "error": error})
             else:
-                found.missing.append(row)
-    return found
+                outcome.missing.append(row)
+    return outcome

@@ -44,7 +44,7 @@ def trace_rebound(
     tune = settle_lr(
         TuneConfig(steps=config.steps, batch_size=config.batch_size, lr=config.lr, seed=seed), clip, SMALL_LR
     )
-    shown = test.subset(torch.arange(min(config.images, len(test))))
+    sample = test.subset(torch.arange(min(config.images, len(test))))
     compute = half_type(clip.device)
     points = {round(config.steps * (i + 1) / config.points) for i in range(config.points)}
     log = work.log("rebound")
@@ -52,7 +52,7 @@ def trace_rebound(
 
     def measure(step: int) -> None:
         if step not in trace:
-            trace[step] = evaluate_images(clip, shown, task).as_dict()
+            trace[step] = evaluate_images(clip, sample, task).as_dict()
             if log is not None:
                 journal.append(log, {"step": step, "rates": trace[step]})
 

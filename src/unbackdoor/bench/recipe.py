@@ -13,11 +13,11 @@ data:
     class_range: [0, 10]              # only these classes, as a data set of its own; all by default
     poison: {rate: 0.1, epochs: 3}    # fields of PoisonConfig and TuneConfig
     triggers: {badnets: badnets:size=8}  # in place of an attack's own, on this data set
-    defences: {cleanclip: {lr: 1.0e-3}}  # on top of a defence's own settings, on this data set
+    defenses: {cleanclip: {lr: 1.0e-3}}  # on top of a defense's own settings, on this data set
 attacks:
   badnets: badnets:size=6             # a trigger, or a mapping: {trigger: …, rate: …, clean_label: true}
-defences:
-  anchored: {}                        # settings; `method` names the defence where the key is another name
+defenses:
+  anchored: {}                        # settings; `method` names the defense where the key is another name
 rebound: {steps: 100, points: 4, images: 500}
 """
 
@@ -64,7 +64,7 @@ class DataEntry:
     captions: str | None = None
     poison: Mapping[str, Any] = field(default_factory=dict)
     triggers: Mapping[str, str] = field(default_factory=dict)
-    defences: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    defenses: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         positive(self, "attacker", "test_limit")
@@ -93,7 +93,7 @@ class Grid:
     models: Mapping[str, str]
     data: Mapping[str, DataEntry]
     attacks: Mapping[str, Mapping[str, Any]]
-    defences: Mapping[str, Mapping[str, Any]]
+    defenses: Mapping[str, Mapping[str, Any]]
     seeds: tuple[int, ...]
     rebound: Rebound | None
 
@@ -120,9 +120,9 @@ def positive(value: Any, *names: str, least: float = 1) -> None:
         InputError: one is.
     """
     for name in names:
-        found = getattr(value, name)
-        if isinstance(found, int | float) and not least <= found < 1e12:
-            raise InputError(f"{name} {found}: must be a number of {least:g} or more")
+        number = getattr(value, name)
+        if isinstance(number, int | float) and not least <= number < 1e12:
+            raise InputError(f"{name} {number}: must be a number of {least:g} or more")
 
 
 def read_recipe(path: Path, data_root: Path | None = None, *, online: bool = False) -> Grid:
@@ -133,7 +133,7 @@ def read_recipe(path: Path, data_root: Path | None = None, *, online: bool = Fal
         online: models and data of the recipe may lie on the network. Recipes are handed around.
 
     Raises:
-        InputError: unreadable YAML, an unknown or missing key, an unknown defence, trigger or setting, a value of
+        InputError: unreadable YAML, an unknown or missing key, an unknown defense, trigger or setting, a value of
             another type or size, a name that cannot become a file's, or a model or data on the network.
     """
     raw = read_yaml(path)
@@ -167,12 +167,26 @@ def check_model(reference: Any, online: bool) -> str:
     return reference
 
 
+def _renamed(values: Any, where: str = "") -> Any:
+    """A mapping of a recipe in which `defences`, as older recipes have it, is called `defenses`.
+
+    Raises:
+        InputError: it holds both.
+    """
+    if not isinstance(values, dict) or "defences" not in values:
+        return values
+    if "defenses" in values:
+        raise InputError(f"{where}defences and defenses are one key in two spellings; give one of them")
+    return {"defenses" if key == "defences" else key: value for key, value in values.items()}
+
+
 def _grid(raw: Any, place: Place) -> Grid:
-    known = {"model", "models", "seeds", "data", "attacks", "defences", "rebound"}
+    raw = _renamed(raw)
+    known = {"model", "models", "seeds", "data", "attacks", "defenses", "rebound"}
     if not isinstance(raw, dict) or set(raw) - known:
         odd = sorted(map(str, set(raw) - known)) if isinstance(raw, dict) else ["not a mapping"]
         raise InputError(f"unknown key {odd[0]!r}; a recipe holds {', '.join(sorted(known))}")
-    sections = {key: named(raw.get(key), key) for key in ("data", "attacks", "defences")}
+    sections = {key: named(raw.get(key), key) for key in ("data", "attacks", "defenses")}
     if raw.get("models"):
         models = {name: check_model(r, place.online) for name, r in named(raw["models"], "models").items()}
     else:
@@ -193,23 +207,23 @@ def _grid(raw: Any, place: Place) -> Grid:
         odd = sorted(set(entry.triggers) - set(attacks))
         if odd:
             raise InputError(f"data {name}, triggers: no attack {odd[0]!r}; there are {', '.join(attacks)}")
-    defences: dict[str, dict[str, Any]] = {}
-    for name, settings in sections["defences"].items():
+    defenses: dict[str, dict[str, Any]] = {}
+    for name, settings in sections["defenses"].items():
         if not isinstance(settings, dict | None):
-            raise InputError(f"defence {name}: not a mapping of settings")
-        defences[name] = settings = dict(settings or {})
+            raise InputError(f"defense {name}: not a mapping of settings")
+        defenses[name] = settings = dict(settings or {})
         method_config(name, settings, 0)
     for name, entry in data.items():
-        odd = sorted(set(entry.defences) - set(defences))
+        odd = sorted(set(entry.defenses) - set(defenses))
         if odd:
-            raise InputError(f"data {name}, defences: no defence {odd[0]!r}; there are {', '.join(defences)}")
-        for defence in entry.defences:
-            method_config(defence, _settings(entry, defence, defences[defence]), 0)
+            raise InputError(f"data {name}, defenses: no defense {odd[0]!r}; there are {', '.join(defenses)}")
+        for defense in entry.defenses:
+            method_config(defense, _settings(entry, defense, defenses[defense]), 0)
     rebound = None if not raw.get("rebound") else fill("rebound", Rebound, raw["rebound"])
-    count = len(seeds) * len(data) * len(models) * (1 + len(attacks) * (1 + len(defences)))
+    count = len(seeds) * len(data) * len(models) * (1 + len(attacks) * (1 + len(defenses)))
     if count > MOST_CELLS:
         raise InputError(f"{count:,} cells; {MOST_CELLS:,} are the most: split the recipe")
-    return Grid(models, data, attacks, defences, tuple(seeds), rebound)
+    return Grid(models, data, attacks, defenses, tuple(seeds), rebound)
 
 
 def fill(where: str, kind: Any, values: Any) -> Any:
@@ -223,7 +237,7 @@ def fill(where: str, kind: Any, values: Any) -> Any:
         odd = sorted(map(str, set(values) - names)) if isinstance(values, dict) else ["not a mapping"]
         raise InputError(f"{where}: unknown key {odd[0]!r}; it holds {', '.join(sorted(names))}")
     try:
-        found = kind(**values)
+        filled = kind(**values)
     except TypeError as error:
         raise InputError(f"{where}: {str(error).partition(') ')[2] or error}") from None
     except InputError as error:
@@ -232,7 +246,7 @@ def fill(where: str, kind: Any, values: Any) -> Any:
         if key in values and "Half" not in str(hint) and "DataEntry" not in str(hint):
             # Checked and not converted: that 1 stands for 1.0 must not move a cell's address.
             as_type(values[key], hint, f"{where}, {key}")
-    return found
+    return filled
 
 
 def _entry(name: str, values: Any, place: Place) -> DataEntry:
@@ -246,9 +260,10 @@ def data_entry(name: str, values: Any, place: Place) -> DataEntry:
     """One data set of a recipe, `{data}` filled in.
 
     Raises:
-        InputError: an unknown key or regime, a trigger or defence that is none, a missing data root, a data set on the
+        InputError: an unknown key or regime, a trigger or defense that is none, a missing data root, a data set on the
             network, or a file that is none.
     """
+    values = _renamed(values, f"data {name}: ")
     if isinstance(values, dict):
         _check_shapes(name, values)
     entry: DataEntry = fill(f"data {name}", DataEntry, values)
@@ -266,19 +281,19 @@ def data_entry(name: str, values: Any, place: Place) -> DataEntry:
             text = text.replace("{data}", str(place.data_root))
         return text
 
-    found = replace(entry, source=rooted(entry.source) or "", test=rooted(entry.test), captions=rooted(entry.captions))
-    for source in filter(None, (found.source, found.test)):
+    entry = replace(entry, source=rooted(entry.source) or "", test=rooted(entry.test), captions=rooted(entry.captions))
+    for source in filter(None, (entry.source, entry.test)):
         _check_source(name, source, place.online)
-    if found.classes is not None:
-        class_names(found.classes)
-    if found.templates is not None:
-        find_templates(found.templates)
-    return found
+    if entry.classes is not None:
+        class_names(entry.classes)
+    if entry.templates is not None:
+        find_templates(entry.templates)
+    return entry
 
 
 def _check_shapes(name: str, values: dict[str, Any]) -> None:
-    """What is better told in words than by a type."""
-    span, triggers, defences = (values.get(key) for key in ("class_range", "triggers", "defences"))
+    """Shapes that a sentence explains better than a type."""
+    span, triggers, defenses = (values.get(key) for key in ("class_range", "triggers", "defenses"))
     if span is not None:
         if not (isinstance(span, (list, tuple)) and [type(v) for v in span] == [int, int]):
             raise InputError(
@@ -288,8 +303,8 @@ def _check_shapes(name: str, values: dict[str, Any]) -> None:
             raise InputError(f"data {name}: class_range [{span[0]}, {span[1]}] holds no class")
     if not isinstance(triggers, dict | None):
         raise InputError(f"data {name}: triggers is not a mapping of attacks to trigger specs")
-    if not isinstance(defences, dict | None) or not all(isinstance(s, dict) for s in (defences or {}).values()):
-        raise InputError(f"data {name}: defences is not a mapping of defences to settings")
+    if not isinstance(defenses, dict | None) or not all(isinstance(s, dict) for s in (defenses or {}).values()):
+        raise InputError(f"data {name}: defenses is not a mapping of defenses to settings")
 
 
 def _check_source(name: str, source: str, online: bool) -> None:
@@ -316,15 +331,15 @@ def check_spec(spec: Any, place: Place) -> None:
 
 
 def _attack(name: str, values: Any, place: Place) -> Mapping[str, Any]:
-    found = {"trigger": values} if isinstance(values, str) else values
-    if not isinstance(found, dict) or not isinstance(found.get("trigger"), str):
+    attack = {"trigger": values} if isinstance(values, str) else values
+    if not isinstance(attack, dict) or not isinstance(attack.get("trigger"), str):
         raise InputError(f"attack {name}: give a trigger spec, or a mapping with one under trigger")
     if name == CLEAN:
         raise InputError(f"attack {name}: the name is taken by the fine-tuning without poison, which is always run")
-    check_spec(found["trigger"], place)
-    if not isinstance(found.get("target", ""), str):
-        raise InputError(f"attack {name}: the target {found['target']!r} is no name; write it in quotes")
-    return found
+    check_spec(attack["trigger"], place)
+    if not isinstance(attack.get("target", ""), str):
+        raise InputError(f"attack {name}: the target {attack['target']!r} is no name; write it in quotes")
+    return attack
 
 
 def poison_config(entry: DataEntry, attack: Mapping[str, Any], seed: int) -> PoisonConfig | PairPoisonConfig:
@@ -340,21 +355,21 @@ def poison_config(entry: DataEntry, attack: Mapping[str, Any], seed: int) -> Poi
 
 
 def _settings(entry: DataEntry, name: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {**settings, **entry.defences.get(name, {})}
+    return {**settings, **entry.defenses.get(name, {})}
 
 
 def method_config(name: str, settings: Mapping[str, Any], seed: int) -> tuple[str, Any]:
-    """Registered defence and full configuration behind a recipe's line."""
+    """Registered defense and full configuration behind a recipe's line."""
     method = str(settings.get("method", name))
     config = defense_config(method, {k: v for k, v in settings.items() if k != "method"})
     if "tune" in {f.name for f in fields(config)}:
-        config = configured(f"defence {method}", config, {"seed": seed})
+        config = configured(f"defense {method}", config, {"seed": seed})
     return method, config
 
 
 def suspects(grid: Grid, model_hashes: Mapping[str, str]) -> list[Json]:
     """Configurations of all poisoned models, and of the same fine-tunings without poison, seed by seed."""
-    found = []
+    cells = []
     for seed in grid.seeds:
         for data_name, entry in grid.data.items():
             for model, reference in grid.models.items():
@@ -363,42 +378,42 @@ def suspects(grid: Grid, model_hashes: Mapping[str, str]) -> list[Json]:
                         "kind": "suspect",
                         "model": reference,
                         "weights": model_hashes[model],
-                        "data": told(entry, without=("defender", "validation")),
+                        "data": identity(entry, without=("defender", "validation")),
                         "poison": asdict(poison_config(entry, attack, seed)),
                         "trigger": entry.triggers.get(attack_name, attack.get("trigger")),
                         "target": attack.get("target", entry.target),
                     }
                     names = {"model": model, "data": data_name, "attack": attack_name, "seed": seed}
-                    found.append({"names": names, "config": config})
-    return found
+                    cells.append({"names": names, "config": config})
+    return cells
 
 
-def told(entry: DataEntry, without: tuple[str, ...] = ()) -> Json:
+def identity(entry: DataEntry, without: tuple[str, ...] = ()) -> Json:
     """What of the data decides a cell: not what other parts of its configuration tell, nor what is not set.
 
     A new optional key then moves no finished cell, and grids that differ in the defender's share alone share suspects.
     """
-    elsewhere = ("poison", "triggers", "defences", "target")
+    elsewhere = ("poison", "triggers", "defenses", "target")
     return {k: v for k, v in asdict(entry).items() if v is not None and k not in (*elsewhere, *without)}
 
 
 def cures(grid: Grid, suspect: Json) -> list[Json]:
-    """Configurations of every defence on one suspect; none for a clean one."""
+    """Configurations of every defense on one suspect; none for a clean one."""
     if suspect["names"]["attack"] == CLEAN:
         return []
-    found = []
+    cells = []
     entry = grid.data[suspect["names"]["data"]]
-    for name, general in grid.defences.items():
+    for name, general in grid.defenses.items():
         settings = _settings(entry, name, general)
         method, config = method_config(name, settings, suspect["names"]["seed"])
-        cell = {
+        cell: Json = {
             "kind": "cure",
             "suspect": suspect["config"],
-            "data": told(entry),
+            "data": identity(entry),
             "method": method,
             "settings": {k: v for k, v in settings.items() if k != "method"},
             "defence": asdict(config),
             "rebound": None if grid.rebound is None else asdict(grid.rebound),
         }
-        found.append({"names": {**suspect["names"], "defence": name}, "config": cell})
-    return found
+        cells.append({"names": {**suspect["names"], "defence": name}, "config": cell})
+    return cells

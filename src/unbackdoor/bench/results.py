@@ -64,7 +64,7 @@ class Member(Suspect):
 
 @dataclass(frozen=True)
 class Cure:
-    """A defence's."""
+    """A suspect that a defense has repaired."""
 
     before: Rates
     after: Rates

@@ -21,20 +21,20 @@ class Column:
     Args:
         name: heading.
         value: row of a finished cure → number, None where it has none.
-        shown: number → text.
+        form: number → text.
         best: `max`, `min`, or "" where no value is better than another.
     """
 
     name: str
     value: Callable[[Json], float | None]
-    shown: str = "{:.1f}"
+    form: str = "{:.1f}"
     best: str = ""
 
 
 def _rate(when: str, name: str) -> Callable[[Json], float | None]:
     def value(row: Json) -> float | None:
-        found = row[when].get(name)
-        return None if found is None or found["value"] is None else 100 * found["value"]
+        rate = row[when].get(name)
+        return None if rate is None or rate["value"] is None else 100 * rate["value"]
 
     return value
 
@@ -72,20 +72,20 @@ class Cell:
     deviation: float | None = None
     best: bool = False
 
-    def text(self, shown: str, plus_minus: str = " ± ") -> str:
+    def text(self, form: str, plus_minus: str = " ± ") -> str:
         """`12.3 ± 0.4`."""
         if self.mean is None:
             return "–"
-        tail = "" if self.deviation is None else plus_minus + shown.format(self.deviation)
-        return shown.format(self.mean) + tail
+        tail = "" if self.deviation is None else plus_minus + form.format(self.deviation)
+        return form.format(self.mean) + tail
 
 
 def spread(values: Iterable[float | None]) -> Cell:
     """Mean and sample standard deviation of the values that are there."""
-    found = [v for v in values if v is not None]
-    if not found:
+    numbers = [v for v in values if v is not None]
+    if not numbers:
         return Cell(None)
-    return Cell(statistics.fmean(found), statistics.stdev(found) if len(found) > 1 else None)
+    return Cell(statistics.fmean(numbers), statistics.stdev(numbers) if len(numbers) > 1 else None)
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,8 @@ def _mark(lines: list[Line], idle: Callable[[Line], bool]) -> list[Line]:
         best.append(None if pick is None or not means else pick(means))
 
     def bold(i: int, cell: Cell) -> bool:
-        shown = COLUMNS[i].shown
-        return best[i] is not None and cell.mean is not None and shown.format(cell.mean) == shown.format(best[i])
+        form = COLUMNS[i].form
+        return best[i] is not None and cell.mean is not None and form.format(cell.mean) == form.format(best[i])
 
     return [
         line if idle(line) else Line(line.labels, line.seeds, tuple(
@@ -123,7 +123,7 @@ def _idle(line: Line) -> bool:
 
 
 def per_attack(rows: Sequence[Json]) -> list[list[Line]]:
-    """One block per model × data × attack, a line per defence, over seeds."""
+    """One block per model × data × attack, a line per defense, over seeds."""
     blocks: dict[tuple[str, ...], dict[str, list[Json]]] = {}
     for row in rows:
         if row["kind"] == "cure":
@@ -132,8 +132,8 @@ def per_attack(rows: Sequence[Json]) -> list[list[Line]]:
     return [
         _mark(
             [
-                Line((*names, defence), len(own), tuple(spread(c.value(r) for r in own) for c in COLUMNS))
-                for defence, own in block.items()
+                Line((*names, defense), len(own), tuple(spread(c.value(r) for r in own) for c in COLUMNS))
+                for defense, own in block.items()
             ],
             _idle,
         )
@@ -141,40 +141,40 @@ def per_attack(rows: Sequence[Json]) -> list[list[Line]]:
     ]
 
 
-def per_defence(rows: Sequence[Json]) -> list[Line]:
-    """One line per defence: means over all its cells of a seed, then mean and deviation over seeds.
+def per_defense(rows: Sequence[Json]) -> list[Line]:
+    """One line per defense: means over all its cells of a seed, then mean and deviation over seeds.
 
-    A defence that lacks cells which another has would be compared on other ground, so that only model × data × attack ×
-    seed where every defence has finished count.
+    A defense that lacks cells which another has would be compared on other ground, so that only model × data × attack ×
+    seed where every defense has finished count.
     """
     cures = [r for r in rows if r["kind"] == "cure"]
-    defences = list(dict.fromkeys(r["defence"] for r in cures))
+    defenses = list(dict.fromkeys(r["defence"] for r in cures))
     place: dict[tuple[Any, ...], set[str]] = {}
     for r in cures:
         place.setdefault((r["model"], r["data"], r["attack"], r["seed"]), set()).add(r["defence"])
-    whole = {key for key, found in place.items() if len(found) == len(defences)}
+    whole = {key for key, names in place.items() if len(names) == len(defenses)}
     shared = [r for r in cures if (r["model"], r["data"], r["attack"], r["seed"]) in whole]
     lines = []
-    for defence in defences:
+    for defense in defenses:
         seeds: dict[int, list[Json]] = {}
         for r in shared:
-            if r["defence"] == defence:
+            if r["defence"] == defense:
                 seeds.setdefault(r["seed"], []).append(r)
         cells = tuple(spread(spread(c.value(r) for r in own).mean for own in seeds.values()) for c in COLUMNS)
         if seeds:
-            lines.append(Line((f"{len(whole)} cells", defence), len(seeds), cells))
+            lines.append(Line((f"{len(whole)} cells", defense), len(seeds), cells))
     return _mark(lines, _idle)
 
 
 def attacks(rows: Sequence[Json]) -> list[tuple[str, str, str, int, Cell, Cell, Cell, Cell]]:
     """Per model × data × attack: seeds, CA, CA without poison, their difference seed by seed, ASR."""
-    found: dict[tuple[str, str, str], list[Json]] = {}
+    suspects: dict[tuple[str, str, str], list[Json]] = {}
     for row in rows:
         if row["kind"] == "suspect":
-            found.setdefault((row["model"], row["data"], row["attack"]), []).append(row)
+            suspects.setdefault((row["model"], row["data"], row["attack"]), []).append(row)
     lines = []
-    for (model, data, attack), own in found.items():
-        clean = {r["seed"]: _rate("after", "ca")(r) for r in found.get((model, data, "none"), [])}
+    for (model, data, attack), own in suspects.items():
+        clean = {r["seed"]: _rate("after", "ca")(r) for r in suspects.get((model, data, "none"), [])}
         if attack == "none":
             continue
         ca = {r["seed"]: _rate("after", "ca")(r) for r in own}
@@ -195,8 +195,8 @@ def as_markdown(rows: Sequence[Json]) -> str:
         lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
         return "\n".join(lines + ["| " + " | ".join(line) + " |" for line in body])
 
-    def shown(line: Line) -> list[str]:
-        texts = [cell.text(c.shown) for c, cell in zip(COLUMNS, line.cells, strict=True)]
+    def texts_of(line: Line) -> list[str]:
+        texts = [cell.text(c.form) for c, cell in zip(COLUMNS, line.cells, strict=True)]
         return [f"**{t}**" if cell.best else t for t, cell in zip(texts, line.cells, strict=True)]
 
     out = []
@@ -208,13 +208,13 @@ def as_markdown(rows: Sequence[Json]) -> str:
         ]
         head = ["model", "data", "attack", "seeds", "CA", "CA without poison", "difference", "ASR"]
         out.append("## Attacks\n\n" + table(head, body))
-    whole = per_defence(rows)
+    whole = per_defense(rows)
     if whole:
-        body = [[*map(markdown, line.labels[:2]), str(line.seeds), *shown(line)] for line in whole]
+        body = [[*map(markdown, line.labels[:2]), str(line.seeds), *texts_of(line)] for line in whole]
         out.append("## Defences, over all\n\n" + table(["over", "defence", "seeds", *heads], body))
     blocks = per_attack(rows)
     if blocks:
-        body = [[*map(markdown, line.labels), str(line.seeds), *shown(line)] for block in blocks for line in block]
+        body = [[*map(markdown, line.labels), str(line.seeds), *texts_of(line)] for block in blocks for line in block]
         out.append("## Defences, attack by attack\n\n" + table([*_PLACES, *heads], body))
     return "\n\n".join(out) + "\n"
 
@@ -244,7 +244,7 @@ def as_latex(rows: Sequence[Json]) -> str:
         for line in block:
             texts = []
             for i in kept:
-                text = line.cells[i].text(COLUMNS[i].shown, r" \pm ").replace("–", "-")
+                text = line.cells[i].text(COLUMNS[i].form, r" \pm ").replace("–", "-")
                 texts.append(f"$\\mathbf{{{text}}}$" if line.cells[i].best else f"${text}$")
             out.append(" & ".join([*map(latex, line.labels[1:]), str(line.seeds), *texts]) + r" \\")
     return "\n".join([*out, "\\bottomrule", "\\end{tabular}"]) + "\n"

@@ -1,4 +1,4 @@
-"""Defences, one file each, all with the same signature: (clip, data, config, work) → cure of that clip in place.
+"""Defenses, one file each, all with the same signature: (clip, data, config, work) → cure of that clip in place.
 
 Adding one is one file with a frozen `Config`, a `defend` function and the `Defense` of both, and one line in
 `DEFENSES`, or an entry point `unbackdoor.defenses` of another package.
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from unbackdoor.defenses.base import Defense
 
 DEFENSES: Registry[Defense] = Registry(
-    "defence",
+    "defense",
     {
         "lora": ("unbackdoor.defenses.tbar:LORA", "trigger vector of low rank, led back to clean embeddings"),
         "distilled": (
@@ -44,22 +44,22 @@ DEFENSES: Registry[Defense] = Registry(
 
 
 def defense_names() -> tuple[str, ...]:
-    """Names of every registered defence."""
+    """Names of every registered defense."""
     return DEFENSES.names()
 
 
 def defense(name: str) -> Defense:
-    """The defence behind a name.
+    """The defense behind a name.
 
     Raises:
-        InputError: unknown defence, or another package's that is none.
+        InputError: unknown defense, or another package's that is none.
     """
     from unbackdoor.defenses.base import Defense
     from unbackdoor.errors import InputError
 
     found = DEFENSES.get(name)
     if not isinstance(found, Defense):
-        raise InputError(f"defence {name[:60]!r} ({DEFENSES.about(name)}) is no Defense")
+        raise InputError(f"defense {name[:60]!r} ({DEFENSES.about(name)}) is no Defense")
     return found
 
 
@@ -67,8 +67,8 @@ def defense_config(name: str, settings: Mapping[str, Any] | None = None) -> Any:
     """The configuration behind a name, its paper's defaults changed by `settings`.
 
     Raises:
-        InputError: unknown defence or setting.
+        InputError: unknown defense or setting.
     """
     from unbackdoor.defenses.base import configured
 
-    return configured(f"defence {name}", defense(name).config, settings or {})
+    return configured(f"defense {name}", defense(name).config, settings or {})

@@ -10,7 +10,7 @@ isolation trains a copy whose image tower starts from random weights, as ABL doe
 a copy of a pre-trained model knows the clean samples already, and poison is what it learns last. Unlearning edits the
 suspect. Ascent is bounded, see `bounded_ascent`.
 
-Isolation takes planting's learning rate, unlearning the defences' one.
+Isolation takes planting's learning rate, unlearning the defenses' one.
 """
 
 from __future__ import annotations
@@ -123,9 +123,9 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     require("abl", "the suspect's own training data", data.training)
     assert data.training is not None
     if not 0 < config.share < 1:
-        raise InputError(f"defence abl: share {config.share} must lie in (0, 1)")
+        raise InputError(f"defense abl: share {config.share} must lie in (0, 1)")
     if config.start not in STARTS:
-        raise InputError(f"defence abl: start {config.start!r} is none of {', '.join(STARTS)}")
+        raise InputError(f"defense abl: start {config.start!r} is none of {', '.join(STARTS)}")
     if config.start == "pretrained":
         require("abl", "the pre-trained model to start from", data.pretrained)
     began = time.perf_counter()
@@ -139,7 +139,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     rest[suspects] = False
     kept, marked = training.subset(rest), training.subset(suspects)
     if not len(kept):
-        raise InputError("defence abl: too few training images to isolate some and keep others")
+        raise InputError("defense abl: too few training images to isolate some and keep others")
     scale, compute = clip.logit_scale, half_type(clip.device)
     few = max(1, tune.batch_size // 4)
 

@@ -70,7 +70,7 @@ class Masks(nn.Module):
 def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     """Learn the masks and prune `clip` in place."""
     if config.ascents < 1 or config.eps <= 0:
-        raise InputError("defence anp: eps must be positive and ascents at least 1")
+        raise InputError("defense anp: eps must be positive and ascents at least 1")
     began = time.perf_counter()
     clean = labelled("anp", data.clean)
     validation = labelled("anp", data.validation, "validation images")

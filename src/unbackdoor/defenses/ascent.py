@@ -50,7 +50,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     forget = data.clean.subset(torch.arange(min(config.samples, len(data.clean))))
     forget = forget.subset(forget.labels != target)
     if not len(forget):
-        raise InputError("defence ascent: every clean image is of the target class; give others")
+        raise InputError("defense ascent: every clean image is of the target class; give others")
     tune = settle(config.tune, clip, len(forget))
     scale, compute, head = config.trigger_scale or clip.logit_scale, half_type(clip.device), data.head
 

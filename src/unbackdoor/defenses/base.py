@@ -1,4 +1,4 @@
-"""What every defence takes and gives back."""
+"""What every defense takes and gives back."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from unbackdoor.triggers.attack import Attack
 from unbackdoor.untrusted import as_type
 from unbackdoor.work import Work
 
-SMALL_CURE_LR = 1e-4  # rate of towers below 20 M parameters where a defence's paper speaks of full-size ones
+SMALL_CURE_LR = 1e-4  # rate of towers below 20 M parameters where a defense's paper speaks of full-size ones
 
 C = TypeVar("C")
 
 
 @dataclass(frozen=True)
 class Defender:
-    """What a defender has. A defence takes of it what its paper allows and asks for the rest with `InputError`.
+    """What a defender has. A defense takes of it what its paper allows and asks for the rest with `InputError`.
 
     Args:
         clean: trusted images, none triggered, with labels, captions or both.
@@ -47,7 +47,7 @@ class Defender:
 
 @dataclass
 class Cure:
-    """What a defence used; the clip that it was given now holds the cured weights.
+    """What a defense used; the clip that it was given now holds the cured weights.
 
     Args:
         images: different images seen, those for choices included.
@@ -112,10 +112,10 @@ def _fit(name: str, key: str, old: Any, value: Any, kind: Any) -> Any:
 
 
 def require(name: str, what: str, value: Any) -> None:
-    """Refuse to run without something the defence cannot do without.
+    """Refuse to run without something the defense cannot do without.
 
     Raises:
         InputError: value is None.
     """
     if value is None:
-        raise InputError(f"defence {name} needs {what}, which was not given")
+        raise InputError(f"defense {name} needs {what}, which was not given")

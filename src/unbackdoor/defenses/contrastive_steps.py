@@ -1,4 +1,4 @@
-"""Steps on image–caption pairs, shared by the contrastive defences."""
+"""Steps on image–caption pairs, shared by the contrastive defenses."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def clean_pairs(name: str, data: Defender) -> ImagePairs:
     pairs = ImagePairs(data.clean, data.templates)
     with_caption = [row for row in range(len(pairs)) if pairs.caption(row)]
     if len(with_caption) < 2:
-        raise InputError(f"defence {name} needs at least two clean images with captions or labels")
+        raise InputError(f"defense {name} needs at least two clean images with captions or labels")
     return pairs if len(with_caption) == len(pairs) else ImagePairs(data.clean.subset(with_caption), data.templates)
 
 

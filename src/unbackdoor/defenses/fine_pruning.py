@@ -48,7 +48,7 @@ class Config:
 def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     """Prune and fine-tune `clip` in place."""
     if not 0 <= config.drop <= 1 or config.layers < 1:
-        raise InputError(f"defence fine-pruning: layers ≥ 1 and drop in [0, 1], not {config.layers} and {config.drop}")
+        raise InputError(f"defense fine-pruning: layers ≥ 1 and drop in [0, 1], not {config.layers} and {config.drop}")
     began = time.perf_counter()
     clean = labelled("fine-pruning", data.clean)
     validation = labelled("fine-pruning", data.validation, "validation images")

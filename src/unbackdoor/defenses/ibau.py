@@ -70,7 +70,7 @@ class Perturbation(nn.Module):
 def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     """Unlearn universal perturbations in place."""
     if config.bound <= 0 or config.climbs < 1 or not 0 < config.patched <= 1:
-        raise InputError("defence ibau: bound must be positive, climbs at least 1 and patched in (0, 1]")
+        raise InputError("defense ibau: bound must be positive, climbs at least 1 and patched in (0, 1]")
     began = time.perf_counter()
     clean = labelled("ibau", data.clean)
     tune = settle(config.tune, clip, len(clean), small=SMALL_CURE_LR)

@@ -1,7 +1,7 @@
 """Back towards the pre-trained weights: θ = (1 − β)·θ_suspect + β·θ_pre.
 
 Fine-tuning that planted the backdoor is undone in part, the task that it taught as well (WiSE-FT, Wortsman et al. 2022,
-arXiv 2109.01903, read as a defence). With τ = θ_suspect − θ_pre this is θ_suspect − β·τ: β is to the whole fine-tuning
+arXiv 2109.01903, read as a defense). With τ = θ_suspect − θ_pre this is θ_suspect − β·τ: β is to the whole fine-tuning
 what α is to TBAR's trigger vector, and is searched by the same rule.
 
 Buffers such as BatchNorm statistics stay the suspect's; planting leaves them alone.
@@ -46,7 +46,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     require("interpolate", "the pre-trained model", data.pretrained)
     assert data.pretrained is not None
     if config.beta is not None and not 0 <= config.beta <= 1:
-        raise InputError(f"defence interpolate: beta {config.beta} must lie in [0, 1]")
+        raise InputError(f"defense interpolate: beta {config.beta} must lie in [0, 1]")
     began = time.perf_counter()
     before = {name: p.to(clip.device) for name, p in data.pretrained.tower_parameters("both").items()}
     vector = difference(clip.tower_parameters("both"), before)

@@ -1,6 +1,6 @@
 """Linear probe: frozen towers, a new linear head trained on clean labels in place of the zero-shot head.
 
-A defence in CleanCLIP's evaluation (Bansal et al. 2023, arXiv 2303.03323) and in RVPT's tables: the backdoor stays in
+A defense in CleanCLIP's evaluation (Bansal et al. 2023, arXiv 2303.03323) and in RVPT's tables: the backdoor stays in
 the features, but a head that was never poisoned may read it differently.
 
 Deviations: the head has no bias and sees unit embeddings times the logit scale, so that it can stand in for a zero-shot

@@ -1,4 +1,4 @@
-"""What the training defences share: settled settings, the images they may use, and how a stage is run."""
+"""What the training defenses share: settled settings, the images they may use, and how a stage is run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def labelled(name: str, images: ImageSet, what: str = "clean images") -> ImageSe
     """
     found = images.subset(images.labels >= 0)
     if not len(found):
-        raise InputError(f"defence {name} needs labels, and none of the {len(images)} {what} has one")
+        raise InputError(f"defense {name} needs labels, and none of the {len(images)} {what} has one")
     return found
 
 

@@ -49,7 +49,7 @@ class Config:
 def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     """Fine-tune `clip` in place on the clean labels."""
     if config.head not in HEADS:
-        raise InputError(f"defence supervised: head {config.head!r} is none of {', '.join(HEADS)}")
+        raise InputError(f"defense supervised: head {config.head!r} is none of {', '.join(HEADS)}")
     began = time.perf_counter()
     clean = labelled("supervised", data.clean)
     tune = settle(config.tune, clip, len(clean), small=SMALL_CURE_LR, large=LARGE_LR)

@@ -1,6 +1,6 @@
 """TBAR: backdoor unlearning by linear task decomposition (arXiv 2510.14845), known trigger.
 
-What `unlearning.known` does, in the form of a defence, for each of the ways to take the vector.
+What `unlearning.known` does, in the form of a defense, for each of the ways to take the vector.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The units of an image tower, found from its module graph: what the pruning defences rank, scale and silence."""
+"""The units of an image tower, found from its module graph: what the pruning defenses rank, scale and silence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fine-tuning one tower or both: poisoning, taking the trigger vector, and the defences that train."""
+"""Fine-tuning one tower or both: poisoning, taking the trigger vector, and the defenses that train."""
 
 from __future__ import annotations
 

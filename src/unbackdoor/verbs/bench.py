@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from unbackdoor.bench.cells import address
 from unbackdoor.bench.engine import ENGINES
 from unbackdoor.bench.grid import collect, narrow, plan, run_grid
 from unbackdoor.bench.recipe import read_recipe
 from unbackdoor.bench.scatter import scatters
+from unbackdoor.bench.store import address
 from unbackdoor.bench.tables import as_csv, as_latex, as_markdown
 from unbackdoor.clip.handle import Clip
 from unbackdoor.disk import write_text
@@ -32,7 +32,7 @@ class GridConfig:
     """Which cells are run, and by whom.
 
     Args:
-        recipe: YAML; see `unbackdoor.bench.recipe` and `unbackdoor.zoo.recipe`.
+        recipe: YAML; see `unbackdoor.bench.recipe` and `unbackdoor.bench.zoo.recipe`.
         data_root: folder that stands for `{data}` in the recipe.
         engine: `local` processes or `ray`.
         workers: cells at once; 0 lets the engine decide.

@@ -6,9 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unbackdoor.bench.cells import address, folder_of, read_result
 from unbackdoor.bench.engine import ENGINES
 from unbackdoor.bench.grid import narrow, run_grid
+from unbackdoor.bench.store import address, folder_of, read_result
+from unbackdoor.bench.zoo.cells import FILE, collect
+from unbackdoor.bench.zoo.recipe import CLEAN, classes_of, examination, members, read_zoo, recovery
+from unbackdoor.bench.zoo.tables import as_markdown, cures, detection, false_alarms
+from unbackdoor.bench.zoo.verdicts import Row, Verdict, judge_rows
 from unbackdoor.disk import write_text
 from unbackdoor.errors import InputError
 from unbackdoor.inversion import inverter_names
@@ -23,10 +27,6 @@ from unbackdoor.untrusted import read_text
 from unbackdoor.verbs.bench import GridConfig, grid_folder, recipe_model, tell
 from unbackdoor.verbs.scan import FALSE_ALARM_RATE, find_null
 from unbackdoor.weights.files import state_hash
-from unbackdoor.zoo.cells import FILE, collect
-from unbackdoor.zoo.recipe import CLEAN, classes_of, examination, members, read_zoo, recovery
-from unbackdoor.zoo.tables import as_markdown, cures, detection, false_alarms
-from unbackdoor.zoo.verdicts import Row, Verdict, judge_rows
 
 STAGES = ("make", "examine", "cure")
 

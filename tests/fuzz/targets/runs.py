@@ -131,8 +131,8 @@ def _zoos() -> list[bytes]:
 
 
 def _zoo(room: Path) -> Reader:
+    from unbackdoor.bench.zoo.recipe import members, read_zoo
     from unbackdoor.manifest import run_key
-    from unbackdoor.zoo.recipe import members, read_zoo
 
     path = room / "z.yaml"
 

@@ -6,10 +6,10 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from unbackdoor.bench.zoo.verdicts import Verdict
 from unbackdoor.metrics.auroc import auroc
 from unbackdoor.metrics.rates import Rate
 from unbackdoor.printable import markdown
-from unbackdoor.zoo.verdicts import Verdict
 
 Json = dict[str, Any]
 
@@ -25,16 +25,16 @@ def detection(verdicts: Sequence[Verdict]) -> list[Json]:
     for name in ("all", *families):
         poisoned = [v for v in verdicts if v.truth is not False and name in ("all", v.row["family"])]
         own = [v for v in poisoned if v.truth]
-        found = [v for v in own if v.judgement.backdoored]
+        called = [v for v in own if v.judgement.backdoored]
         area = auroc([v.score for v in own], clean) if own and clean else None
         rows.append(
             {
                 "family": name,
                 "auroc": None if area is None else area.as_dict(),
-                "found": Rate(len(found), len(own)).as_dict(),
+                "found": Rate(len(called), len(own)).as_dict(),
                 "undecided": sum(v.judgement.backdoored is None for v in own),
                 "not_taken": len(poisoned) - len(own),
-                "right_target": Rate(sum(v.right_target for v in found), len(found)).as_dict(),
+                "right_target": Rate(sum(v.right_target for v in called), len(called)).as_dict(),
             }
         )
     return rows
@@ -55,13 +55,13 @@ def cures(rows: Sequence[tuple[Verdict, Json]]) -> Json:
 
     Of clean members `retention` is that of a cure all the same, `as_judged` that of a cure of those called backdoored.
     """
-    found = [done for v, done in rows if v.truth and v.judgement.backdoored]
+    backdoored = [done for v, done in rows if v.truth and v.judgement.backdoored]
     clean = [(v, done["retention"]) for v, done in rows if v.truth is False]
     return {
         "backdoored": {
-            "n": len(found),
-            "asr": _spread(done["after"]["asr"]["value"] for done in found),
-            "retention": _mean(done["retention"] for done in found),
+            "n": len(backdoored),
+            "asr": _spread(done["after"]["asr"]["value"] for done in backdoored),
+            "retention": _mean(done["retention"] for done in backdoored),
         },
         "clean": {
             "n": len(clean),
@@ -81,8 +81,8 @@ def _spread(values: Iterable[float]) -> Json | None:
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    found = [v for v in values if v is not None]
-    return statistics.fmean(found) if found else None
+    numbers = [v for v in values if v is not None]
+    return statistics.fmean(numbers) if numbers else None
 
 
 def as_markdown(result: Json) -> str:
@@ -132,5 +132,5 @@ def area_text(area: Json | None) -> str:
 
 def _span(interval: Sequence[float], scale: int) -> str:
     """An interval, in per cent where `scale` is 100."""
-    shown = "{:.1f}" if scale == 100 else "{:.3f}"
-    return f"[{shown.format(scale * interval[0])}, {shown.format(scale * interval[1])}]"
+    form = "{:.1f}" if scale == 100 else "{:.3f}"
+    return f"[{form.format(scale * interval[0])}, {form.format(scale * interval[1])}]"

@@ -13,6 +13,10 @@ import yaml
 
 from unbackdoor import load
 from unbackdoor.bench.engine import Outcome, attempt
+from unbackdoor.bench.zoo import cells
+from unbackdoor.bench.zoo.recipe import examination, members, read_zoo, recovery
+from unbackdoor.bench.zoo.tables import as_markdown, cures, detection, false_alarms
+from unbackdoor.bench.zoo.verdicts import Verdict, verdict_on
 from unbackdoor.errors import InputError
 from unbackdoor.inversion import INVERTERS
 from unbackdoor.inversion.base import Inverter, Subject
@@ -22,9 +26,6 @@ from unbackdoor.inversion.judgement import Judgement, Suspicion
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.verbs.zoo import zoo
 from unbackdoor.weights.files import state_hash
-from unbackdoor.zoo.recipe import examination, members, read_zoo, recovery
-from unbackdoor.zoo.tables import as_markdown, cures, detection, false_alarms
-from unbackdoor.zoo.verdicts import Verdict, verdict_on
 
 DIGITS = {"source": "embedded:digits", "attacker": 200, "test_limit": 60, "poison": {"steps": 6, "batch_size": 32}}
 
@@ -230,8 +231,8 @@ class Fixed:
 def test_a_small_zoo_from_end_to_end(vit_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("unbackdoor.verbs.zoo.ENGINES", {"local": InProcess})
     monkeypatch.setattr("unbackdoor.inversion.INVERTERS", Fixed(collapse=1))
-    monkeypatch.setattr("unbackdoor.zoo.cells.FORGET", 32)
-    monkeypatch.setattr("unbackdoor.zoo.cells.TUNING", 32)
+    monkeypatch.setattr(cells, "FORGET", 32)
+    monkeypatch.setattr(cells, "TUNING", 32)
     common = {"recipe": write(tmp_path, raw(str(vit_folder))), "out": tmp_path / "zoo"}
     made = zoo(stage="make", **common)
     assert (made["made"], made["examined"], made["failed"]) == (7, 0, [])
@@ -267,7 +268,7 @@ def test_a_new_version_of_an_inverter_runs_that_one_alone(
         ran.append(name)
         return stated(subject, name)
 
-    monkeypatch.setattr("unbackdoor.zoo.cells._invert", invert)
+    monkeypatch.setattr(cells, "_invert", invert)
     value = raw(str(vit_folder))
     value["halves"]["calibration"] |= {"clean": 1, "backdoored": 1}
     common = {"recipe": write(tmp_path, value), "out": tmp_path / "zoo", "stage": "examine", "only": ["half=test"]}
@@ -282,7 +283,7 @@ def test_a_half_by_itself_is_judged_under_a_null_of_elsewhere(
 ) -> None:
     monkeypatch.setattr("unbackdoor.verbs.zoo.ENGINES", {"local": InProcess})
     monkeypatch.setattr("unbackdoor.inversion.INVERTERS", Fixed(collapse=1))
-    monkeypatch.setattr("unbackdoor.zoo.cells._invert", stated)
+    monkeypatch.setattr(cells, "_invert", stated)
     common = {"recipe": write(tmp_path, raw(str(vit_folder))), "out": tmp_path / "zoo", "stage": "examine"}
     assert zoo(only=["half=test"], **common)["halves"] == {}
     base = load(str(vit_folder)).state()
@@ -317,9 +318,9 @@ def test_further_classes_that_stand_out_are_cured_where_their_triggers_still_wor
     vit_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("unbackdoor.inversion.INVERTERS", Fixed(patch=1))
-    monkeypatch.setattr("unbackdoor.zoo.cells._invert", stated)
-    monkeypatch.setattr("unbackdoor.zoo.cells.FORGET", 32)
-    monkeypatch.setattr("unbackdoor.zoo.cells.TUNING", 32)
+    monkeypatch.setattr(cells, "_invert", stated)
+    monkeypatch.setattr(cells, "FORGET", 32)
+    monkeypatch.setattr(cells, "TUNING", 32)
     monkeypatch.setattr("unbackdoor.unlearning.unknown.source", lambda suspect, subject, lead: lead.trigger)
     plan = read_zoo(write(tmp_path, raw(str(vit_folder))))
     member = next(m for m in members(plan, "hash", CLASSES) if m["names"]["half"] == "test")

@@ -10,16 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unbackdoor.bench.cells import (
-    attack_of,
-    folder_of,
-    head_of,
-    images_of,
-    original,
-    planted,
-    read_result,
-)
+from unbackdoor.bench.material import case_of, images_of, original, task_of
 from unbackdoor.bench.recipe import DataEntry, Json
+from unbackdoor.bench.store import RESULT, folder_of, read_result
+from unbackdoor.bench.suspects import planted
+from unbackdoor.bench.zoo.recipe import Zoo, examination, inversion
 from unbackdoor.clip.difference import save_difference
 from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.load import load
@@ -39,31 +34,30 @@ from unbackdoor.triggers.mixed import Mixed
 from unbackdoor.unlearning.alpha import BLIND
 from unbackdoor.unlearning.known import Plan, cure_known
 from unbackdoor.unlearning.unknown import CONFIG, FORGET, TUNING, Suspect, cure_unknown, rule_for
-from unbackdoor.zoo.recipe import Zoo, examination, inversion
 
 FILE = "member.safetensors"
 
 
 def member_cell(out: Path, config: Json, folder: Path, device: str, manifest: Manifest) -> Json:
     """Fine-tune, with or without poison, and store the difference from the base."""
-    found: list[str] = []
+    hashes: list[str] = []
 
     def store(clip: Clip) -> None:
-        found.append(save_difference(original(config["model"], device), clip, folder / FILE))
+        hashes.append(save_difference(original(config["model"], device), clip, folder / FILE))
 
     result = planted(config, folder, device, manifest, store)
-    return {**result, "weights": found[0], "size": (folder / FILE).stat().st_size}
+    return {**result, "weights": hashes[0], "size": (folder / FILE).stat().st_size}
 
 
 def collect(out: Path, zoo: Zoo, population: list[Json]) -> list[Json]:
-    """What is known of the members that are made: names, the member itself, its card, and what was `seen` of it."""
-    found = []
+    """What is known of the members that are made: names, the member, its card, and its examination under `seen`."""
+    rows = []
     for member in population:
         card = read_result(out, member["config"])
         if card is not None:
-            seen = read_result(out, examination(zoo, member)["config"])
-            found.append({**member["names"], "member": member, "card": card, "seen": seen})
-    return found
+            examined = read_result(out, examination(zoo, member)["config"])
+            rows.append({**member["names"], "member": member, "card": card, "seen": examined})
+    return rows
 
 
 def _open(out: Path, member: Json, device: str) -> tuple[Clip, ImageSet, ImageSet, Json]:
@@ -92,25 +86,25 @@ def examination_cell(out: Path, config: Json, folder: Path, device: str, manifes
     kept = {name: read_result(out, inversion(config, name)) for name in config["versions"]}
     if None in kept.values():
         clip, train, _, _ = _open(out, config["member"], device)
-        head = head_of(clip, DataEntry(**config["member"]["data"]), train)
+        head = case_of(config["member"]).head(clip, train)
         images = scanned_with(train, config["images"], config["seed"])
         # The base, which every member was made from, is known to be clean.
         base = original(config["member"]["model"], device)
         subject = split(clip, images, head, train.classes, config["seed"], base)
-        for name in (name for name, found in kept.items() if found is None):
-            kept[name] = found = _invert(subject, name)
+        for name in (name for name, result in kept.items() if result is None):
+            kept[name] = result = _invert(subject, name)
             own = inversion(config, name)
             here = folder_of(out, own)
             here.mkdir(parents=True, exist_ok=True)
             write_json(here / "config.json", own)
-            write_json(here / "result.json", found)
+            write_json(here / RESULT, result)
     return {"inverters": kept}
 
 
 def _invert(subject: Subject, name: str) -> Json:
     began = time.perf_counter()
-    found = inverter(name).invert(subject).as_dict(subject.names)
-    return {**found, "seconds": round(time.perf_counter() - began, 2)}
+    recovered = inverter(name).invert(subject).as_dict(subject.names)
+    return {**recovered, "seconds": round(time.perf_counter() - began, 2)}
 
 
 def recovery_cell(out: Path, config: Json, folder: Path, device: str, manifest: Manifest) -> Json:
@@ -124,7 +118,8 @@ def recovery_cell(out: Path, config: Json, folder: Path, device: str, manifest: 
     member = scanned["member"]
     clip, train, test, card = _open(out, member, device)
     leads = [_lead(out, lead["target"], lead["by"]) for lead in config["leads"]]
-    head = head_of(clip, DataEntry(**member["data"]), train)
+    task = task_of(case_of({**member, "trigger": card["trigger"]}), clip, train)
+    head = task.head
     before_answers, _ = answers(clip, test, head)
     forget, tuning = (_as_answered(clip, train, rows, head) for rows in defender_rows(len(train), FORGET, TUNING))
     vector = replace(CONFIG, tune=replace(CONFIG.tune, seed=config["seed"]))
@@ -150,7 +145,7 @@ def recovery_cell(out: Path, config: Json, folder: Path, device: str, manifest: 
         }
 
     rounds, _ = cure_unknown(suspect, leads, cure)
-    after = evaluate_images(clip, test, Task(head, attack_of({**member, "trigger": card["trigger"]}, train)))
+    after = evaluate_images(clip, test, task)
     after_answers, _ = answers(clip, test, head)
     before = card["after"]
     return {

@@ -33,10 +33,10 @@ from unbackdoor.bench.recipe import (
     check_spec,
     data_entry,
     fill,
+    identity,
     named,
     poison_config,
     positive,
-    told,
 )
 from unbackdoor.data.specs import describe
 from unbackdoor.draws import check_seed
@@ -138,14 +138,14 @@ def classes_of(zoo: Zoo) -> dict[str, tuple[str, ...]]:
     Raises:
         InputError: a data set that cannot be read or names no classes.
     """
-    found: dict[str, tuple[str, ...]] = {}
+    classes: dict[str, tuple[str, ...]] = {}
     for half in zoo.halves.values():
         for name, entry in half.data.items():
             names = tuple(describe(entry.source, classes=entry.classes)["classes"])
-            found[name] = names if entry.class_range is None else names[slice(*entry.class_range)]
-            if not found[name]:
+            classes[name] = names if entry.class_range is None else names[slice(*entry.class_range)]
+            if not classes[name]:
                 raise InputError(f"data {name}: {entry.source} names no classes; name a file of them under classes")
-    return found
+    return classes
 
 
 def members(zoo: Zoo, weights: str, classes: Mapping[str, Sequence[str]]) -> list[Json]:
@@ -155,13 +155,13 @@ def members(zoo: Zoo, weights: str, classes: Mapping[str, Sequence[str]]) -> lis
         weights: hash of the base model's weights.
         classes: class names of every data set, by its name; targets are drawn from them.
     """
-    found = [
+    placed = [
         ((number + 0.5) / count, _member(zoo, weights, classes, half, kind, number))
         for half, own in zoo.halves.items()
         for kind, count in ((CLEAN, own.clean), ("backdoored", own.backdoored))
         for number in range(count)
     ]
-    return [member for _, member in sorted(found, key=lambda pair: pair[0])]
+    return [member for _, member in sorted(placed, key=lambda pair: pair[0])]
 
 
 def _member(zoo: Zoo, weights: str, classes: Mapping[str, Sequence[str]], half: str, kind: str, number: int) -> Json:
@@ -177,7 +177,7 @@ def _member(zoo: Zoo, weights: str, classes: Mapping[str, Sequence[str]], half: 
         "kind": "member",
         "model": zoo.model,
         "weights": weights,
-        "data": told(entry, without=("defender", "validation")),
+        "data": identity(entry, without=("defender", "validation")),
         "poison": asdict(poison),
         "trigger": None if kind == CLEAN else str(chance.choice(list(own.families[family]))),
         "target": "" if kind == CLEAN else chance.choice(list(classes[data])),
@@ -204,17 +204,17 @@ def inversion(examination: Json, inverter: str) -> Json:
     return {"kind": "inversion", **kept, "inverter": inverter, "version": examination["versions"][inverter]}
 
 
-def recovery(zoo: Zoo, member: Json, found: Judgement[str]) -> Json:
+def recovery(zoo: Zoo, member: Json, judgement: Judgement[str]) -> Json:
     """The cell that cures a member of what its examination came to, and measures the true attack.
 
     It rests on the inverters that are shown alone, so that a new one leaves the cures that it does not change.
     """
-    seen = examination(zoo, member)["config"]
-    leads = [(found.target, found.shown), *((other.target, other.shown) for other in found.others)]
+    examined = examination(zoo, member)["config"]
+    leads = [(judgement.target, judgement.shown), *((other.target, other.shown) for other in judgement.others)]
     config = {
         "kind": "recovery",
-        "backdoored": found.backdoored,
-        "leads": [{"target": target, "by": inversion(seen, shown)} for target, shown in leads],
+        "backdoored": judgement.backdoored,
+        "leads": [{"target": target, "by": inversion(examined, inverter)} for target, inverter in leads],
         "version": VERSION,
         "seed": zoo.seed,
     }

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from unbackdoor.bench.zoo.recipe import CLEAN
 from unbackdoor.inversion.detection import Null, Origin, ranked
 from unbackdoor.inversion.judgement import Judgement, Say, judge
-from unbackdoor.zoo.recipe import CLEAN
 
 TOOK = 0.5  # attack success from which a poisoned member counts as backdoored
 Row = dict[str, Any]  # names of a member beside its examination under "seen" and its card under "card"
@@ -51,25 +51,25 @@ def make_null(rows: Sequence[Row], architecture: str, settings: str, origin: Ori
     clean = [row for row in rows if row["family"] == CLEAN]
     names = tuple(clean[0]["seen"]["inverters"]) if clean else ()
     statistics = tuple(tuple(ranked(scores_of(row["seen"]["inverters"][n])) for n in names) for row in clean)
-    told = tuple(f"{row['half']} {row['number']}: {row['data']}, {row['card']['steps']} steps" for row in clean)
-    return Null(architecture, settings, names, statistics, told, origin)
+    members = tuple(f"{row['half']} {row['number']}: {row['data']}, {row['card']['steps']} steps" for row in clean)
+    return Null(architecture, settings, names, statistics, members, origin)
 
 
-def scores_of(found: Row) -> dict[str, float]:
+def scores_of(inversion: Row) -> dict[str, float]:
     """An inverter's statistics by class, from what it left of a member."""
-    facts = found.get("facts", {})
+    facts = inversion.get("facts", {})
     if "score" not in facts:
-        return {str(found["target"]): found["statistic"]}
+        return {str(inversion["target"]): inversion["statistic"]}
     return dict(zip(facts["candidates"], facts["score"], strict=True))
 
 
 def verdict_on(row: Row, null: Null, false_alarm_rate: float) -> Verdict:
     """One member under a null that does not hold it."""
-    said = {
-        name: Say(scores_of(found), found["strength"]["value"] or 0.0)
-        for name, found in row["seen"]["inverters"].items()
+    opinions = {
+        name: Say(scores_of(inversion), inversion["strength"]["value"] or 0.0)
+        for name, inversion in row["seen"]["inverters"].items()
     }
-    return Verdict(row, judge(said, null, false_alarm_rate))
+    return Verdict(row, judge(opinions, null, false_alarm_rate))
 
 
 def judge_rows(
@@ -92,13 +92,13 @@ def judge_rows(
     """
     own = [row for row in rows if row["half"] == halves[0]]
     null = make_null(own, architecture, settings, origin)
-    found: dict[str, list[Verdict]] = {}
+    verdicts: dict[str, list[Verdict]] = {}
     for half in halves:
-        found[half] = []
+        verdicts[half] = []
         for row in rows:
             if row["half"] == half:
                 inside = half == halves[0]
                 under = make_null([r for r in own if r is not row], architecture, settings) if inside else other or null
                 if under.rows:
-                    found[half].append(verdict_on(row, under, false_alarm_rate))
-    return null, found
+                    verdicts[half].append(verdict_on(row, under, false_alarm_rate))
+    return null, verdicts

@@ -1,0 +1,101 @@
+"""The cell of a suspect: `poison` on the attacker's share of the images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from unbackdoor.bench.material import case_of, images_of, original, task_of
+from unbackdoor.bench.recipe import POISONS, DataEntry, Json
+from unbackdoor.bench.store import address
+from unbackdoor.clip.handle import Clip
+from unbackdoor.data.images import ImageSet
+from unbackdoor.data.pairs import class_pairs
+from unbackdoor.data.shares import shares
+from unbackdoor.defenses.base import configured
+from unbackdoor.evaluation import Task, evaluate_kept
+from unbackdoor.manifest import Manifest
+from unbackdoor.training.badclip import crafted
+from unbackdoor.training.plant import Planted, PoisonConfig, plant
+from unbackdoor.training.plant_pairs import PairPoisonConfig, plant_pairs
+from unbackdoor.work import Work
+
+
+def suspect_cell(out: Path, config: Json, folder: Path, device: str, manifest: Manifest) -> Json:
+    """Plant a backdoor and save the model."""
+
+    def store(clip: Clip) -> None:
+        clip.round_as_stored()
+        clip.save(folder / "model")
+
+    return planted(config, folder, device, manifest, store)
+
+
+def planted(config: Json, folder: Path, device: str, manifest: Manifest, store: Callable[[Clip], None]) -> Json:
+    """Fine-tune a model as `config` tells.
+
+    Args:
+        store: writes the model, and leaves in it the weights that come back from what was written; these are measured.
+
+    Returns:
+        Its rates before and after, and how it was made.
+    """
+    entry, case, poison = DataEntry(**config["data"]), case_of(config), poison_of(config)
+    work = Work(folder / ".work", address(config))
+    clip = original(config["model"], device).clone()
+    train, test = images_of(entry, clip.frame)
+    own = train.subset(shares(len(train), entry.attacker, 0, 0)[0])
+    if case.trigger is not None:
+        # A patch that is still to be optimised is, against the model that is about to be poisoned.
+        ready = crafted(
+            clip,
+            own,
+            case.opened_trigger(),
+            config["target"],
+            seed=poison.tune.seed,
+            templates=entry.templates,
+            checkpoint=work.checkpoint("craft"),
+        )
+        case = replace(case, trigger=ready)
+    manifest.hashes["train_data"], manifest.hashes["test_data"] = own.content_hash(), test.content_hash()
+    task = task_of(case, clip, own)
+    before = evaluate_kept(clip, test, task, folder / ".work" / "before.json", label=None)
+    done = _plant(clip, own, task, poison, entry.captions, work)
+    store(clip)
+    # Pairs move the text tower, and the head with it.
+    task = replace(task, head=case.head(clip, own))
+    after = evaluate_kept(clip, test, task, folder / ".work" / "after.json", label=None)
+    return {
+        "trigger": None if task.attack is None else task.attack.trigger.spec(),
+        "target": config["target"],
+        "poisoned": done.poisoned,
+        "images": done.trained_on,
+        "steps": done.tune.steps,
+        "lr": done.tune.lr,
+        "seconds": round(done.run.seconds, 2),
+        "before": before.as_dict(),
+        "after": after.as_dict(),
+    }
+
+
+def _plant(
+    clip: Clip,
+    own: ImageSet,
+    task: Task,
+    poison: PoisonConfig | PairPoisonConfig,
+    captions: str | None,
+    work: Work,
+) -> Planted:
+    checkpoint = work.checkpoint("poison")
+    if isinstance(poison, PoisonConfig):
+        return plant(clip, own, task.head, task.attack, poison, checkpoint=checkpoint, run_key=work.key)
+    pairs = class_pairs(own, poison.templates, captions)
+    return plant_pairs(clip, pairs, task.attack, poison, checkpoint=checkpoint, run_key=work.key)
+
+
+def poison_of(config: Json) -> PoisonConfig | PairPoisonConfig:
+    """How a suspect's configuration poisons its data."""
+    regime = POISONS[config["data"].get("regime", "classes")]
+    poison: PoisonConfig | PairPoisonConfig = configured("poison", regime(), config["poison"])
+    return poison
