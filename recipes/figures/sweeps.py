@@ -1,101 +1,79 @@
-"""Draw the sweeps: forget set, learning rate and poison rate from `bench`'s results, α from recipes/trials/alpha.py of
-commit 72aeb55.
+"""Draw the sweeps over forget set, learning rate and poison rate from the recorded cells, docs/lab/cells/*.csv.
 
-python recipes/figures/sweeps.py results.jsonl [results.jsonl …] [--alpha alpha.jsonl] --out docs/lab/pictures
+python recipes/figures/sweeps.py [--out docs/lab/pictures]
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import record
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from unbackdoor.disk import write_text
+from unbackdoor.report.charts import COLORS, Line, Point, line_chart
 
 Row = dict[str, Any]
-COLOURS = {"anchored": "#0b6e4f", "tbar": "#c1121f"}
+ROOT = Path(__file__).parent.parent.parent
+METHODS = {"anchored": COLORS[2], "tbar": COLORS[1]}
+SUSPECT = COLORS[5]
 
 
-def read(paths: list[Path]) -> list[Row]:
-    return [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def draw(axes: Any, rows: list[Row], x: Callable[[Row], float], label: str, colour: str) -> None:
+def pair(name: str, color: str, rows: Iterable[Row], x: Callable[[Row], float]) -> list[Line]:
     """CA solid, ASR dashed, each with its 95% Wilson interval."""
     rows = sorted(rows, key=x)
-    for key, style in (("ca", "-o"), ("asr", "--s")):
-        rates = [row.get("after", row)[key] for row in rows]
-        middle = [100 * r["value"] for r in rates]
-        low = [100 * (r["value"] - r["interval"][0]) for r in rates]
-        high = [100 * (r["interval"][1] - r["value"]) for r in rates]
-        name = f"{label}, {key.upper()}"
-        axes.errorbar([x(r) for r in rows], middle, [low, high], fmt=style, ms=3, lw=1.2, color=colour, label=name)
+    lines = []
+    for key in ("ca", "asr"):
+        points = []
+        for row in rows:
+            rate = row["after"][key]
+            low, high = rate["interval"]
+            note = f"{name}, {key.upper()} at {x(row):g}: {100 * rate['value']:.1f}% of {rate['n']}"
+            points.append(Point(x(row), 100 * rate["value"], (100 * low, 100 * high), note))
+        lines.append(Line(f"{name}, {key.upper()}", points, color, dashed=key == "asr"))
+    return lines
 
 
-def figure(path: Path, title: str, label: str, log: bool, paint: Callable[[Any], None]) -> None:
-    fig, axes = plt.subplots(figsize=(6.4, 3.8))
-    paint(axes)
-    axes.set(title=title, xlabel=label, ylabel="%", ylim=(-2, 102))
-    if log:
-        axes.set_xscale("log")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, ncol=2)
-    fig.tight_layout()
-    fig.savefig(path, metadata={"Date": None})
-    plt.close(fig)
+def over_setting(rows: list[Row], letter: str, title: str, label: str) -> str:
+    """Of cures named METHOD-LETTERvalue."""
+    lines = []
+    for method, color in METHODS.items():
+        start = f"{method}-{letter}"
+        own = [r for r in rows if r["defence"].startswith(start) and r["defence"][len(start)].isdigit()]
+        lines += pair(method, color, own, lambda row, start=start: float(row["defence"].removeprefix(start)))
+    return line_chart(f"CIFAR-10, BadNets: {title}", lines, label, log=True)
+
+
+def over_poison(rows: list[Row]) -> str:
+    """Of attacks named ATTACK-share%."""
+
+    def share(row: Row) -> float:
+        return float(row["attack"].rpartition("-")[2].rstrip("%"))
+
+    poisoned = [r for r in rows if r["attack"].endswith("%")]
+    lines = pair("suspect", SUSPECT, (r for r in poisoned if r["kind"] == "suspect"), share)
+    for method, color in METHODS.items():
+        lines += pair(method, color, (r for r in poisoned if r["defence"] == method), share)
+    return line_chart("CIFAR-10, BadNets: poison rate", lines, "training images that are poisoned (%)", log=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("results", nargs="+", type=Path)
-    parser.add_argument("--alpha", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    plt.rcParams["svg.hashsalt"] = "unbackdoor"  # the same figures give the same file
-    rows = read(args.results)
-    cures = [r for r in rows if r["kind"] == "cure"]
-    for letter, title, label in (("n", "size of the forget set", "triggered images"), ("lr", "learning rate", "rate")):
-        found = [r for r in cures if re.search(rf"-{letter}[0-9]", r["defence"])]
-
-        def value(row: Row, letter: str = letter) -> float:
-            return float(re.split(rf"-{letter}(?=[0-9])", row["defence"])[1])
-
-        def paint(axes: Any, found: list[Row] = found, value: Callable[[Row], float] = value) -> None:
-            for method, colour in COLOURS.items():
-                draw(axes, [r for r in found if r["defence"].startswith(method)], value, method, colour)
-
-        if found:
-            figure(args.out / f"sweep-{letter}.svg", f"CIFAR-10, BadNets: {title}", label, True, paint)
-    rates = [r for r in rows if r["attack"].endswith("%")]
-
-    def rate(row: Row) -> float:
-        return float(row["attack"].rpartition("-")[2].rstrip("%"))
-
-    def by_rate(axes: Any) -> None:
-        draw(axes, [r for r in rates if r["kind"] == "suspect"], rate, "suspect", "#444444")
-        for method, colour in COLOURS.items():
-            draw(axes, [r for r in rates if r.get("defence") == method], rate, method, colour)
-
-    if rates:
-        figure(args.out / "sweep-poison-rate.svg", "CIFAR-10, BadNets: poison rate", "% poisoned", True, by_rate)
-    if args.alpha:
-        points = read([args.alpha])
-        for method in COLOURS:
-            lrs = sorted({p["lr"] for p in points if p["method"] == method})
-
-            def along(axes: Any, method: str = method, lrs: list[float] = lrs) -> None:
-                for lr, colour in zip(lrs, ("#1d4e89", "#0b6e4f", "#c1121f", "#e09f3e"), strict=False):
-                    own = [p for p in points if p["method"] == method and p["lr"] == lr]
-                    draw(axes, own, lambda p: float(p["alpha"]), f"{lr:g}", colour)
-
-            figure(args.out / f"sweep-alpha-{method}.svg", f"CIFAR-10, BadNets: α, {method}", "α", False, along)
+    parser.add_argument("--out", type=Path, default=ROOT / "docs/lab/pictures")
+    out = parser.parse_args().out
+    cells = {
+        name: list(record.read(ROOT / f"docs/lab/cells/{name}.csv").values()) for name in ("sweeps", "poison-rates")
+    }
+    pictures = {
+        "n": over_setting(cells["sweeps"], "n", "size of the forget set", "triggered images in the forget set"),
+        "lr": over_setting(cells["sweeps"], "lr", "learning rate", "learning rate"),
+        "poison-rate": over_poison(cells["poison-rates"]),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    for name, picture in pictures.items():
+        write_text(out / f"sweep-{name}.svg", picture)
 
 
 if __name__ == "__main__":

@@ -87,7 +87,14 @@ def test_csv_and_latex_hold_the_same_numbers() -> None:
 
 def test_scatter_puts_points_where_they_belong() -> None:
     picture = scatters([cure("x", 0, 1.0, 0.0), cure("y", 0, 0.0, 1.0, data="<d>")])["a"]
-    assert "M51.0 34.0a5" in picture, "no ASR at full CA is the top left corner"
+    groups = ElementTree.fromstring(picture).iter("{http://www.w3.org/2000/svg}g")
+    spots = {}
+    for group in groups:
+        if (group.get("id") or "").startswith("mark-"):
+            use = next(e for e in group.iter() if e.tag.endswith("use"))
+            spots[group[0].text] = (float(use.attrib["x"]), float(use.attrib["y"]))
+    (left, top), (right, bottom) = spots["d, x: ASR (%) 0.0, CA (%) 100.0"], spots["<d>, y: ASR (%) 100.0, CA (%) 0.0"]
+    assert left < right and top < bottom, "no ASR at full CA is the top left corner"
     assert "&lt;d&gt;" in picture and "<d>" not in picture
 
 

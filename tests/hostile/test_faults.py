@@ -36,7 +36,7 @@ SITES = {
     "clip/tokenizers.py:checked_folder": "into a temporary folder",
     "journal.py:append": "lines; a cut one is left out when read",
     "manifest.py:reset_peak_memory": "no file of ours",
-    "report/plots.py:png": "into memory",
+    "report/page.py:png": "into memory",
     "verbs/bench.py:grid_folder": "an empty lock",
     "verbs/craft.py:write_picture": "called by atomic",
     "weights/files.py:write": "called by atomic",

@@ -43,8 +43,9 @@ MANIFEST = {"config": {"model": HOSTILE, "tune": {"lr": 1e-4}}, "hashes": {"weig
 
 def test_nothing_is_asked_from_outside() -> None:
     page = render(result(), MANIFEST, [EXAMPLE])
-    assert not re.findall(r"""(?:src|href)=["'](?!data:)""", page)
-    assert "@import" not in page and "url(" not in page and "<script" not in page
+    # "#" names a place in the page itself.
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page)
+    assert "@import" not in page and not re.findall(r"url\((?!#)", page) and "<script" not in page
     assert page.count("data:image/png;base64,") == 2
 
 
@@ -57,6 +58,7 @@ def test_it_is_deterministic_and_shows_n_and_intervals() -> None:
     page = render(result(), MANIFEST, [EXAMPLE])
     assert page == render(result(), MANIFEST, [EXAMPLE])
     assert "97.0%" in page and "0.5%" in page and "10.0–90.0, n = 1000" in page and "<svg" in page
+    assert "ASR at α 0.25: 40.0% of 512" in page and "chosen α = 0.5" in page
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from torch import Tensor
 
 from unbackdoor.disk import write_text
-from unbackdoor.report.plots import alpha_curve, png
+from unbackdoor.report.curve import alpha_curve
 from unbackdoor.report.verdict import percent, verdict
 from unbackdoor.triggers.base import shorten
 
@@ -53,7 +56,7 @@ def render(result: dict[str, Any], manifest: dict[str, Any], examples: list[Exam
         result={"labels_used": True, **result, "trigger": shorten(result["trigger"])},
         columns=[name for name, _ in columns],
         rows=rows,
-        # Built by us from numbers alone.
+        # Escaped where it is drawn.
         curve=Markup(alpha_curve(result)),
         pictures=[(example, png(example.clean), png(example.triggered)) for example in examples],
         seconds=manifest.get("seconds"),
@@ -81,6 +84,13 @@ def write_report(path: Path, result: dict[str, Any], manifest: dict[str, Any], e
     """Write the page atomically; returns `path`."""
     write_text(path, render(result, manifest, examples))
     return path
+
+
+def png(image: Tensor) -> str:
+    """`data:` address of a uint8 picture (3, H, W)."""
+    buffer = io.BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(buffer, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _cell(column: dict[str, Any], key: str) -> dict[str, str]:

@@ -9,8 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from unbackdoor.disk import write_text
-from unbackdoor.report.page import fill_page
-from unbackdoor.report.plots import png
+from unbackdoor.report.page import fill_page, png
 from unbackdoor.report.verdict import percent
 from unbackdoor.triggers.base import shorten
 

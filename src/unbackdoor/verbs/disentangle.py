@@ -14,7 +14,7 @@ from unbackdoor.disk import write_text
 from unbackdoor.errors import InputError
 from unbackdoor.geometry.surface import Point, Seen, Surface, Views, look
 from unbackdoor.manifest import Manifest, run_key, write_json
-from unbackdoor.report.contours import contour_map
+from unbackdoor.report.charts import contour_map
 from unbackdoor.runs.case import Case, open_model, open_vector
 from unbackdoor.runs.run import Run, weights_hash, work_folder
 from unbackdoor.runs.verb import verb

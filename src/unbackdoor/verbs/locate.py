@@ -15,7 +15,7 @@ from unbackdoor.geometry.location import block_effects, path
 from unbackdoor.manifest import Manifest, run_key, write_json
 from unbackdoor.metrics.backdoor import BackdoorRates
 from unbackdoor.metrics.rates import Rate
-from unbackdoor.report.plots import alpha_picture
+from unbackdoor.report.curve import alpha_curve
 from unbackdoor.runs.case import Case, open_vector
 from unbackdoor.runs.run import Run, weights_hash, work_folder
 from unbackdoor.runs.verb import verb
@@ -114,7 +114,7 @@ def locate(case: Case, config: LocateConfig, run: Run) -> dict[str, Any]:
         "picture": str(run.folder / "path.svg"),
         "seconds": round(manifest.seconds, 2),
     }
-    write_text(run.folder / "path.svg", alpha_picture({"curve": result["path"], "alpha": config.alpha}))
+    write_text(run.folder / "path.svg", alpha_curve({"curve": result["path"], "alpha": config.alpha}))
     manifest.write(run.folder)
     write_json(run.folder / "location.json", result)
     return {**result, "location": str(run.folder / "location.json")}

@@ -1,0 +1,32 @@
+"""The notebook's pictures hold the cells that are on record."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PICTURES = ROOT / "docs" / "lab" / "pictures"
+
+
+def numbers(path: Path) -> list[str]:
+    return [e.text or "" for e in ElementTree.parse(path).iter("{http://www.w3.org/2000/svg}title")]
+
+
+def test_the_sweeps_are_drawn_from_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = ROOT / "recipes" / "figures"
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setattr("sys.argv", ["sweeps.py", "--out", str(tmp_path)])
+    runpy.run_path(str(folder / "sweeps.py"), run_name="__main__")
+    drawn = {path.name: numbers(path) for path in tmp_path.iterdir()}
+    assert {name: len(notes) for name, notes in drawn.items()} == {
+        "sweep-n.svg": 22,
+        "sweep-lr.svg": 18,
+        "sweep-poison-rate.svg": 30,
+    }, "CA and ASR of every cell"
+    assert "tbar, CA at 64: 47.6% of 2000" in drawn["sweep-n.svg"], "as docs/lab/results.md says"
+    # Another version of matplotlib may place them otherwise.
+    assert drawn == {name: numbers(PICTURES / name) for name in drawn}, "draw them anew: recipes/figures/sweeps.py"
