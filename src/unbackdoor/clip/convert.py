@@ -219,25 +219,27 @@ def _write_hf(clip: Clip, folder: Path) -> None:
         | parts["text"],
     }
     _write_json(folder / "config.json", config)
-    side, squash = clip.image_size, _squashes(clip)
-    _write_json(
-        folder / "preprocessor_config.json",
-        {
-            "image_processor_type": "CLIPImageProcessor",
-            "image_mean": list(clip.mean),
-            "image_std": list(clip.std),
-            "resample": 3 if clip.interpolation == "bicubic" else 2,
-            "size": {"height": side, "width": side} if squash else {"shortest_edge": side},
-            "do_center_crop": not squash,
-            "crop_size": {"height": side, "width": side},
-            "do_resize": True,
-            "do_rescale": True,
-            "do_normalize": True,
-            "do_convert_rgb": True,
-        },
-    )
+    _write_json(folder / "preprocessor_config.json", _processor(clip))
     _write_tokenizer(folder, length, vocabulary)
     write_tensors(folder / "model.safetensors", state, {"format": "pt"})
+
+
+def _processor(clip: Clip) -> dict[str, Any]:
+    """Settings of Hugging Face's image processor that prepares pictures as `clip` does."""
+    side, squash = clip.image_size, _squashes(clip)
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "image_mean": list(clip.mean),
+        "image_std": list(clip.std),
+        "resample": 3 if clip.interpolation == "bicubic" else 2,
+        "size": {"height": side, "width": side} if squash else {"shortest_edge": side},
+        "do_center_crop": not squash,
+        "crop_size": {"height": side, "width": side},
+        "do_resize": True,
+        "do_rescale": True,
+        "do_normalize": True,
+        "do_convert_rgb": True,
+    }
 
 
 def _squashes(clip: Clip) -> bool:

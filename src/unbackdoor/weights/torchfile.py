@@ -368,12 +368,11 @@ def _rebuild(storage: Any, offset: Any, shape: Any, stride: Any, *more: Any) -> 
     return _placed(storage, getattr(storage, "dtype", None), offset, shape, stride)
 
 
-def _rebuild_typed(
-    storage: Any, offset: Any, shape: Any, stride: Any, _grad: Any, _hooks: Any, dtype: Any, *more: Any
-) -> Placed | Odd:
-    """`_rebuild_tensor_v3`: types that have no storage of their own."""
+def _rebuild_typed(storage: Any, offset: Any, shape: Any, stride: Any, *more: Any) -> Placed | Odd:
+    """`_rebuild_tensor_v3`: types that have no storage of their own; after requires_grad and hooks comes the type."""
+    dtype, metadata = more[2], more[3:]
     name = dtype.text.removeprefix("torch.") if isinstance(dtype, Name) else ""
-    if more and more[0]:
+    if metadata and metadata[0]:
         return Odd("a conjugate or negative view")
     return _placed(storage, _TYPES.get(name), offset, shape, stride)
 
