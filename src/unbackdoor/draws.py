@@ -90,8 +90,8 @@ def mixed(keys: np.ndarray, seed: int, stream: int, *, by: tuple[int, int] = (_F
         x += np.uint64((seed * by[0] + stream * by[1]) % 2**64)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        found: np.ndarray = x ^ (x >> np.uint64(31))
-    return found
+        hashes: np.ndarray = x ^ (x >> np.uint64(31))
+    return hashes
 
 
 def unit_draws(keys: Tensor, seed: int, stream: int) -> Tensor:

@@ -25,14 +25,14 @@ class Rule:
     """What a value may be.
 
     Args:
-        wanted: in words, after "must be".
+        kind: in words, after "must be".
         fits: whether a value is that.
         keys: of an object, what its keys may be.
         bound: `dimension` where the value is a dimension of some tensor, `layers` where every unit of it has tensors
             of its own; empty where the weights say nothing about it.
     """
 
-    wanted: str
+    kind: str
     fits: Callable[[Any], bool]
     keys: Mapping[str, Rule] | None = None
     bound: str = ""
@@ -89,10 +89,10 @@ def words(*choices: str) -> Rule:
     return Rule(f"one of {', '.join(c or '(nothing)' for c in choices)}", lambda v: isinstance(v, str) and v in choices)
 
 
-def text(pattern: str, wanted: str) -> Rule:
+def text(pattern: str, kind: str) -> Rule:
     """A text that a regular expression matches whole."""
     compiled = re.compile(pattern)
-    return Rule(wanted, lambda v: isinstance(v, str) and compiled.fullmatch(v) is not None)
+    return Rule(kind, lambda v: isinstance(v, str) and compiled.fullmatch(v) is not None)
 
 
 def anything(longest: int = 200) -> Rule:
@@ -110,7 +110,7 @@ def several(rule: Rule, least: int, most: int) -> Rule:
     """A list of values of one rule."""
     count = str(least) if least == most else f"{least} to {most}"
     return Rule(
-        f"a list of {count}, each {rule.wanted}",
+        f"a list of {count}, each {rule.kind}",
         lambda v: isinstance(v, list | tuple) and least <= len(v) <= most and all(rule.fits(item) for item in v),
         bound=rule.bound,
     )
@@ -120,12 +120,12 @@ def either(*rules: Rule) -> Rule:
     """A value of any of some rules."""
     keys = next((rule.keys for rule in rules if rule.keys is not None), None)
     bound = next((rule.bound for rule in rules if rule.bound), "")
-    return Rule(" or ".join(rule.wanted for rule in rules), lambda v: any(rule.fits(v) for rule in rules), keys, bound)
+    return Rule(" or ".join(rule.kind for rule in rules), lambda v: any(rule.fits(v) for rule in rules), keys, bound)
 
 
 def maybe(rule: Rule) -> Rule:
     """A value of a rule, or null."""
-    return replace(rule, wanted=f"{rule.wanted}, or null", fits=lambda v: v is None or rule.fits(v))
+    return replace(rule, kind=f"{rule.kind}, or null", fits=lambda v: v is None or rule.fits(v))
 
 
 def table(keys: Mapping[str, Rule]) -> Rule:
@@ -158,7 +158,7 @@ def _check(config: dict[str, Any], keys: Mapping[str, Rule], what: str, inside: 
             hint = f"did you mean {near[0]}?" if near else "nothing that is not known is handed on, so take it out"
             raise InputError(f"{what}: {_short(path)} is no setting that is allowed; {hint}")
         if not rule.fits(value):
-            raise InputError(f"{what}: {path} must be {rule.wanted}, not {_short(value)}")
+            raise InputError(f"{what}: {path} must be {rule.kind}, not {_short(value)}")
         if rule.keys is not None and isinstance(value, dict):
             _check(value, rule.keys, what, f"{path}.", sizes)
         elif sizes is not None and rule.bound:
@@ -182,5 +182,5 @@ def _is_real(value: Any) -> bool:
 
 
 def _short(value: object) -> str:
-    shown = repr(value) if not isinstance(value, str) or not value.isprintable() else repr(value[:100])
-    return shown if len(shown) <= 80 else shown[:77] + "…"
+    text = repr(value) if not isinstance(value, str) or not value.isprintable() else repr(value[:100])
+    return text if len(text) <= 80 else text[:77] + "…"

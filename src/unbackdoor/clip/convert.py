@@ -62,8 +62,8 @@ def to_hf(state: State) -> State:
     """
     out: State = {}
     for name, t in state.items():
-        if (found := _outside_blocks(name, t, _PLAIN, _PROJECTIONS, _NORMS)) is not None:
-            out |= found
+        if (renamed := _outside_blocks(name, t, _PLAIN, _PROJECTIONS, _NORMS)) is not None:
+            out |= renamed
         else:
             tower = next((n for n in _TOWERS if name.startswith(n)), "")
             number, _, rest = name.removeprefix(tower).partition(".")
@@ -93,8 +93,8 @@ def to_open_clip(state: State) -> State:
     blocks = {theirs: ours for ours, theirs in _BLOCK.items()}
     out: State = {}
     for name, t in state.items():
-        if (found := _outside_blocks(name, t, plain, projections, norms)) is not None:
-            out |= found
+        if (renamed := _outside_blocks(name, t, plain, projections, norms)) is not None:
+            out |= renamed
         else:
             tower = next((n for n in towers if name.startswith(n)), "")
             number, _, rest = name.removeprefix(tower).partition(".")
@@ -142,20 +142,20 @@ def convert(clip: Clip, kind: str, out: Path) -> dict[str, float]:
     if clip.kind == kind:
         raise InputError(f"{clip.reference} is of the form {kind} already")
     writer: Callable[[Clip, Path], None] = _write_hf if kind == "hf" else _write_open_clip
-    found: dict[str, float] = {}
+    gaps: dict[str, float] = {}
 
     def fill(folder: Path) -> None:
         writer(clip, folder)
-        found.update(_differences(clip, load(str(folder), device=str(clip.device))))
-        worst = max(found.values())
+        gaps.update(_differences(clip, load(str(folder), device=str(clip.device))))
+        worst = max(gaps.values())
         if not worst <= EQUAL:
             raise InputError(
                 f"{clip.reference}: not converted: embeddings differ by up to {worst:.1e} in the other form "
-                f"(images {found['images']:.1e}, texts {found['texts']:.1e})"
+                f"(images {gaps['images']:.1e}, texts {gaps['texts']:.1e})"
             )
 
     atomic_folder(out, fill)
-    return found
+    return gaps
 
 
 @torch.no_grad()

@@ -48,8 +48,8 @@ def cleared(weights: Weights, own: Collection[str], what: str) -> Weights:
     names = fitted({name: name for name in weights.shapes}, own, what)
 
     def read() -> dict[str, Tensor]:
-        found = weights.read()
-        return {new: found[old] for new, old in names.items()}
+        tensors = weights.read()
+        return {new: tensors[old] for new, old in names.items()}
 
     shapes = {new: weights.shapes[old] for new, old in names.items()}
     return Weights(shapes, {new: weights.files[old] for new, old in names.items()}, read)

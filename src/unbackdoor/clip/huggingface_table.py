@@ -229,17 +229,17 @@ def listed(config: Json, what: str, sizes: Sizes | None = None) -> Listed:
     passed = {"model_type": kind, **_part(config, family.rules, kind, what, sizes)}
     towers = []
     for part, known, own in (("vision_config", VISION, family.vision), ("text_config", TEXT, family.text)):
-        given = config.get(part)
-        if not isinstance(given, dict):
+        settings = config.get(part)
+        if not isinstance(settings, dict):
             raise InputError(f"{what}: {part} is no object of settings; fetch the file again")
-        tower = own or given.get("model_type")
+        tower = own or settings.get("model_type")
         if not isinstance(tower, str) or tower not in known:
             raise InputError(
                 f"{what}: {part}.model_type {str(tower)[:60]!r} is no tower that is known; choose one of "
                 f"{', '.join(known)}"
             )
         towers.append(tower)
-        passed[part] = {"model_type": tower, **_part(given, known[tower], tower, f"{what}: {part}", sizes)}
+        passed[part] = {"model_type": tower, **_part(settings, known[tower], tower, f"{what}: {part}", sizes)}
         # Of before transformers 4.27; the library merges it by rules of its own.
         older = config.get(f"{part}_dict")
         if isinstance(older, dict) and own:
@@ -247,15 +247,15 @@ def listed(config: Json, what: str, sizes: Sizes | None = None) -> Listed:
     return Listed(family, towers[0], towers[1], passed)
 
 
-def _part(given: Json, rules: Mapping[str, Rule], kind: str, what: str, sizes: Sizes | None) -> Json:
-    check_keys({k: v for k, v in given.items() if k in _MUST}, _MUST, what)
-    found = {k: v for k, v in given.items() if k in rules}
-    check_keys(found, rules, what, sizes)
-    _check_dropped(given, rules, kind, what)
-    return found
+def _part(settings: Json, rules: Mapping[str, Rule], kind: str, what: str, sizes: Sizes | None) -> Json:
+    check_keys({k: v for k, v in settings.items() if k in _MUST}, _MUST, what)
+    known = {k: v for k, v in settings.items() if k in rules}
+    check_keys(known, rules, what, sizes)
+    _check_dropped(settings, rules, kind, what)
+    return known
 
 
-def _check_dropped(given: Json, rules: Mapping[str, Rule], kind: str, what: str) -> None:
+def _check_dropped(settings: Json, rules: Mapping[str, Rule], kind: str, what: str) -> None:
     """Whether what is not handed on is what the library has anyway, where it is a setting of this kind of model."""
     from transformers import CONFIG_MAPPING, PretrainedConfig
 
@@ -266,7 +266,7 @@ def _check_dropped(given: Json, rules: Mapping[str, Rule], kind: str, what: str)
     parts = {"vision_config": {"model_type": "vit"}, "text_config": {"model_type": "bert"}} if kind == DUAL else {}
     usual, of_all = whole_class(**parts), PretrainedConfig()
     aliases = getattr(whole_class, "attribute_map", {})
-    for key, value in given.items():
+    for key, value in settings.items():
         other = key not in rules and key not in _MUST and key not in _IDLE and key not in aliases
         if other and not key.endswith(("_config", "_config_dict")) and hasattr(usual, key) and not hasattr(of_all, key):
             default = getattr(usual, key)

@@ -251,24 +251,24 @@ def handle(
     Raises:
         InputError: its preprocessing is none that is supported.
     """
-    model_cfg, given = source.config["model_cfg"], source.config.get("preprocess_cfg") or {}
-    fit = given.get("resize_mode") or "shortest"
-    if fit == "longest" and given.get("fill_color"):
+    model_cfg, settings = source.config["model_cfg"], source.config.get("preprocess_cfg") or {}
+    fit = settings.get("resize_mode") or "shortest"
+    if fit == "longest" and settings.get("fill_color"):
         raise InputError(
-            f"{source.reference}: fill_color {given['fill_color']!r} is not supported; pictures lie on black"
+            f"{source.reference}: fill_color {settings['fill_color']!r} is not supported; pictures lie on black"
         )
     size = getattr(model.visual, "image_size", None) or model_cfg["vision_cfg"]["image_size"]
-    mode = "bilinear" if given.get("interpolation") == "bilinear" else "bicubic"
+    mode = "bilinear" if settings.get("interpolation") == "bilinear" else "bicubic"
     preprocess = checked(
         source.reference,
         Frame(checked_side(source.reference, size), mode, fit),
-        mean=given.get("mean") or CLIP_MEAN,
-        std=given.get("std") or CLIP_STD,
+        mean=settings.get("mean") or CLIP_MEAN,
+        std=settings.get("std") or CLIP_STD,
     )
     written: Json = {
         **source.config,
         "preprocess_cfg": {
-            **given,
+            **settings,
             "mean": list(preprocess.mean),
             "std": list(preprocess.std),
             "interpolation": mode,
@@ -293,8 +293,8 @@ def handle(
 
 
 def _image(model: nn.Module, images: Tensor) -> Tensor:
-    found: Tensor = model.encode_image(images)  # type: ignore[operator]
-    return found
+    rows: Tensor = model.encode_image(images)  # type: ignore[operator]
+    return rows
 
 
 def _text_encoder(make: Callable[[], Tokenizer], what: str) -> Callable[[nn.Module, Sequence[str]], Tensor]:
@@ -304,7 +304,7 @@ def _text_encoder(make: Callable[[], Tokenizer], what: str) -> Callable[[nn.Modu
         if not cache:
             cache.append((make(), Watch(what, _vocabulary(model))))
         tokenize, watch = cache[0]
-        tokens = watch(lambda: tokenize(list(texts)), len(texts), lambda found: found)
+        tokens = watch(lambda: tokenize(list(texts)), len(texts), lambda output: output)
         tokens = tokens.to(next(model.parameters()).device)
         return _encode_short(model, tokens) if _is_plain_causal(model) else model.encode_text(tokens)  # type: ignore
 
@@ -336,10 +336,10 @@ def _tokenizer(source: Source) -> Tokenizer:
             settings["tokenizer_mode"] = text["tokenizer_mode"]
         folder = source.folder or fetch_tokenizer(named, f"{source.reference}: {named}", online=source.online)
         with checked_folder(folder) as place, guarded():
-            found: Tokenizer = open_clip.tokenizer.HFTokenizer(
+            tokenizer: Tokenizer = open_clip.tokenizer.HFTokenizer(
                 str(place), **settings, local_files_only=True, trust_remote_code=False
             )
-        return found
+        return tokenizer
 
     return guard(load, f"{source.reference}: its tokenizer cannot be loaded")
 
@@ -360,5 +360,5 @@ def _encode_short(model: Any, tokens: Tensor) -> Tensor:
     length = int(ends.max()) + 1
     x = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]
     x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
-    found: Tensor = x[torch.arange(len(x), device=x.device), ends] @ model.text_projection
-    return found
+    rows: Tensor = x[torch.arange(len(x), device=x.device), ends] @ model.text_projection
+    return rows

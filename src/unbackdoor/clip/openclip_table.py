@@ -174,8 +174,8 @@ def check_config(config: Json, what: str, sizes: Sizes | None = None) -> None:
     for part in ("vision_cfg", "text_cfg"):
         # Towers that also give every token's embedding are CoCa's; in other models no one takes them.
         if bool(model[part].get("output_tokens")) != captions:
-            wanted = "true in a model with multimodal_cfg" if captions else "false in a model without multimodal_cfg"
-            raise InputError(f"{what}: model_cfg.{part}.output_tokens must be {wanted}")
+            value = "true in a model with multimodal_cfg" if captions else "false in a model without multimodal_cfg"
+            raise InputError(f"{what}: model_cfg.{part}.output_tokens must be {value}")
 
 
 def _check_timm(name: str, what: str) -> None:

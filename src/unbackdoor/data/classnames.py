@@ -42,8 +42,8 @@ def class_list(name: str) -> ClassList:
     key = _key(name)
     if key == "imagenet1k":
         return ClassList(_imagenet(), 0, name)
-    found = _from_fusion_bench(key, _NAME_VARIABLES) or _from_clip_benchmark("en_classnames.json", key)
-    return as_list(found or _unknown(name), name)
+    names = _from_fusion_bench(key, _NAME_VARIABLES) or _from_clip_benchmark("en_classnames.json", key)
+    return as_list(names or _unknown(name), name)
 
 
 def templates(name: str | None) -> tuple[str, ...]:
@@ -56,23 +56,23 @@ def templates(name: str | None) -> tuple[str, ...]:
         return DEFAULT_TEMPLATES
     key = _key(name)
     if Path(name).is_file():
-        found = read_lines(Path(name))
+        texts = read_lines(Path(name))
     elif key in ("openaiimagenet", "simple"):
         import open_clip
 
         listed = open_clip.SIMPLE_IMAGENET_TEMPLATES if key == "simple" else open_clip.OPENAI_IMAGENET_TEMPLATES
-        found = tuple(function("{}") for function in listed)
+        texts = tuple(function("{}") for function in listed)
     else:
-        found = _from_fusion_bench(key, ("templates",)) or tuple(
+        texts = _from_fusion_bench(key, ("templates",)) or tuple(
             t.replace("{c}", "{}") for t in _from_clip_benchmark("en_zeroshot_classification_templates.json", key)
         )
-        found = found or _unknown(name)
-    if len(found) > _MOST_TEMPLATES:
-        raise InputError(f"{name}: holds {len(found):,} templates; at most {_MOST_TEMPLATES:,} make a head")
-    for template in found:
+        texts = texts or _unknown(name)
+    if len(texts) > _MOST_TEMPLATES:
+        raise InputError(f"{name}: holds {len(texts):,} templates; at most {_MOST_TEMPLATES:,} make a head")
+    for template in texts:
         if template.count("{}") != 1:
             raise InputError(f"template {template!r} must hold exactly one {{}} for the class name")
-    return found
+    return texts
 
 
 def _imagenet() -> tuple[ClassEntry, ...]:
@@ -127,8 +127,8 @@ def _from_fusion_bench(key: str, variables: tuple[str, ...]) -> tuple[str, ...]:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.List):
             names = {t.id for t in node.targets if isinstance(t, ast.Name)}
             if names & set(variables):
-                found = [_text(item) for item in node.value.elts]
-                return tuple(t for t in found if t is not None) if None not in found else ()
+                texts = [_text(item) for item in node.value.elts]
+                return tuple(t for t in texts if t is not None) if None not in texts else ()
     return ()
 
 

@@ -46,12 +46,12 @@ def read(file: Path, root: Path, classes: Sequence[str]) -> dict[str, int]:
     """
     place = {name: i for i, name in enumerate(classes)}
     place.update({str(int(name)): i for i, name in enumerate(classes) if name.isdecimal()})
-    found: dict[str, int] = {}
+    labels: dict[str, int] = {}
     for name, word in _rows(read_text(file, _BYTES, inside=root).splitlines(), file.suffix == ".txt"):
         index = place.get(word, place.get(word.lstrip("0") or "0"))
         if index is not None:
-            found[stem(name)] = index
-    return found
+            labels[stem(name)] = index
+    return labels
 
 
 def stem(name: str) -> str:

@@ -25,8 +25,8 @@ from unbackdoor.data.captions import Captions, read_captions
 from unbackdoor.data.classes import merged, positions
 from unbackdoor.data.columns import Columns, choose_columns, class_names, is_text
 from unbackdoor.data.footer import Group, read_footer
-from unbackdoor.data.leftout import LeftOut
 from unbackdoor.data.names import all_numbers, number_of
+from unbackdoor.data.omissions import Omissions
 from unbackdoor.data.pages import Cost, chunk_cost
 from unbackdoor.data.paths import Images
 from unbackdoor.data.source import Label, Picture, Source, SourceKind, Split, read_label
@@ -193,12 +193,12 @@ def _labels(file: _File, classes: tuple[str, ...]) -> list[Label]:
     table: Sequence[int] = range(len(file.classes))
     if file.classes and classes and file.classes != classes:
         table = positions(file.classes, classes, str(file.path))
-    found: list[Label] = []
+    labels: list[Label] = []
     for group in range(len(file.groups)):
         for batch in file.batches(group, column):
             if is_text(batch.type):
                 texts = [text.strip() if text else text for text in _texts(file.path, column, batch)]
-                found += [None if read_label(text) is None else text for text in texts]
+                labels += [None if read_label(text) is None else text for text in texts]
                 continue
             with _named(file.path):
                 values = batch.to_pylist()
@@ -206,8 +206,8 @@ def _labels(file: _File, classes: tuple[str, ...]) -> list[Label]:
                 label = _number(file.path, value)
                 if label is not None and file.classes and label >= len(file.classes):
                     raise InputError(f"{file.path}: label {label} has no name; its schema names {len(file.classes)}")
-                found.append(table[label] if label is not None and file.classes else label)
-    return found
+                labels.append(table[label] if label is not None and file.classes else label)
+    return labels
 
 
 def _number(path: Path, value: Any) -> int | None:
@@ -230,21 +230,21 @@ def _texts(path: Path, column: str, batch: pa.Array) -> list[str | None]:
 
 
 def _captions(file: _File) -> list[Captions]:
-    found: list[Captions] = []
+    captions: list[Captions] = []
     assert file.columns.caption is not None
     for group in range(len(file.groups)):
         for batch in file.batches(group, file.columns.caption):
             with _named(file.path):
                 values = _texts(file.path, file.columns.caption, batch) if is_text(batch.type) else batch.to_pylist()
-            found += [read_captions(value) for value in values]
-    return found
+            captions += [read_captions(value) for value in values]
+    return captions
 
 
 def _read(files: list[_File], classes: tuple[str, ...]) -> Split:
     labels: list[Label] = []
     captions: list[Captions] = []
     captioned = all(file.columns.caption for file in files)
-    readers, left_out = list[_Reader](), LeftOut()
+    readers, omissions = list[_Reader](), Omissions()
     starts = [0]
     for file in files:
         if (file.columns.label is None) != (files[0].columns.label is None):
@@ -267,7 +267,7 @@ def _read(files: list[_File], classes: tuple[str, ...]) -> Split:
         which, row = place(i)
         return f"{files[which].path.name} row {row}"
 
-    return Split(labels, picture, captions if captioned else None, left_out.notes(), name)
+    return Split(labels, picture, captions if captioned else None, omissions.notes(), name)
 
 
 def _one_kind(labels: list[Label], classes: tuple[str, ...]) -> list[Label]:
@@ -292,7 +292,7 @@ class _Reader:
         self._lock = Lock()
         self._group = -1
         self._batches: Iterator[pa.Array] = iter(())
-        self._kept: list[tuple[int, pa.Array]] = []  # the last two, with their first rows
+        self._recent: list[tuple[int, pa.Array]] = []  # the last two, with their first rows
         self._next = 0  # first row of the batch to come
         self._broken: dict[int, str] = {}
 
@@ -307,7 +307,7 @@ class _Reader:
         return _picture(value, self._images)
 
     def _value(self, row: int) -> Any:
-        for first, batch in self._kept:
+        for first, batch in self._recent:
             if first <= row < first + len(batch):
                 return batch[row - first].as_py()
         group = bisect_right(self._ends, row)
@@ -319,7 +319,7 @@ class _Reader:
         try:
             for batch in self._batches:
                 first, self._next = self._next, self._next + len(batch)
-                self._kept = [*self._kept[-1:], (first, batch)]
+                self._recent = [*self._recent[-1:], (first, batch)]
                 if row < self._next:
                     return batch[row - first].as_py()
         except InputError as error:
@@ -356,7 +356,7 @@ def open_parts(rest: str, split: str | None) -> Parts | None:
         raise InputError(
             f"parquet:{rest}: no split {split!r}; it has {', '.join(groups)}; append #{next(iter(groups))}"
         )
-    paths = groups[split] if split in groups else [path for found in groups.values() for path in found]
+    paths = groups[split] if split in groups else [path for some in groups.values() for path in some]
     files = [_opened(path) for path in paths]
     if any(file.columns.caption is None for file in files):
         return None

@@ -32,8 +32,8 @@ def lemmas() -> dict[str, str]:
 def words_of(wnid: str) -> tuple[str, ...]:
     """What an id may be called: OpenCLIP's name, WordNet's words together, then each alone; () for an unknown id."""
     words = lemmas().get(wnid, "")
-    found = (imagenet().get(wnid, ""), words, *(word.strip() for word in words.split(",")))
-    return tuple(dict.fromkeys(word for word in found if word))
+    forms = (imagenet().get(wnid, ""), words, *(word.strip() for word in words.split(",")))
+    return tuple(dict.fromkeys(word for word in forms if word))
 
 
 def name_of(wnid: str) -> str | None:

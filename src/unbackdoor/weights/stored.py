@@ -103,12 +103,12 @@ class Stored:
 
     def digest(self) -> str:
         """SHA-256 of the files' bytes, one after the other; of a single file what `sha256sum` gives."""
-        found = hashlib.sha256()
+        sha = hashlib.sha256()
         for shard in self.shards:
             with shard.path.open("rb") as file:
                 while piece := file.read(1 << 20):
-                    found.update(piece)
-        return found.hexdigest()
+                    sha.update(piece)
+        return sha.hexdigest()
 
 
 def open_stored(path: Path) -> Stored:
@@ -117,10 +117,10 @@ def open_stored(path: Path) -> Stored:
     Raises:
         InputError: there is none, more than one, or it is damaged.
     """
-    found = _find(path)
-    if found.name.endswith(".json"):
-        return _open_index(path, found)
-    shard = read_header(found)
+    file = _find(path)
+    if file.name.endswith(".json"):
+        return _open_index(path, file)
+    shard = read_header(file)
     return Stored(path, (shard,), tied=_tied([shard]))
 
 
@@ -229,9 +229,9 @@ def read_header(path: Path) -> Shard:
 
 
 def _entries(path: Path, header: Mapping[str, Any], base: int) -> Iterator[Entry]:
-    for name, told in header.items():
+    for name, facts in header.items():
         try:
-            dtype, shape, (start, stop) = told["dtype"], told["shape"], told["data_offsets"]
+            dtype, shape, (start, stop) = facts["dtype"], facts["shape"], facts["data_offsets"]
         except (TypeError, KeyError, ValueError):
             raise _damaged(path, f"tensor {_short(name)} without dtype, shape and place") from None
         if dtype not in WIDTHS if isinstance(dtype, str) else True:
