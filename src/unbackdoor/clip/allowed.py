@@ -16,7 +16,7 @@ from typing import Any
 
 from unbackdoor.errors import InputError
 
-LONGEST_SIDE = 768  # pixels; the largest input of a published dual encoder has 560, and work grows with the square
+_LONGEST_SIDE = 768  # pixels; the largest input of a published dual encoder has 560, and work grows with the square
 MOST_LAYERS = 512  # of one tower
 
 
@@ -62,6 +62,11 @@ class Sizes:
 def whole(low: int, high: int) -> Rule:
     """A whole number of a range, ends included."""
     return Rule(f"a whole number from {low} to {high}", lambda v: _is_whole(v) and low <= v <= high)
+
+
+def side(high: int = _LONGEST_SIDE) -> Rule:
+    """A number of pixels, or height and width."""
+    return either(whole(1, high), several(whole(1, high), 2, 2))
 
 
 def dimension(high: int = 1 << 24) -> Rule:

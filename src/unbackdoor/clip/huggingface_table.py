@@ -11,16 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from unbackdoor.clip.allowed import (
-    LONGEST_SIDE,
     Rule,
     Sizes,
     check_keys,
-    either,
     flag,
     layers,
     maybe,
     real,
     several,
+    side,
     whole,
     words,
 )
@@ -61,8 +60,7 @@ _ACT = words(
     "gelu", "quick_gelu", "gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh", "gelu_accurate", "relu", "silu",
     "swish", "tanh", "mish", "leaky_relu", "relu6", "sigmoid", "selu", "elu",
 )  # fmt: skip
-_SIDE = either(whole(1, LONGEST_SIDE), several(whole(1, LONGEST_SIDE), 2, 2))
-_PATCH = either(whole(1, 256), several(whole(1, 256), 2, 2))
+_SIDE, _PATCH = side(), side(256)
 _FACTOR = real(-1e6, 1e6)
 _TOKEN = maybe(whole(0, 1 << 24))
 

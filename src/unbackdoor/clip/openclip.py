@@ -22,7 +22,6 @@ from unbackdoor.clip.hub import OPEN_CLIP_WEIGHTS, fetch_tokenizer
 from unbackdoor.clip.library import guarded
 from unbackdoor.clip.openclip_table import check_config, read_config
 from unbackdoor.clip.preprocess import CLIP_MEAN, CLIP_STD, Frame, checked, checked_side
-from unbackdoor.clip.published import common_preprocess as _published_preprocess  # noqa: F401
 from unbackdoor.clip.skeleton import Undrawn, built, outline, probe, shapes_of
 from unbackdoor.clip.tokenizers import Watch, checked_folder, guard
 from unbackdoor.disk import copy_companions, write_text

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from unbackdoor.clip.allowed import (
-    LONGEST_SIDE,
     Rule,
     Sizes,
     anything,
@@ -22,6 +21,7 @@ from unbackdoor.clip.allowed import (
     maybe,
     real,
     several,
+    side,
     table,
     text,
     whole,
@@ -34,7 +34,7 @@ Json = dict[str, Any]
 
 _HUB_NAME = text(r"[\w.-]{1,96}(/[\w.-]{1,96})?", "a name of the hub, such as timm/ViT-B-16-SigLIP")
 _TIMM_NAME = text(r"[a-z0-9_]{1,80}(\.[a-z0-9_]{1,80})?", "the name of a timm architecture")
-_SIDE = either(whole(1, LONGEST_SIDE), several(whole(1, LONGEST_SIDE), 2, 2))
+_SIDE = side()
 _COLOR = several(real(-1000, 1000), 3, 3)
 _BLOCK: dict[str, Rule] = {
     "mlp_ratio": real(0.01, 64),

@@ -9,7 +9,6 @@ user is told what may be read wrongly.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from unbackdoor.clip.library import guarded
+from unbackdoor.disk import digest
 from unbackdoor.errors import InputError, first_line
 from unbackdoor.untrusted import is_there
 
@@ -198,11 +198,8 @@ def _tag_of(file: Path, known: Mapping[str, Json]) -> str:
     sums = {digits: tag for digits, tag in by_digits.items() if digits in file.name}
     if not sums:
         return ""
-    digest = hashlib.sha256()
-    with file.open("rb") as content:
-        while piece := content.read(1 << 20):
-            digest.update(piece)
-    return next((tag for digits, tag in sums.items() if digest.hexdigest().startswith(digits)), "")
+    whole = digest(file)
+    return next((tag for digits, tag in sums.items() if whole.startswith(digits)), "")
 
 
 def _doubt(name: str, file: Path, usual: Reading) -> str:

@@ -7,11 +7,11 @@ from fusion-bench; Caltech101, Country211, … from clip-benchmark. Those two ar
 from __future__ import annotations
 
 import ast
-import importlib.util
 import json
 from pathlib import Path
 
 from unbackdoor.data.classfile import ClassEntry, ClassList, as_list, read_class_file, read_lines
+from unbackdoor.data.wordnet import imagenet, package_folder, words_of
 from unbackdoor.errors import InputError
 from unbackdoor.untrusted import is_there
 
@@ -79,8 +79,6 @@ def _imagenet() -> tuple[ClassEntry, ...]:
     """OpenCLIP's names with the WordNet ids and words of the same classes."""
     from open_clip import IMAGENET_CLASSNAMES
 
-    from unbackdoor.data.wordnet import imagenet, words_of
-
     # Without timm's tables there are names alone.
     ids = list(imagenet()) or [""] * len(IMAGENET_CLASSNAMES)
     return tuple(
@@ -100,14 +98,8 @@ def _unknown(name: str) -> tuple[str, ...]:
     )
 
 
-def _package_folder(name: str) -> Path | None:
-    """Where a library lies, found without importing it."""
-    spec = importlib.util.find_spec(name)
-    return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
-
-
 def _from_clip_benchmark(file: str, key: str) -> tuple[str, ...]:
-    root = _package_folder("clip_benchmark")
+    root = package_folder("clip_benchmark")
     if root is None:
         return ()
     entries = json.loads((root / "datasets" / file).read_text(encoding="utf-8"))
@@ -117,7 +109,7 @@ def _from_clip_benchmark(file: str, key: str) -> tuple[str, ...]:
 
 def _from_fusion_bench(key: str, variables: tuple[str, ...]) -> tuple[str, ...]:
     """A list of strings, or of `lambda c: f"…{c}…"`, assigned to one of `variables` in the set's file."""
-    root = _package_folder("fusion_bench")
+    root = package_folder("fusion_bench")
     if root is None:
         return ()
     files = {_key(p.stem): p for p in (root / "tasks" / "clip_classification").glob("*.py")}

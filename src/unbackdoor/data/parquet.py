@@ -194,19 +194,14 @@ def _labels(file: _File, classes: tuple[str, ...]) -> list[Label]:
     if file.classes and classes and file.classes != classes:
         table = positions(file.classes, classes, str(file.path))
     labels: list[Label] = []
-    for group in range(len(file.groups)):
-        for batch in file.batches(group, column):
-            if is_text(batch.type):
-                texts = [text.strip() if text else text for text in _texts(file.path, column, batch)]
-                labels += [None if read_label(text) is None else text for text in texts]
-                continue
-            with _named(file.path):
-                values = batch.to_pylist()
-            for value in values:
-                label = _number(file.path, value)
-                if label is not None and file.classes and label >= len(file.classes):
-                    raise InputError(f"{file.path}: label {label} has no name; its schema names {len(file.classes)}")
-                labels.append(table[label] if label is not None and file.classes else label)
+    for value in _values(file, column):
+        if isinstance(value, str):
+            labels.append(None if read_label(value) is None else value.strip())
+            continue
+        label = _number(file.path, value)
+        if label is not None and file.classes and label >= len(file.classes):
+            raise InputError(f"{file.path}: label {label} has no name; its schema names {len(file.classes)}")
+        labels.append(table[label] if label is not None and file.classes else label)
     return labels
 
 
@@ -219,25 +214,22 @@ def _number(path: Path, value: Any) -> int | None:
     return int(value) if value >= 0 else None
 
 
-def _texts(path: Path, column: str, batch: pa.Array) -> list[str | None]:
-    if pa.types.is_dictionary(batch.type):
-        batch = batch.cast(batch.type.value_type)
-    if (pc.max(pc.binary_length(batch)).as_py() or 0) > _LONGEST_TEXT:
-        raise InputError(f"{path}: column {column!r} holds a text of more than {_LONGEST_TEXT:,} bytes")
-    with _named(path):
-        values: list[str | None] = batch.to_pylist()
-    return values
+def _values(file: _File, column: str) -> Iterator[Any]:
+    """A column as Python's values.
 
-
-def _captions(file: _File) -> list[Captions]:
-    captions: list[Captions] = []
-    assert file.columns.caption is not None
+    Raises:
+        InputError: as `_File.batches`; a text that is too long.
+    """
     for group in range(len(file.groups)):
-        for batch in file.batches(group, file.columns.caption):
+        for batch in file.batches(group, column):
             with _named(file.path):
-                values = _texts(file.path, file.columns.caption, batch) if is_text(batch.type) else batch.to_pylist()
-            captions += [read_captions(value) for value in values]
-    return captions
+                if is_text(batch.type) and pa.types.is_dictionary(batch.type):
+                    batch = batch.cast(batch.type.value_type)
+                if is_text(batch.type) and (pc.max(pc.binary_length(batch)).as_py() or 0) > _LONGEST_TEXT:
+                    what = f"column {column!r} holds a text of more than {_LONGEST_TEXT:,} bytes"
+                    raise InputError(f"{file.path}: {what}")
+                values = batch.to_pylist()
+            yield from values
 
 
 def _read(files: list[_File], classes: tuple[str, ...]) -> Split:
@@ -250,7 +242,8 @@ def _read(files: list[_File], classes: tuple[str, ...]) -> Split:
         if (file.columns.label is None) != (files[0].columns.label is None):
             raise InputError(f"{file.path}: has another label column than {files[0].path.name}; write both alike")
         labels += _labels(file, classes)
-        captions += _captions(file) if captioned else []
+        if captioned:
+            captions += map(read_captions, _values(file, file.columns.caption or ""))
         readers.append(_Reader(file))
         starts.append(starts[-1] + file.rows)
     labels = _one_kind(labels, classes)

@@ -7,7 +7,6 @@ every tensor's bytes are as many as its shape asks for, and that together they c
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from unbackdoor.disk import digest
 from unbackdoor.errors import InputError
 from unbackdoor.untrusted import as_type, parse_json, read_json
 
@@ -103,12 +103,7 @@ class Stored:
 
     def digest(self) -> str:
         """SHA-256 of the files' bytes, one after the other; of a single file what `sha256sum` gives."""
-        sha = hashlib.sha256()
-        for shard in self.shards:
-            with shard.path.open("rb") as file:
-                while piece := file.read(1 << 20):
-                    sha.update(piece)
-        return sha.hexdigest()
+        return digest(*(shard.path for shard in self.shards))
 
 
 def open_stored(path: Path) -> Stored:
