@@ -1,7 +1,7 @@
 """The one home of seeds: every draw is a function of a seed and of what is drawn for, never of what was drawn before.
 
-So a resumed run sees what it would have seen, and any process can ask for any image. The formulas are part of every
-result that was ever published from here: they stay bit for bit.
+So a resumed run draws as the whole run would have, and any process can ask for any image. The formulas are part of
+every result that was ever published from here: they stay bit for bit.
 """
 
 from __future__ import annotations

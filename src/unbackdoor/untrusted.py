@@ -1,8 +1,8 @@
 """Reading files of strangers: regular files alone, a bounded number of bytes, and nothing in them that explodes.
 
-Whatever a file says of itself is checked here once: that it is a file and no device, that it lies where it may, that
-its JSON or YAML is no deeper, longer or larger than any sound one, and that it has the fields and types that are asked
-for. Every refusal is an `InputError` of one line.
+This module checks once what a file says of itself: that it is a file and no device, that it lies where it may, that its
+JSON or YAML is no deeper, longer or larger than any sound one, and that it has the fields and types that the caller
+needs. Every refusal is an `InputError` of one line.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ def text(pattern: str, kind: str) -> Rule:
 
 
 def anything(longest: int = 200) -> Rule:
-    """A scalar or a list of scalars that no library is told of."""
+    """A short text or a number that no library reads."""
 
     def fits(value: Any) -> bool:
         if isinstance(value, str):

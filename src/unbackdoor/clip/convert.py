@@ -1,8 +1,8 @@
 """One model in the other library's form: OpenCLIP's CLIP of two transformers ↔ Hugging Face's `CLIPModel`.
 
-Names, the fused qkv matrix and transposed projections are all that differ. What the other form has no place for
-(ResNets, timm towers, CoCa, LayerScale, …) is refused. Both forms are shown the same pictures and texts before the new
-folder appears, so that a conversion is either equal or not made.
+The forms differ in names, the fused qkv matrix and transposed projections alone. A model that has no place in the other
+form (ResNets, timm towers, CoCa, LayerScale, …) is refused. Before the new folder appears, both forms embed the same
+pictures and texts: a conversion is equal, or it is not made.
 """
 
 from __future__ import annotations

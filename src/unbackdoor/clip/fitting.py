@@ -20,7 +20,7 @@ def check_shapes(model: nn.Module, stored: Shapes, what: str, hint: str = "") ->
 
     Args:
         stored: names and shapes, as a file's header tells.
-        hint: what else to try, where the caller knows; otherwise it is told from the names.
+        hint: what else to try, where the caller knows; otherwise the names decide.
 
     Raises:
         InputError: missing, unexpected or mis-shaped tensors: the line counts them, names the first, and says what to

@@ -216,7 +216,7 @@ class Clip:
 
     @torch.no_grad()
     def round_as_stored(self) -> None:
-        """Round the weights, in place, to the types that `save` writes, so that what is measured is what is written.
+        """Round the weights, in place, to the types that `save` writes, so that one measures the model that is saved.
 
         Raises:
             InputError: as `stored`.

@@ -66,7 +66,7 @@ def find_weights(folder: Path, reference: str) -> Weights:
     Only names and shapes are read here.
 
     Raises:
-        InputError: there are none, or they are damaged, or an index names what is not there or lies elsewhere.
+        InputError: there are none, they are damaged, or an index names a file that is missing or lies elsewhere.
     """
     name = next((n for n in NAMES if (folder / n).is_file()), None)
     if name is None:

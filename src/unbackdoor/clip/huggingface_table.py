@@ -1,7 +1,7 @@
 """What a Hugging Face `config.json` may say: the dual encoders that are known, the towers of each, and their settings.
 
 Only what is listed here reaches the library, value by value; the rest of a configuration (notes, defaults of other
-tasks, names of other models) is dropped. Refused is what would change what the model computes, and is not listed.
+tasks, names of other models) is dropped. A setting that is not listed and would change the model's output is refused.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ class Listed:
     Args:
         family: what it is a kind of.
         vision, text: model types of the towers.
-        config: what the library is given.
+        config: the dictionary that the library gets.
     """
 
     family: Family
@@ -254,7 +254,7 @@ def _part(settings: Json, rules: Mapping[str, Rule], kind: str, what: str, sizes
 
 
 def _check_dropped(settings: Json, rules: Mapping[str, Rule], kind: str, what: str) -> None:
-    """Whether what is not handed on is what the library has anyway, where it is a setting of this kind of model."""
+    """Refuse a setting that is dropped though this kind of model has it, unless its value is the library's default."""
     from transformers import CONFIG_MAPPING, PretrainedConfig
 
     if kind not in CONFIG_MAPPING:

@@ -55,7 +55,7 @@ def undisturbed(*, draws: bool = False) -> Iterator[None]:
     """Build models in float32 on the CPU, and leave what all code shares as it was: generators, default type.
 
     Args:
-        draws: let the generators move on, where random numbers are what was asked for.
+        draws: let the generators move on, for a caller who wants random numbers.
     """
     import random
 

@@ -72,7 +72,7 @@ def from_folder(folder: Path, reference: str) -> Clip:
     """A folder in OpenCLIP's `local-dir:` scheme.
 
     Raises:
-        InputError: it is none, its configuration asks for what is not allowed or not there, or its weights do not fit.
+        InputError: no such folder, a configuration that is not allowed, missing files, or weights that do not fit.
     """
     if not folder.is_dir():
         raise InputError(f"{reference}: no such folder")
@@ -164,7 +164,7 @@ def _as_hugging_face(folder: Path, reference: str, weights: Path) -> Clip:
 
 
 def _open(source: Source, weights: Path | None, shapes: Mapping[str, tuple[int, ...]]) -> Clip:
-    """Compare what is asked for with what is there, then build and fill the model."""
+    """Compare the configuration with the weights, then build and fill the model."""
     model_cfg = source.config["model_cfg"]
     make = partial(create, model_cfg, source.what)
     if weights is None:
@@ -202,7 +202,7 @@ def create(model_cfg: Mapping[str, Any], what: str) -> nn.Module:
 
 
 def check_towers(skeleton: nn.Module, model_cfg: Mapping[str, Any], what: str) -> None:
-    """Whether towers on the meta device take what they will be given, and meet in one space.
+    """Whether towers on the meta device take pictures and texts of the configured sizes, and embed both in one space.
 
     Raises:
         InputError: they do not.

@@ -2,8 +2,8 @@
 
 A bare file of weights says neither how pictures were prepared for it nor which activation its towers have, and weights
 published under one architecture's name differ in both. A tag (`ViT-L-14:laion2b_s32b_b82k`) says it; so does a file
-that is one of those whose SHA-256 is known, or that carries OpenAI's marks. Of any other file nothing is known, and the
-user is told what may be read wrongly.
+that is one of those whose SHA-256 is known, or that carries OpenAI's marks. Any other file says nothing, and a
+warning tells the user what we may read wrongly.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Reading:
     """How weights of an architecture are read.
 
     Args:
-        preprocess: what is known of `mean`, `std`, `interpolation`, `resize_mode`.
+        preprocess: the known ones of `mean`, `std`, `interpolation`, `resize_mode`.
         quick_gelu: whether the towers have OpenAI's activation, x·σ(1.702x); timm's towers never do.
         doubt: what to tell the user where published weights are read in another way; empty where there is no doubt.
     """

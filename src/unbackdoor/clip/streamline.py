@@ -127,10 +127,10 @@ def _fold(model: nn.Module, pairs: list[tuple[str, str]]) -> None:
 
 
 def _pairs(clip: Clip, probe: Tensor) -> list[tuple[str, str]]:
-    """Names of each convolution whose output is, itself, what a BatchNorm was given; both ran once."""
+    """Names of each convolution whose very output a BatchNorm takes, and of that BatchNorm; both ran once."""
     names = {module: name for name, module in clip.model.named_modules()}
     origins: dict[int, nn.Module] = {}
-    outputs: list[Tensor] = []  # alive, so that no number is given twice
+    outputs: list[Tensor] = []  # held, so that no `id` is used twice
     calls: dict[nn.Module, int] = {}
     pairs: list[tuple[nn.Module, nn.Module]] = []
 

@@ -1,9 +1,9 @@
-"""Tokenizers of strangers: checked, then written out into a folder of our own, which alone the library is shown.
+"""Tokenizers of strangers: checked, then written into a folder of our own, the only one that the library reads.
 
-What reaches transformers is what the tables here allow, rewritten, and nothing else that lies in the folder: no code,
-no paths, no further files. What a file could make explode is bounded: its bytes, the growth of a text under the
-normalizers, the work of the regular expressions (one of bounded shape, or one that a published tokenizer uses), the
-tokens that a configuration adds, and the time that texts take.
+The tables here say what may reach transformers; nothing else of the folder does: no code, no paths, no further files.
+Whatever a file could make explode has a bound: its bytes, the growth of a text under the normalizers, the work of the
+regular expressions (of bounded shape, or one that a published tokenizer uses), the tokens that a configuration adds,
+and the time that texts take.
 """
 
 from __future__ import annotations

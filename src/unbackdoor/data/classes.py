@@ -1,9 +1,9 @@
-"""The one place where the classes of data meet those that are wanted: of a class file, of training, of another file.
+"""The one place that maps the classes of data to those to work with: a class file's, training's, another file's.
 
 Names are matched by what they say, never by where they stand: as written, then normalised (`data/names.py`), then by
 what a class file says besides (ids, synonyms), then by WordNet's words for an id. Only numbers are matched by number:
-labels without names, and names that are numbers (`7`, `007`, `7.0`). Whatever fits nothing or fits two classes is
-refused in one line; a class that merely lacks images is not.
+labels without names, and names that are numbers (`7`, `007`, `7.0`). One line refuses a class that fits nothing or fits
+two classes; a class that merely lacks images is no error.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Classes:
 
     Args:
         names: one per class, () when unknown.
-        indices: int64, one per label that was given: its class, −1 where unknown.
+        indices: int64, one per label: its class, −1 where unknown.
     """
 
     names: tuple[str, ...]

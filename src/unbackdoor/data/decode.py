@@ -20,7 +20,7 @@ from unbackdoor.progress import Progress
 _CHUNK = 512
 # What a file is called does not decide what Pillow takes it for, and it knows formats that start other programs (EPS).
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-_LONGEST = 16  # sides to each other; the rest of a longer strip is never seen, and would be resized for nothing
+_LONGEST = 16  # sides to each other; the rest of a longer strip is cut off, and would be resized for nothing
 _MODES = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,

@@ -1,6 +1,6 @@
 """`folder:PATH`: one folder per class, optionally under train/, test/ or val/; ImageNet's and its kin's layouts.
 
-The rules are in docs/data.md. Whatever is left out is counted and named in the source's notes.
+The rules are in docs/data.md. The source's notes count and name what the reader leaves out.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def _part(place: Path, walk: Walk) -> _Part:
 
 
 def _annotate(name: str, part: _Part, root: Path, classes: tuple[str, ...]) -> list[str]:
-    """Labels of an unsorted split from the file that its set has for it; what is to be said about them."""
+    """Read the labels of an unsorted split from the file that its set has for it; returns notes about them."""
     file = labelfiles.find(root, part.place)
     if file is None:
         return [

@@ -104,7 +104,7 @@ def _groups(footer: dict[int, Any], size: int) -> Iterator[Group]:
 
 
 def _leaves(schema: list[Any]) -> list[tuple[tuple[str, ...], str, int]]:
-    """Path, type and fixed length of every column that holds values; the schema is a tree, told from the root down."""
+    """Path, type and fixed length of every column that holds values; the schema lists a tree from the root down."""
     if not 1 <= len(schema) <= _MOST_COLUMNS:
         raise ValueError(f"a schema of {len(schema)} elements")
     leaves = []

@@ -75,5 +75,5 @@ def _rows(lines: list[str], bare: bool) -> Iterator[tuple[str, str]]:
         for row in reader:
             if name is not None and label is not None and len(row) > max(name, label) and row[label].strip():
                 yield row[name].strip(), row[label].split()[0]
-    except csv.Error:  # what was read until then counts; the rest is unlabelled, and said so
+    except csv.Error:  # the rows before it count; the rest is unlabelled, and a note says so
         return

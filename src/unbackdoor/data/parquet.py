@@ -1,7 +1,7 @@
 """`parquet:PATH`: a file or a folder of Parquet files, above all in the Hugging Face image schema.
 
-What a file becomes in memory is told from its page headers (`data.pages`) before it is read, and it is read a few rows
-at a time. The rules for columns, splits and class names are in docs/data.md.
+The page headers say what a file becomes in memory (`data.pages`), and are checked before it is read, a few rows at a
+time. The rules for columns, splits and class names are in docs/data.md.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _DAMAGE = (pa.ArrowException, OSError, ValueError)
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Whatever Arrow says of a damaged file, in a line that names it."""
+    """Arrow's complaints about a damaged file, in a line that names the file."""
     try:
         yield
     except InputError:

@@ -30,7 +30,7 @@ def allow_outside() -> Iterator[None]:
 
 
 class Images:
-    """Reads images by the paths that a file in `folder` names; what is allowed is what was so when it was made."""
+    """Reads images by the paths that a file in `folder` names; `allow_outside` counts at the time it was made."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._anywhere = folder, _ALLOWED.get()

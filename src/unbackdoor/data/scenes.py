@@ -1,7 +1,7 @@
 """`embedded:scenes`: procedurally drawn, captioned pictures; deterministic by (seed, index), drawn in batches.
 
 A class is a texture, a colour and a shape ("striped red star"); size, place, tilt and background vary within
-a class and are told by the caption. Every random number is a hash of (seed, index, field), so picture 7 is the
+a class and stand in the caption. Every random number is a hash of (seed, index, field), so picture 7 is the
 same whether it is drawn alone, in a batch, or in another process.
 """
 

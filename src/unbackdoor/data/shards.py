@@ -26,7 +26,7 @@ from unbackdoor.untrusted import parse_json
 _IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "ppm", "tif", "tiff")
 _TEXTS = ("cls", "txt", "json")
 _LABELS = ("label_name", "class_name", "label", "class", "cls", "category", "target")
-# A header claims what it likes; what is larger is not read into memory.
+# A header can claim anything; a member that claims more is not read.
 _LARGEST_TEXT = 1 << 20
 _MOST_SHARDS = 100_000
 _MOST_WAITING = 100_000  # samples of a shard whose members do not lie side by side
@@ -285,7 +285,7 @@ _BLOCK, _HELD = 8192, 64  # tables are memory maps: holding many costs next to n
 def open_parts(rest: str) -> Parts:
     """The pairs of `wds:rest`, read from disk as they are asked for.
 
-    Left out and counted: samples without an image or a caption, and whatever is cut off or damaged.
+    Left out and counted: samples without an image or a caption, and those that are cut off or damaged.
 
     Raises:
         InputError: no such shard, or one that is no tar.
@@ -346,7 +346,7 @@ def _scan(shard: Path, add: Add) -> int:
     with shard.open("rb") as file, _opened(file) as tar:
 
         def close() -> int:
-            """The current sample's pairs are added; where one lacks something, all of it waits."""
+            """Add the current sample's pairs; where one lacks something, the whole sample waits."""
             for key, group in current.items():
                 whole = _Group([*waiting.pop(key, _Group()).members, *group.members])
                 here = file.tell()
@@ -361,7 +361,7 @@ def _scan(shard: Path, add: Add) -> int:
             return dismiss(next(iter(waiting))) if len(waiting) > _MOST_WAITING else 0
 
         def dismiss(key: str) -> int:
-            """What is whole of a sample that waited is added; returns how much is not."""
+            """Add the whole pairs of a sample that waited; returns how many of its pictures are without."""
             rows, missing = _rows(file, key, waiting.pop(key))
             for row in rows:
                 add(*row)
@@ -406,7 +406,7 @@ def _rows(file: BinaryIO, key: str, group: _Group) -> tuple[list[tuple[int, ...]
 
 
 def _damaged(shard: Path, offset: int, end: int) -> int:
-    """1 where the walk stopped before a block that is not the archive's end: what follows cannot be told apart."""
+    """1 where the walk stopped before a block that is not the archive's end: nothing tells how many samples follow."""
     with shard.open("rb") as file:
         file.seek(min(offset, end))
         return int(any(file.read(512)))

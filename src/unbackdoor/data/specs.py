@@ -125,7 +125,7 @@ def load_test(
 
 @dataclass(frozen=True)
 class _Ask:
-    """What is wanted of a source; see `load_images`.
+    """Which images of a source to read; see `load_images`.
 
     Args:
         needed: whether labels are needed.

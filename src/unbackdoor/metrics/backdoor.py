@@ -26,7 +26,7 @@ COUNTINGS = ("standard", "cleanclip", "par")
 
 @dataclass(frozen=True)
 class BackdoorRates:
-    """The three rates; `asr` and `triggered_accuracy` are None when no trigger was given."""
+    """The three rates; `asr` and `triggered_accuracy` are None without a trigger."""
 
     ca: Rate
     asr: Rate | None = None

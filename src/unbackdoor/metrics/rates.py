@@ -1,4 +1,4 @@
-"""A rate is never given alone: value, count and 95% Wilson interval travel together."""
+"""No rate stands alone: value, count and 95% Wilson interval travel together."""
 
 from __future__ import annotations
 

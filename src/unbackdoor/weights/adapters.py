@@ -3,7 +3,7 @@
 ΔW = scale · B·A for every module named (LoRA, Hu et al. 2021, arXiv 2106.09685); scale is lora_alpha/r,
 or lora_alpha/√r where the adapter says use_rslora (Kalajdzievski 2023, arXiv 2312.03732). PiSSA (Meng et al. 2024,
 arXiv 2404.02948) and OLoRA (Büyükakyüz 2024, arXiv 2406.01775) take out of the base what the factors hold at first. All
-of it is what PEFT 0.21 computes (`tests/weights/test_adapters.py` compares); what could differ from that is refused.
+of it equals PEFT 0.21 (`tests/weights/test_adapters.py` compares); an adapter that could come out otherwise is refused.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _FUSED = "in_proj_weight"  # of nn.MultiheadAttention, which PEFT wraps whole
 # Initialisations that leave the base as it is, and those that do not but can be done again.
 _PLAIN_INITS = (True, False, "gaussian", "eva", "orthogonal", "mica")
 _PISSA, _OLORA = "pissa", "olora"
-# Settings that decide nothing of what is merged, or that are read below; any other that is set is refused.
+# Settings that change no merged weight, or that are read below; any other that is set is refused.
 _KNOWN = frozenset(
     (
         "peft_type", "r", "lora_alpha", "use_rslora", "fan_in_fan_out", "init_lora_weights", "rank_pattern",
@@ -50,7 +50,7 @@ _IMAGE_TOWER = re.compile(r"vis(ion|ual)|image")
 
 @dataclass(frozen=True)
 class Settings:
-    """What an adapter's configuration says, as far as it decides what is merged."""
+    """The part of an adapter's configuration that decides on the merged weights."""
 
     peft_type: str
     r: int = 8

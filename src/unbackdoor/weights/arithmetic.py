@@ -1,4 +1,4 @@
-"""What is subtracted from what: state dicts on disk matched by name, and the sums of `weights.stream` made of them."""
+"""Which tensor is subtracted from which: matches state dicts on disk by name, and has `weights.stream` sum them."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _bared(entries: Mapping[str, T]) -> dict[str, T]:
 
 
 def differences(a: Stored, b: Stored, dtype: str | None, how: Matching) -> list[OutputFile]:
-    """A − B, in A's layout; what is not moved (`weights.stream`) is left out.
+    """A − B, in A's layout; tensors that do not move (`weights.stream`) are left out.
 
     Raises:
         InputError: as `matched`; a tensor that one of them lacks, unless `how.partial`.

@@ -190,7 +190,7 @@ def _imports(path: Path) -> str:
     names = names_in(path)
     if not names:
         return "no pickle that could be read is in it"
-    # The scanner knows which names are dangerous; told them one by one, it has no hostile pickle to follow.
+    # The scanner knows which names are dangerous; given them one by one, it has no hostile pickle to follow.
     imports = "".join("c{0}\n{2}\n".format(*name.rpartition(".")) for name in names if "\n" not in name)
     logging.disable(logging.CRITICAL)  # the scanner's own account of every finding
     try:

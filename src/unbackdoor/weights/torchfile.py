@@ -61,7 +61,7 @@ _HARMLESS = re.compile(
     r"|torch\.(complex\d*|u?int\d+|float\d\w*|bfloat16|bool|half|double|long)"
     r"|torch\.nn\.(parameter\.)?(Parameter|Buffer)"
 )
-# Tensors that are no plain numbers in memory: said only if one of them is asked for.
+# Tensors that are no plain numbers in memory: an error only if somebody asks for one of them.
 _ODD = {
     "torch._utils._rebuild_sparse_tensor": "sparse",
     "torch._utils._rebuild_sparse_csr_tensor": "sparse",
