@@ -16,8 +16,8 @@ BRITISH = re.compile(
     "|(normal|optim|initial|factor|recogn|organ|random|serial|summar|general|minim|maxim)is(e|ing|ation)"
 )
 
-# Names that a format fixes: the option of a trigger's spec is the field of that name.
-FIXED = {("triggers/text.py", "colour")}
+# Names that a format fixes: a trigger's spec and a recipe name fields of dataclasses.
+FIXED = {("triggers/text.py", "colour"), ("bench/recipe.py", "defences")}
 
 # Rooms and modules that still have such names. A line goes when its room has none; none is to be added.
 LATER = {
