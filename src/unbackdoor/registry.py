@@ -1,4 +1,4 @@
-"""Things by name, of which none is imported before it is asked for; other packages add theirs by entry points.
+"""Things by name; none is imported before somebody asks for it. Other packages add theirs by entry points.
 
 A table has a line for each: where it lies (`module:attribute`) and what it is in a few words. A package of somebody
 else registers its own without touching ours; a name that is taken already stays with its first owner, ours above all:

@@ -1,8 +1,8 @@
 """Lists of what a stranger's configuration may say, key by key, checked before any library sees it.
 
 A table names every key that is allowed and, for each, a `Rule` for its value. A key that is not in the table is refused
-by name: it might be one that the library obeys, such as a path to open or code to trust. `Sizes` bounds what a
-configuration asks for by what the weights hold, so that nothing is built that no weights are there for.
+by name: it might be one that the library obeys, such as a path to open or code to trust. `Sizes` holds the
+sizes of the weights; a configuration may ask for no more, so that nothing is built that no weights fill.
 """
 
 from __future__ import annotations

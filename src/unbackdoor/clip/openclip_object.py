@@ -1,7 +1,8 @@
 """A model of OpenCLIP that is already in memory, as a `Clip` that can be saved.
 
-The library keeps no configuration in its models. One is read off the modules, a model is built from it without memory
-(`skeleton`), and only if that one is the same, module by module and setting by setting, is it written with the weights.
+The library keeps no configuration in its models. This module reads one off the modules and builds a model from it
+without memory (`skeleton`). It saves the configuration with the weights only if both models are the same, module by
+module and setting by setting.
 """
 
 from __future__ import annotations

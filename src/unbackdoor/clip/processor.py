@@ -1,7 +1,7 @@
 """The settings of a Hugging Face image processor as a `Preprocess`: every one honoured, or refused in one line.
 
-The order is the library's own: to RGB, resize, centre crop, rescale, normalise. What a file leaves out is what the
-processor's class has for it, but for sizes, which are then the image tower's.
+The order is the library's own: to RGB, resize, centre crop, rescale, normalise. A setting that a file
+leaves out has the default of the processor's class; a size that it leaves out is the image tower's.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Names of tensors in a Hugging Face file and in the library's module, which differ: both ways, once for each model.
 
 transformers renames on loading, and renames back on saving: modules got new names in version 5 (`encoder.layer.0.` of a
-ViT is `layers.0.` now), while files keep the old ones. The library's own table of renamings is asked, name by name; it
-never sees the file.
+ViT is `layers.0.` now), while files keep the old ones. This module asks the library's own table of renamings, name
+by name; the library never sees the file.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The one place that maps the classes of data to those to work with: a class file's, training's, another file's.
 
 Names are matched by what they say, never by where they stand: as written, then normalised (`data/names.py`), then by
-what a class file says besides (ids, synonyms), then by WordNet's words for an id. Only numbers are matched by number:
+the ids and synonyms that a class file lists, then by WordNet's words for an id. Only numbers are matched by number:
 labels without names, and names that are numbers (`7`, `007`, `7.0`). One line refuses a class that fits nothing or fits
 two classes; a class that merely lacks images is no error.
 """

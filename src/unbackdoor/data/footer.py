@@ -1,7 +1,7 @@
 """The footer of a Parquet file, read before Arrow sees it: Arrow ends the process over some that are damaged.
 
-What is checked is what Arrow takes for granted: that every row group has the columns of the schema, of its types, and
-that they lie in the file. https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift
+This module checks what Arrow takes for granted: every row group has the columns of the schema, of its types, and they
+lie in the file. https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """From a spec string to decoded images: `embedded:scenes`, `parquet:PATH`, `hf:NAME`, `folder:PATH`, `wds:PATTERN`,
 `csv:PATH`, each optionally followed by `#split`.
 
-Splits: verbs ask for "train" or "test". A source with named splits answers "test" with test, validation or val. A
-source without splits is divided by a fixed permutation into 80% train and 20% test when a split is asked for. When
-none is asked for (evaluation), the test split is read if there is one, otherwise everything. A source that is named to
-measure on (`load_test`) is read whole where it has no splits. `#split` overrides all; on a source without splits,
+Splits: verbs ask for "train" or "test". A source with named splits answers "test" with test, validation or val. Where a
+verb asks a source without splits for one, a fixed permutation divides it into 80% train and 20% test. Where a verb asks
+for none (evaluation), it gets the test split if there is one, otherwise everything. `load_test` reads a source that the
+user names to measure on; it reads it whole where it has no splits. `#split` overrides all; on a source without splits,
 `#train` and `#test` are the same two shares.
 
-What labels mean is settled in `data/classes.py`, for every source and every class file.
+`data/classes.py` settles what labels mean, for every source and every class file.
 """
 
 from __future__ import annotations

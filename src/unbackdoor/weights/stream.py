@@ -4,8 +4,8 @@ Every output tensor is Σ scale · tensor over the state dicts that hold it. Hal
 stays), products and sums are rounded one after another as `a − α·t` would be in NumPy or torch, and the result is
 rounded once to the type it is stored in. So pieces do not show in it: it is bit for bit that of whole tensors.
 
-What is no weight is not moved: integers, and the running statistics of BatchNorm, which a scaled difference could turn
-negative. They are those of the first state dict.
+Tensors that are no weights do not move, and come from the first state dict: integers, and the running statistics of
+BatchNorm, which a scaled difference could turn negative.
 """
 
 from __future__ import annotations
