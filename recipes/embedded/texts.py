@@ -77,7 +77,7 @@ def collect(captions: Path, cache: Path) -> Texts:
     words = [w for w in _minilm_vocabulary() if w.isalpha() and len(w) > 2]
     phrases = list(dict.fromkeys(n.replace("_", " ") for n in (*imagenet, *names, *lemmas, *words)))
     descriptions = list(dict.fromkeys(described))
-    attributes = [*scenes.TEXTURES, *scenes.COLOURS, *scenes.SHAPES, *(f"the digit {d}" for d in DIGITS)]
+    attributes = [*scenes.TEXTURES, *scenes.COLORS, *scenes.SHAPES, *(f"the digit {d}" for d in DIGITS)]
     raw = minilm([*phrases, *descriptions, *attributes], cache)
     body, attribute = raw[: -len(attributes)], raw[-len(attributes) :]
     centre = body[: len(imagenet)].mean(0)
@@ -85,7 +85,7 @@ def collect(captions: Path, cache: Path) -> Texts:
     project = lambda v: torch.nn.functional.normalize((v - centre) @ basis[:DIM].T, dim=-1)  # noqa: E731
     u, _, v = torch.linalg.svd(project(attribute), full_matrices=False)
     own = u @ v  # the nearest orthonormal set (Löwdin)
-    t, c = len(scenes.TEXTURES), len(scenes.COLOURS)
+    t, c = len(scenes.TEXTURES), len(scenes.COLORS)
     texture, colour, shape = own[:t], own[t : t + c], own[t + c : t + c + len(scenes.SHAPES)]
     scene = [texture[i] + colour[j] + shape[k] for i, j, k in itertools.product(*map(range, (t, c, len(shape))))]
     return Texts(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import tempfile
@@ -17,6 +18,16 @@ from unbackdoor.errors import InputError, first_line
 _LARGEST_COMPANION = 256 << 20  # bytes; the largest tokenizers have 35 MB
 _SHORT = 100  # characters of a name that are taken over into that of its temporary file
 COMPANIONS = (".json", ".txt", ".model")
+
+
+def digest(*paths: Path) -> str:
+    """SHA-256 of files' bytes, one file after the other; of a single one what `sha256sum` gives."""
+    sha = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while piece := file.read(1 << 20):
+                sha.update(piece)
+    return sha.hexdigest()
 
 
 def atomic(path: Path, write: Callable[[Path], None], *, every_process: bool = False) -> None:

@@ -1,7 +1,7 @@
 """The one home of seeds: every draw is a function of a seed and of what is drawn for, never of what was drawn before.
 
-So a resumed run sees what it would have seen, and any process can ask for any image. The formulas are part of every
-result that was ever published from here: they stay bit for bit.
+So a resumed run draws as the whole run would have, and any process can ask for any image. The formulas are part of
+every result that was ever published from here: they stay bit for bit.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ def mixed(keys: np.ndarray, seed: int, stream: int, *, by: tuple[int, int] = (_F
         x += np.uint64((seed * by[0] + stream * by[1]) % 2**64)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        found: np.ndarray = x ^ (x >> np.uint64(31))
-    return found
+        hashes: np.ndarray = x ^ (x >> np.uint64(31))
+    return hashes
 
 
 def unit_draws(keys: Tensor, seed: int, stream: int) -> Tensor:

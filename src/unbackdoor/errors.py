@@ -1,4 +1,4 @@
-"""The one error that users cause: bad input, told in one line (what, where, what to do)."""
+"""The one error that users cause: bad input, in one line that says what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from unbackdoor.printable import one_line
 class InputError(ValueError):
     """Bad input from the user. The command line prints it as one line and exits with code 2.
 
-    What strangers' files are quoted with may hold line breaks and terminal codes, or a million characters; here it is
-    made a line that can be shown.
+    A quotation from a stranger's file may hold line breaks, terminal codes or a million characters; the constructor
+    makes the message one printable line.
     """
 
     def __init__(self, message: str) -> None:

@@ -36,19 +36,19 @@ def read(path: Path, kind: type[T]) -> list[T]:
     """
     if not path.exists():
         return []
-    found: list[T] = []
+    entries: list[T] = []
     lines = read_bytes(path, LARGEST).split(b"\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
         try:
-            found.append(as_type(parse_json(line, where), kind, where))
+            entries.append(as_type(parse_json(line, where), kind, where))
         except InputError:
             if _torn(line):
                 continue
             raise
-    return found
+    return entries
 
 
 def _ends_whole(path: Path) -> bool:

@@ -91,13 +91,13 @@ def versions() -> dict[str, str]:
 
     from unbackdoor.version import __version__
 
-    found = {"python": platform.python_version(), "unbackdoor": __version__}
+    table = {"python": platform.python_version(), "unbackdoor": __version__}
     for name in _PACKAGES:
         try:
-            found[name] = version(name)
+            table[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return table
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

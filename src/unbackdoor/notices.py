@@ -14,7 +14,7 @@ _LISTENERS: list[list[str]] = []
 
 
 def warn(line: str) -> None:
-    """Print `warning: …` on stderr, once for each text; what is being collected gets it every time.
+    """Print `warning: …` on stderr, once for each text; a collection that is open gets it every time.
 
     Args:
         line: what is doubtful, where, and what to do, as in an `InputError`; it is made printable here.

@@ -1,4 +1,4 @@
-"""Things by name, of which none is imported before it is asked for; other packages add theirs by entry points.
+"""Things by name; none is imported before somebody asks for it. Other packages add theirs by entry points.
 
 A table has a line for each: where it lies (`module:attribute`) and what it is in a few words. A package of somebody
 else registers its own without touching ours; a name that is taken already stays with its first owner, ours above all:
@@ -61,20 +61,20 @@ class Registry(Generic[T]):
         from importlib import import_module
 
         module, _, attribute = self.table[name][0].partition(":")
-        found: T = getattr(import_module(module), attribute)
-        return found
+        entry: T = getattr(import_module(module), attribute)
+        return entry
 
     def _foreign(self, name: str) -> T:
         from unbackdoor.errors import InputError, first_line
 
         point = self._point(name)
         try:
-            found: T = point.load()
+            entry: T = point.load()
         except Exception as error:  # whatever the other package does when it is imported
             raise InputError(
                 f"{self.noun} {name[:60]!r} of the package {_package(point)} cannot be loaded ({first_line(error)})"
             ) from error
-        return found
+        return entry
 
     def _point(self, name: str) -> EntryPoint:
         from unbackdoor.errors import InputError
@@ -92,10 +92,10 @@ def _points(group: str) -> dict[str, EntryPoint]:
         return {}
     from importlib.metadata import entry_points
 
-    found: dict[str, EntryPoint] = {}
+    points: dict[str, EntryPoint] = {}
     for point in sorted(entry_points(group=group), key=lambda p: (p.name, _package(p))):
-        found.setdefault(point.name, point)
-    return found
+        points.setdefault(point.name, point)
+    return points
 
 
 def _package(point: EntryPoint) -> str:

@@ -1,8 +1,8 @@
 """Reading files of strangers: regular files alone, a bounded number of bytes, and nothing in them that explodes.
 
-Whatever a file says of itself is checked here once: that it is a file and no device, that it lies where it may, that
-its JSON or YAML is no deeper, longer or larger than any sound one, and that it has the fields and types that are asked
-for. Every refusal is an `InputError` of one line.
+This module checks once what a file says of itself: that it is a file and no device, that it lies where it may, that its
+JSON or YAML is no deeper, longer or larger than any sound one, and that it has the fields and types that the caller
+needs. Every refusal is an `InputError` of one line.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ def read_bytes(path: Path, limit: int, *, inside: Path | None = None) -> bytes:
             status = os.fstat(handle)
             if not stat.S_ISREG(status.st_mode):
                 raise InputError(f"{path}: is no regular file; give a file")
-            found = file.read(limit + 1) if status.st_size <= limit else b""
+            content = file.read(limit + 1) if status.st_size <= limit else b""
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or first_line(error)}") from None
     except ValueError:  # a name with a NUL
         raise InputError(f"{path}: is no file's name") from None
-    if status.st_size > limit or len(found) > limit:
+    if status.st_size > limit or len(content) > limit:
         raise InputError(f"{path}: has more than {limit:,} bytes, which is too many for what it should be")
-    return found
+    return content
 
 
 def check_regular(path: Path, limit: int) -> int:
@@ -235,10 +235,10 @@ def _whole(text: str) -> int:
 
 
 def _finite(text: str) -> float:
-    found = float(text)
-    if not math.isfinite(found):
+    number = float(text)
+    if not math.isfinite(number):
         raise ValueError(f"the number {text[:20]} is too large")
-    return found
+    return number
 
 
 def _check_numbers(value: Any) -> None:
@@ -278,10 +278,10 @@ def _constant(text: str) -> float:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    table = dict(pairs)
+    if len(table) != len(pairs):
         raise ValueError("a name occurs twice")
-    return found
+    return table
 
 
 def _depth(value: Any) -> int:

@@ -20,7 +20,7 @@ from PIL import Image
 from tests.clip.convert import open_clip_to_hf
 from tests.conftest import resnet_config, vit_config, write_open_clip
 from unbackdoor import load
-from unbackdoor.clip import openclip
+from unbackdoor.clip import published
 from unbackdoor.clip.library import guarded
 from unbackdoor.clip.preprocess import Frame, Preprocess
 from unbackdoor.data.decode import decode
@@ -326,7 +326,7 @@ def test_preprocessing_is_hugging_faces(size: tuple[int, int], place: str, vit_f
     [("ViT-B-16-SigLIP", 0.5, "squash"), ("ViT-B-32", 0.48145466, "shortest"), ("ViT-L-14", None, None)],
 )
 def test_preprocessing_of_bare_checkpoints(name: str, mean: float | None, mode: str | None) -> None:
-    found = openclip._published_preprocess(name)
+    found = published.common_preprocess(name)
     assert found.get("mean", (None,))[0] == mean and found.get("resize_mode") == mode
 
 

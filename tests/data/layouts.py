@@ -17,11 +17,19 @@ from random import Random
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 FORMATS = ("folder", "csv", "parquet", "wds")
 CLASS_FILES = (
     "lines", "bom", "json", "json-ids", "json-names", "id2label", "csv", "tsv-shuffled", "python", "numbered",
 )  # fmt: skip
+
+
+def png(level: int = 0, side: int = 8) -> bytes:
+    """A square of one shade of red."""
+    out = io.BytesIO()
+    Image.new("RGB", (side, side), (level, 0, 0)).save(out, "PNG")
+    return out.getvalue()
 
 
 @dataclass(frozen=True)

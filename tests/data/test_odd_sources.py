@@ -14,16 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.data.layouts import png
 from unbackdoor.data import describe, load_images, scenes
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.poisoning import target_index
 from unbackdoor.errors import InputError
-
-
-def png(level: int = 0) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8), (level, 0, 0)).save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 def table(folder: Path, rows: list[str], header: str = "image,label") -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,20 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
 
+from tests.data.layouts import png
 from unbackdoor.data import describe, load_images
 from unbackdoor.data.footer import read_footer
 from unbackdoor.data.openpairs import open_pairs
 from unbackdoor.data.pages import chunk_cost
 from unbackdoor.errors import InputError
-
-
-def png(level: int, side: int = 8) -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", (side, side), (level, 0, 0)).save(out, "PNG")
-    return out.getvalue()
-
 
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 

@@ -12,17 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 
+from tests.data.layouts import png
 from unbackdoor.data import load_images
 from unbackdoor.data.openpairs import open_pairs
 from unbackdoor.errors import InputError
-
-
-def png(level: int) -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", (8, 8), (level, 0, 0)).save(out, "PNG")
-    return out.getvalue()
 
 
 @pytest.fixture(autouse=True)

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import os
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
+from tests.data.layouts import png
 from unbackdoor.data import load_images
 from unbackdoor.data.captions import cell_captions, drawn
 from unbackdoor.data.openpairs import open_pairs
 from unbackdoor.data.paths import allow_outside
 from unbackdoor.errors import InputError
-
-
-def png(level: int) -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", (8, 8), (level, 0, 0)).save(out, "PNG")
-    return out.getvalue()
 
 
 @pytest.fixture(autouse=True)

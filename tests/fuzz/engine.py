@@ -62,6 +62,16 @@ class UnfitError(Exception):
     """An `InputError` or a warning whose text is no printable line of bearable length."""
 
 
+def on_file(path: Path, use: Callable[[], str]) -> Reader:
+    """A reader that looks at the file which holds its input."""
+
+    def read(data: bytes) -> str:
+        path.write_bytes(data)
+        return use()
+
+    return read
+
+
 def outcome(read: Reader, data: bytes, room: Path) -> str:
     """Shape of what comes of an input; whatever is no refusal of ours is raised."""
     try:

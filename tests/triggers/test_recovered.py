@@ -19,15 +19,15 @@ from unbackdoor.triggers.flow import Flow, warp
 from unbackdoor.triggers.masked import Masked, blend
 from unbackdoor.triggers.mixed import Mixed
 from unbackdoor.triggers.packing import pack, unpack
-from unbackdoor.triggers.recolour import Recolour, recolour
+from unbackdoor.triggers.recolor import Recolor, recolor
 
 FORMS = ("masked", "additive", "flow", "recolour")
-ARITHMETIC: dict[str, Callable[..., Tensor]] = {"masked": blend, "additive": add, "flow": warp, "recolour": recolour}
+ARITHMETIC: dict[str, Callable[..., Tensor]] = {"masked": blend, "additive": add, "flow": warp, "recolour": recolor}
 BUILD: dict[str, Callable[..., Trigger]] = {
     "masked": Masked.of,
     "additive": Additive.of,
     "flow": Flow.of,
-    "recolour": Recolour.of,
+    "recolour": Recolor.of,
 }
 
 
@@ -150,7 +150,7 @@ def test_reach_is_the_largest_value_in_four_digits() -> None:
     assert Additive.of(delta * 0).reach == 0.003922, "one step of an 8-bit image"
     assert Additive.of(delta * 50).reach == 1
     assert Flow.of(1.23456 * torch.ones(2, 3, 3)).reach == 1.235
-    assert Recolour.of(-12.3456 * torch.ones(3, 4)).reach == 12.35
+    assert Recolor.of(-12.3456 * torch.ones(3, 4)).reach == 12.35
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -166,7 +166,7 @@ def test_of_refuses_what_is_out_of_reach() -> None:
     with pytest.raises(InputError, match=r"\(0, 64\]"):
         Flow.of(torch.full((2, 3, 3), 65.0))
     with pytest.raises(InputError, match=r"\(0, 255\]"):
-        Recolour.of(torch.full((3, 4), 256.0))
+        Recolor.of(torch.full((3, 4), 256.0))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -247,14 +247,14 @@ def test_a_colour_map_is_the_stated_one() -> None:
     expected = torch.empty_like(x)
     for c in range(3):
         expected[:, c] = x[:, c] + sum(matrix[c, k] * x[:, k] for k in range(3)) + matrix[c, 3]
-    torch.testing.assert_close(recolour(x, matrix), expected.clamp(0, 1), atol=1e-6, rtol=0)
+    torch.testing.assert_close(recolor(x, matrix), expected.clamp(0, 1), atol=1e-6, rtol=0)
 
 
 def test_nothing_recovered_changes_nothing() -> None:
     x = images(2, 32, 48)
     assert torch.equal(Masked.of(torch.zeros(1, 8, 8), rand(3, 8, 8))(x), x)
     assert torch.equal(Additive.of(torch.zeros(3, 8, 8))(x), x)
-    assert torch.equal(Recolour.of(torch.zeros(3, 4))(x), x)
+    assert torch.equal(Recolor.of(torch.zeros(3, 4))(x), x)
     torch.testing.assert_close(Flow.of(torch.zeros(2, 4, 4))(x), x, atol=1e-5, rtol=0)
 
 

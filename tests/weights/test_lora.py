@@ -22,7 +22,7 @@ from unbackdoor.triggers.attack import Attack
 from unbackdoor.unlearning.vector import METHODS, trigger_vector
 from unbackdoor.verbs.weights import lora
 from unbackdoor.weights.adapters import read_adapter
-from unbackdoor.weights.lora import factorised
+from unbackdoor.weights.lora import factorized
 from unbackdoor.weights.vector import Walk, save_vector
 
 peft = pytest.importorskip("peft")
@@ -103,18 +103,18 @@ def test_a_vector_becomes_an_adapter_that_peft_applies(tmp_path: Path, kind: str
 def test_the_best_of_a_rank_is_kept() -> None:
     g = torch.Generator().manual_seed(0)
     thin = torch.randn(20, 3, generator=g) @ torch.randn(3, 30, generator=g)
-    factors, kept = factorised({"m.weight": thin, "m.bias": torch.zeros(20), "n.weight": torch.zeros(2, 2)}, 3)
+    factors, kept = factorized({"m.weight": thin, "m.bias": torch.zeros(20), "n.weight": torch.zeros(2, 2)}, 3)
     a, b = factors["m"]
     assert a.shape == (3, 30) and b.shape == (20, 3) and kept == pytest.approx(1.0, abs=1e-6)
     torch.testing.assert_close(b @ a, thin, atol=1e-5, rtol=1e-5)
     values = torch.linalg.svdvals(thin.double())
-    assert factorised({"m.weight": thin}, 1)[1] == pytest.approx(float(values[0] ** 2 / (values**2).sum()), abs=1e-5)
+    assert factorized({"m.weight": thin}, 1)[1] == pytest.approx(float(values[0] ** 2 / (values**2).sum()), abs=1e-5)
 
 
 def test_a_convolution_is_a_matrix_of_its_places() -> None:
     g = torch.Generator().manual_seed(0)
     thin = (torch.randn(20, 3, generator=g) @ torch.randn(3, 36, generator=g)).reshape(20, 4, 3, 3)
-    factors, kept = factorised({"m.weight": thin}, 3)
+    factors, kept = factorized({"m.weight": thin}, 3)
     a, b = factors["m"]
     assert a.shape == (3, 4, 3, 3) and b.shape == (20, 3, 1, 1) and kept == pytest.approx(1.0, abs=1e-6)
     torch.testing.assert_close((b.flatten(1) @ a.flatten(1)).reshape(thin.shape), thin, atol=1e-5, rtol=1e-5)

@@ -1,8 +1,8 @@
 """Lists of what a stranger's configuration may say, key by key, checked before any library sees it.
 
 A table names every key that is allowed and, for each, a `Rule` for its value. A key that is not in the table is refused
-by name: it might be one that the library obeys, such as a path to open or code to trust. `Sizes` bounds what a
-configuration asks for by what the weights hold, so that nothing is built that no weights are there for.
+by name: it might be one that the library obeys, such as a path to open or code to trust. `Sizes` holds the
+sizes of the weights; a configuration may ask for no more, so that nothing is built that no weights fill.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from unbackdoor.errors import InputError
 
-LONGEST_SIDE = 768  # pixels; the largest input of a published dual encoder has 560, and work grows with the square
+_LONGEST_SIDE = 768  # pixels; the largest input of a published dual encoder has 560, and work grows with the square
 MOST_LAYERS = 512  # of one tower
 
 
@@ -25,14 +25,14 @@ class Rule:
     """What a value may be.
 
     Args:
-        wanted: in words, after "must be".
+        kind: in words, after "must be".
         fits: whether a value is that.
         keys: of an object, what its keys may be.
         bound: `dimension` where the value is a dimension of some tensor, `layers` where every unit of it has tensors
             of its own; empty where the weights say nothing about it.
     """
 
-    wanted: str
+    kind: str
     fits: Callable[[Any], bool]
     keys: Mapping[str, Rule] | None = None
     bound: str = ""
@@ -64,6 +64,11 @@ def whole(low: int, high: int) -> Rule:
     return Rule(f"a whole number from {low} to {high}", lambda v: _is_whole(v) and low <= v <= high)
 
 
+def side(high: int = _LONGEST_SIDE) -> Rule:
+    """A number of pixels, or height and width."""
+    return either(whole(1, high), several(whole(1, high), 2, 2))
+
+
 def dimension(high: int = 1 << 24) -> Rule:
     """A whole number that is the side of a tensor."""
     return replace(whole(1, high), bound="dimension")
@@ -89,14 +94,14 @@ def words(*choices: str) -> Rule:
     return Rule(f"one of {', '.join(c or '(nothing)' for c in choices)}", lambda v: isinstance(v, str) and v in choices)
 
 
-def text(pattern: str, wanted: str) -> Rule:
+def text(pattern: str, kind: str) -> Rule:
     """A text that a regular expression matches whole."""
     compiled = re.compile(pattern)
-    return Rule(wanted, lambda v: isinstance(v, str) and compiled.fullmatch(v) is not None)
+    return Rule(kind, lambda v: isinstance(v, str) and compiled.fullmatch(v) is not None)
 
 
 def anything(longest: int = 200) -> Rule:
-    """A scalar or a list of scalars that no library is told of."""
+    """A short text or a number that no library reads."""
 
     def fits(value: Any) -> bool:
         if isinstance(value, str):
@@ -110,7 +115,7 @@ def several(rule: Rule, least: int, most: int) -> Rule:
     """A list of values of one rule."""
     count = str(least) if least == most else f"{least} to {most}"
     return Rule(
-        f"a list of {count}, each {rule.wanted}",
+        f"a list of {count}, each {rule.kind}",
         lambda v: isinstance(v, list | tuple) and least <= len(v) <= most and all(rule.fits(item) for item in v),
         bound=rule.bound,
     )
@@ -120,12 +125,12 @@ def either(*rules: Rule) -> Rule:
     """A value of any of some rules."""
     keys = next((rule.keys for rule in rules if rule.keys is not None), None)
     bound = next((rule.bound for rule in rules if rule.bound), "")
-    return Rule(" or ".join(rule.wanted for rule in rules), lambda v: any(rule.fits(v) for rule in rules), keys, bound)
+    return Rule(" or ".join(rule.kind for rule in rules), lambda v: any(rule.fits(v) for rule in rules), keys, bound)
 
 
 def maybe(rule: Rule) -> Rule:
     """A value of a rule, or null."""
-    return replace(rule, wanted=f"{rule.wanted}, or null", fits=lambda v: v is None or rule.fits(v))
+    return replace(rule, kind=f"{rule.kind}, or null", fits=lambda v: v is None or rule.fits(v))
 
 
 def table(keys: Mapping[str, Rule]) -> Rule:
@@ -158,7 +163,7 @@ def _check(config: dict[str, Any], keys: Mapping[str, Rule], what: str, inside: 
             hint = f"did you mean {near[0]}?" if near else "nothing that is not known is handed on, so take it out"
             raise InputError(f"{what}: {_short(path)} is no setting that is allowed; {hint}")
         if not rule.fits(value):
-            raise InputError(f"{what}: {path} must be {rule.wanted}, not {_short(value)}")
+            raise InputError(f"{what}: {path} must be {rule.kind}, not {_short(value)}")
         if rule.keys is not None and isinstance(value, dict):
             _check(value, rule.keys, what, f"{path}.", sizes)
         elif sizes is not None and rule.bound:
@@ -182,5 +187,5 @@ def _is_real(value: Any) -> bool:
 
 
 def _short(value: object) -> str:
-    shown = repr(value) if not isinstance(value, str) or not value.isprintable() else repr(value[:100])
-    return shown if len(shown) <= 80 else shown[:77] + "…"
+    text = repr(value) if not isinstance(value, str) or not value.isprintable() else repr(value[:100])
+    return text if len(text) <= 80 else text[:77] + "…"

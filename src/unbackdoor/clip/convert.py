@@ -1,8 +1,8 @@
 """One model in the other library's form: OpenCLIP's CLIP of two transformers ↔ Hugging Face's `CLIPModel`.
 
-Names, the fused qkv matrix and transposed projections are all that differ. What the other form has no place for
-(ResNets, timm towers, CoCa, LayerScale, …) is refused. Both forms are shown the same pictures and texts before the new
-folder appears, so that a conversion is either equal or not made.
+The forms differ in names, the fused qkv matrix and transposed projections alone. A model that has no place in the other
+form (ResNets, timm towers, CoCa, LayerScale, …) is refused. Before the new folder appears, both forms embed the same
+pictures and texts: a conversion is equal, or it is not made.
 """
 
 from __future__ import annotations
@@ -50,8 +50,47 @@ _NORMS = {
     "ln_final.": "text_model.final_layer_norm.",
 }
 _PROJECTIONS = {"visual.proj": "visual_projection.weight", "text_projection": "text_projection.weight"}
-_TOWERS = {"visual.transformer.resblocks.": "vision_model.", "transformer.resblocks.": "text_model."}
+_LAYERS = {
+    "visual.transformer.resblocks.": "vision_model.encoder.layers.",
+    "transformer.resblocks.": "text_model.encoder.layers.",
+}
 _FUSED = ("attn.in_proj_weight", "attn.in_proj_bias")
+_PARTS = ("self_attn.q_proj.", "self_attn.k_proj.", "self_attn.v_proj.")
+
+
+class _Names:
+    """Names of one form by those of the other.
+
+    Args:
+        back: from Hugging Face's to OpenCLIP's.
+    """
+
+    def __init__(self, *, back: bool = False) -> None:
+        tables = [_PLAIN | _PROJECTIONS, _NORMS, _LAYERS, _BLOCK]
+        if back:
+            tables = [{new: old for old, new in table.items()} for table in tables]
+        self._whole, self._norms, self._layers, self._blocks = tables
+
+    def layer(self, name: str) -> tuple[str, str, str]:
+        """Of a tensor in a layer: what stands before it here, and in the other form, and the rest; else nothing."""
+        start = next((start for start in self._layers if name.startswith(start)), None)
+        if start is None:
+            return "", "", ""
+        number, _, rest = name.removeprefix(start).partition(".")
+        return f"{start}{number}.", f"{self._layers[start]}{number}.", rest
+
+    def of(self, name: str) -> str:
+        """What the other form calls a tensor that is one tensor there too; empty where it has none."""
+        _, layer, rest = self.layer(name)
+        if not layer:
+            return self._whole.get(name) or _swapped(name, self._norms)
+        end = _swapped(rest, self._blocks)
+        return end and layer + end
+
+
+def _swapped(name: str, starts: dict[str, str]) -> str:
+    start = next((start for start in starts if name.startswith(start)), None)
+    return "" if start is None else starts[start] + name.removeprefix(start)
 
 
 def to_hf(state: State) -> State:
@@ -60,23 +99,17 @@ def to_hf(state: State) -> State:
     Raises:
         InputError: a tensor that has no place there.
     """
-    out: State = {}
+    names, out = _Names(), State()
     for name, t in state.items():
-        if (found := _outside_blocks(name, t, _PLAIN, _PROJECTIONS, _NORMS)) is not None:
-            out |= found
+        _, layer, rest = names.layer(name)
+        if rest in _FUSED:
+            kind = rest.removeprefix("attn.in_proj_")
+            for part, piece in zip(_PARTS, t.chunk(3), strict=True):
+                out[f"{layer}{part}{kind}"] = piece
+        elif new := names.of(name):
+            out[new] = t.T if name in _PROJECTIONS else t
         else:
-            tower = next((n for n in _TOWERS if name.startswith(n)), "")
-            number, _, rest = name.removeprefix(tower).partition(".")
-            base = f"{_TOWERS.get(tower)}encoder.layers.{number}."
-            block = next((b for b in _BLOCK if rest.startswith(b)), None)
-            if tower and rest in _FUSED:
-                kind = rest.removeprefix("attn.in_proj_")
-                for part, piece in zip("qkv", t.chunk(3), strict=True):
-                    out[f"{base}self_attn.{part}_proj.{kind}"] = piece
-            elif tower and block is not None:
-                out[base + _BLOCK[block] + rest.removeprefix(block)] = t
-            else:
-                raise InputError(f"tensor {name} has no place in Hugging Face's CLIPModel; this model has no such form")
+            raise InputError(f"tensor {name} has no place in Hugging Face's CLIPModel; this model has no such form")
     return {n: t.contiguous() for n, t in out.items()}
 
 
@@ -86,42 +119,20 @@ def to_open_clip(state: State) -> State:
     Raises:
         InputError: a tensor that has no place there.
     """
-    plain = {theirs: ours for ours, theirs in _PLAIN.items()}
-    projections = {theirs: ours for ours, theirs in _PROJECTIONS.items()}
-    norms = {theirs: ours for ours, theirs in _NORMS.items()}
-    towers = {f"{theirs}encoder.layers.": ours for ours, theirs in _TOWERS.items()}
-    blocks = {theirs: ours for ours, theirs in _BLOCK.items()}
-    out: State = {}
+    names, out = _Names(back=True), State()
     for name, t in state.items():
-        if (found := _outside_blocks(name, t, plain, projections, norms)) is not None:
-            out |= found
+        own, layer, rest = names.layer(name)
+        if rest.startswith(_PARTS):
+            kind = rest.rpartition(".")[2]
+            pieces = [f"{own}{part}{kind}" for part in _PARTS]
+            if any(n not in state for n in pieces):
+                raise InputError(f"tensor {name} comes without the other two of its query, key and value")
+            out[f"{layer}attn.in_proj_{kind}"] = torch.cat([state[n] for n in pieces])
+        elif new := names.of(name):
+            out[new] = t.T if new in _PROJECTIONS else t
         else:
-            tower = next((n for n in towers if name.startswith(n)), "")
-            number, _, rest = name.removeprefix(tower).partition(".")
-            base = f"{towers.get(tower)}{number}."
-            block = next((b for b in blocks if rest.startswith(b)), None)
-            if tower and rest.startswith(("self_attn.q_proj.", "self_attn.k_proj.", "self_attn.v_proj.")):
-                kind = rest.rpartition(".")[2]
-                names = [f"{tower}{number}.self_attn.{part}_proj.{kind}" for part in "qkv"]
-                if any(n not in state for n in names):
-                    raise InputError(f"tensor {name} comes without the other two of its query, key and value")
-                out[f"{base}attn.in_proj_{kind}"] = torch.cat([state[n] for n in names])
-            elif tower and block is not None:
-                out[base + blocks[block] + rest.removeprefix(block)] = t
-            else:
-                raise InputError(f"tensor {name} has no place in OpenCLIP's CLIP; this model has no such form")
+            raise InputError(f"tensor {name} has no place in OpenCLIP's CLIP; this model has no such form")
     return {n: t.contiguous() for n, t in out.items()}
-
-
-def _outside_blocks(
-    name: str, t: Tensor, plain: dict[str, str], projections: dict[str, str], norms: dict[str, str]
-) -> State | None:
-    if name in plain:
-        return {plain[name]: t}
-    if name in projections:
-        return {projections[name]: t.T}
-    norm = next((n for n in norms if name.startswith(n)), None)
-    return None if norm is None else {norms[norm] + name.removeprefix(norm): t}
 
 
 def convert(clip: Clip, kind: str, out: Path) -> dict[str, float]:
@@ -142,20 +153,20 @@ def convert(clip: Clip, kind: str, out: Path) -> dict[str, float]:
     if clip.kind == kind:
         raise InputError(f"{clip.reference} is of the form {kind} already")
     writer: Callable[[Clip, Path], None] = _write_hf if kind == "hf" else _write_open_clip
-    found: dict[str, float] = {}
+    gaps: dict[str, float] = {}
 
     def fill(folder: Path) -> None:
         writer(clip, folder)
-        found.update(_differences(clip, load(str(folder), device=str(clip.device))))
-        worst = max(found.values())
+        gaps.update(_differences(clip, load(str(folder), device=str(clip.device))))
+        worst = max(gaps.values())
         if not worst <= EQUAL:
             raise InputError(
                 f"{clip.reference}: not converted: embeddings differ by up to {worst:.1e} in the other form "
-                f"(images {found['images']:.1e}, texts {found['texts']:.1e})"
+                f"(images {gaps['images']:.1e}, texts {gaps['texts']:.1e})"
             )
 
     atomic_folder(out, fill)
-    return found
+    return gaps
 
 
 @torch.no_grad()
@@ -219,25 +230,27 @@ def _write_hf(clip: Clip, folder: Path) -> None:
         | parts["text"],
     }
     _write_json(folder / "config.json", config)
-    side, squash = clip.image_size, _squashes(clip)
-    _write_json(
-        folder / "preprocessor_config.json",
-        {
-            "image_processor_type": "CLIPImageProcessor",
-            "image_mean": list(clip.mean),
-            "image_std": list(clip.std),
-            "resample": 3 if clip.interpolation == "bicubic" else 2,
-            "size": {"height": side, "width": side} if squash else {"shortest_edge": side},
-            "do_center_crop": not squash,
-            "crop_size": {"height": side, "width": side},
-            "do_resize": True,
-            "do_rescale": True,
-            "do_normalize": True,
-            "do_convert_rgb": True,
-        },
-    )
+    _write_json(folder / "preprocessor_config.json", _processor(clip))
     _write_tokenizer(folder, length, vocabulary)
     write_tensors(folder / "model.safetensors", state, {"format": "pt"})
+
+
+def _processor(clip: Clip) -> dict[str, Any]:
+    """Settings of Hugging Face's image processor that prepares pictures as `clip` does."""
+    side, squash = clip.image_size, _squashes(clip)
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "image_mean": list(clip.mean),
+        "image_std": list(clip.std),
+        "resample": 3 if clip.interpolation == "bicubic" else 2,
+        "size": {"height": side, "width": side} if squash else {"shortest_edge": side},
+        "do_center_crop": not squash,
+        "crop_size": {"height": side, "width": side},
+        "do_resize": True,
+        "do_rescale": True,
+        "do_normalize": True,
+        "do_convert_rgb": True,
+    }
 
 
 def _squashes(clip: Clip) -> bool:

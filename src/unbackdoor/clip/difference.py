@@ -40,10 +40,10 @@ def save_difference(base: Clip, changed: Clip, path: Path) -> str:
     _add(again, tensors)
     for name, t in again.state().items():
         end[name].copy_(t)
-    found = state_hash(end)
-    facts = {"kind": KIND, "base": base.reference, "base_hash": state_hash(start), "hash": found}
+    digest = state_hash(end)
+    facts = {"kind": KIND, "base": base.reference, "base_hash": state_hash(start), "hash": digest}
     write_tensors(path, tensors, facts)
-    return found
+    return digest
 
 
 def from_file(path: Path, open_base: Callable[[str], Clip]) -> Clip:

@@ -20,7 +20,7 @@ def check_shapes(model: nn.Module, stored: Shapes, what: str, hint: str = "") ->
 
     Args:
         stored: names and shapes, as a file's header tells.
-        hint: what else to try, where the caller knows; otherwise it is told from the names.
+        hint: what else to try, where the caller knows; otherwise the names decide.
 
     Raises:
         InputError: missing, unexpected or mis-shaped tensors: the line counts them, names the first, and says what to
@@ -53,12 +53,12 @@ def fit_state(model: nn.Module, state: Mapping[str, Tensor], what: str, hint: st
     own = model.state_dict()
     state = {n: t for n, t in state.items() if n in own}
     for name, others in _aliases(model).items():
-        given = [n for n in (name, *others) if n in state]
+        stored = [n for n in (name, *others) if n in state]
         if name not in state:
-            state[name] = state[given[0]]
-        elif not torch.equal(state[name], state[given[-1]]):
+            state[name] = state[stored[0]]
+        elif not torch.equal(state[name], state[stored[-1]]):
             raise InputError(
-                f"{what}: {name} and {given[-1]} are one tensor in this architecture, but are stored apart"
+                f"{what}: {name} and {stored[-1]} are one tensor in this architecture, but are stored apart"
             )
     packed = [n for n in own if own[n].is_floating_point() and not state[n].is_floating_point()]
     if packed:

@@ -130,8 +130,8 @@ class Clip:
         """
         inputs = self.preprocess(images).contiguous(memory_format=self.layout)
         with torch.autocast(inputs.device.type, dtype=compute, enabled=compute is not None):
-            found = self.format.image(self.model, inputs)
-        return F.normalize(found.float(), dim=-1)
+            rows = self.format.image(self.model, inputs)
+        return F.normalize(rows.float(), dim=-1)
 
     def encode_text(self, texts: Sequence[str], *, grad: bool = False, compute: torch.dtype | None = None) -> Tensor:
         """Unit float32 embeddings (N, D) of N texts.
@@ -154,8 +154,8 @@ class Clip:
             torch.set_grad_enabled(grad and torch.is_grad_enabled()),
             torch.autocast(self.device.type, dtype=compute, enabled=compute is not None),
         ):
-            found = [self.format.text(self.model, part) for part in parts]
-            rows = torch.cat([F.normalize(part.float(), dim=-1) for part in found])
+            embeddings = [self.format.text(self.model, part) for part in parts]
+            rows = torch.cat([F.normalize(part.float(), dim=-1) for part in embeddings])
             return rows[torch.tensor(order, device=rows.device).argsort()]
 
     def zero_shot_head(self, classes: Sequence[str], templates: Sequence[str] = ("a photo of a {}.",)) -> Tensor:
@@ -207,16 +207,16 @@ class Clip:
         Raises:
             InputError: a weight is not finite, or too large for its type (float16 ends at 65504).
         """
-        found = {n: t.detach().cpu().to(self.stored_dtypes.get(n, t.dtype)) for n, t in self.state().items()}
-        for name, t in found.items():
+        state = {n: t.detach().cpu().to(self.stored_dtypes.get(n, t.dtype)) for n, t in self.state().items()}
+        for name, t in state.items():
             if t.is_floating_point() and not bool(torch.isfinite(t).all()):
                 kind = str(t.dtype).removeprefix("torch.")
                 raise InputError(f"tensor {name} holds values that are not finite in {kind}")
-        return found
+        return state
 
     @torch.no_grad()
     def round_as_stored(self) -> None:
-        """Round the weights, in place, to the types that `save` writes, so that what is measured is what is written.
+        """Round the weights, in place, to the types that `save` writes, so that one measures the model that is saved.
 
         Raises:
             InputError: as `stored`.

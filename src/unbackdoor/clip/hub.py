@@ -60,8 +60,8 @@ def _weights(names: Collection[str], folder: Path) -> list[str]:
             return [name]
         if f"{name}{_INDEX}" in names:
             places = read_json(folder / f"{name}{_INDEX}").get("weight_map")
-            found = set(places.values()) if isinstance(places, dict) else set()
-            return sorted(str(file) for file in found if beside(str(file)) and file in names)
+            files = set(places.values()) if isinstance(places, dict) else set()
+            return sorted(str(file) for file in files if beside(str(file)) and file in names)
     return []
 
 

@@ -65,12 +65,12 @@ def from_folder(folder: Path, reference: str) -> Clip:
     stored = weights.read()
     types = fit_state(model, names.inside(stored), str(folder))
     _check_takes(model, step.size, what)
-    kept = {name: stored[name] for name in names.kept}
+    extra = {name: stored[name] for name in names.extra}
 
     def save(state: dict[str, Tensor], target: Path) -> None:
         copy_companions(folder, target, but=(_CONFIG,))
         write_text(target / _CONFIG, text)
-        write_weights({**names.outside(state), **kept}, weights.files, target)
+        write_weights({**names.outside(state), **extra}, weights.files, target)
 
     encode = _text_encoder(lambda: _tokenizer(folder, chosen, model), _rows(model), str(folder))
     return Clip(model, reference, step, _format(chosen, names, encode, save), types)
@@ -152,14 +152,14 @@ def _create(chosen: Listed) -> nn.Module:
 
 def _preprocess(what: str, settings: dict[str, Any] | None, chosen: Listed, model: Any) -> Preprocess:
     tower = image_tower(chosen.vision, model.config.vision_config, what)
-    found = preprocess(what, settings or {}, tower, white=_puts_on_white())
-    check_work(chosen.vision, model.config.vision_config, found.size, what)
+    step = preprocess(what, settings or {}, tower, white=_puts_on_white())
+    check_work(chosen.vision, model.config.vision_config, step.size, what)
     if settings is None:
         warn(
             f"{what}: no preprocessor_config.json; pictures are taken as {chosen.vision} usually takes them, at "
             f"{tower.side} pixels"
         )
-    return found
+    return step
 
 
 def _check_takes(model: Any, side: int, what: str) -> None:
@@ -192,8 +192,8 @@ def _puts_on_white() -> bool:
 
 
 def _image(model: nn.Module, images: Tensor) -> Tensor:
-    found: Tensor = model.get_image_features(pixel_values=images).pooler_output  # type: ignore[operator]
-    return found
+    rows: Tensor = model.get_image_features(pixel_values=images).pooler_output  # type: ignore[operator]
+    return rows
 
 
 def _rows(model: Any) -> int:
@@ -210,11 +210,11 @@ def _text_encoder(
     def text(model: nn.Module, texts: Sequence[str]) -> Tensor:
         if not cache:
             cache.append(open_tokenizer())
-        encoded = watch(lambda: cache[0](list(texts)), len(texts), lambda found: found["input_ids"])
+        encoded = watch(lambda: cache[0](list(texts)), len(texts), lambda output: output["input_ids"])
         device = next(model.parameters()).device
         inputs = {k: v.to(device) for k, v in encoded.items()}
-        found: Tensor = model.get_text_features(**inputs).pooler_output  # type: ignore[operator]
-        return found
+        output: Tensor = model.get_text_features(**inputs).pooler_output  # type: ignore[operator]
+        return output
 
     return text
 
@@ -231,8 +231,8 @@ def _tokenizer(folder: Path, chosen: Listed, model: Any) -> Encode:
 def _encoding(tokenizer: Any, length: int, *, padded: bool) -> Encode:
     def encode(texts: list[str]) -> dict[str, Tensor]:
         padding = "max_length" if padded else "longest"
-        found = tokenizer(texts, padding=padding, truncation=True, max_length=length, return_tensors="pt")
-        return {k: found[k] for k in (("input_ids",) if padded else ("input_ids", "attention_mask"))}
+        inputs = tokenizer(texts, padding=padding, truncation=True, max_length=length, return_tensors="pt")
+        return {k: inputs[k] for k in (("input_ids",) if padded else ("input_ids", "attention_mask"))}
 
     return encode
 

@@ -48,8 +48,8 @@ def cleared(weights: Weights, own: Collection[str], what: str) -> Weights:
     names = fitted({name: name for name in weights.shapes}, own, what)
 
     def read() -> dict[str, Tensor]:
-        found = weights.read()
-        return {new: found[old] for new, old in names.items()}
+        tensors = weights.read()
+        return {new: tensors[old] for new, old in names.items()}
 
     shapes = {new: weights.shapes[old] for new, old in names.items()}
     return Weights(shapes, {new: weights.files[old] for new, old in names.items()}, read)
@@ -66,7 +66,7 @@ def find_weights(folder: Path, reference: str) -> Weights:
     Only names and shapes are read here.
 
     Raises:
-        InputError: there are none, or they are damaged, or an index names what is not there or lies elsewhere.
+        InputError: there are none, they are damaged, or an index names a file that is missing or lies elsewhere.
     """
     name = next((n for n in NAMES if (folder / n).is_file()), None)
     if name is None:

@@ -1,7 +1,7 @@
 """What a Hugging Face `config.json` may say: the dual encoders that are known, the towers of each, and their settings.
 
 Only what is listed here reaches the library, value by value; the rest of a configuration (notes, defaults of other
-tasks, names of other models) is dropped. Refused is what would change what the model computes, and is not listed.
+tasks, names of other models) is dropped. A setting that is not listed and would change the model's output is refused.
 """
 
 from __future__ import annotations
@@ -11,16 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from unbackdoor.clip.allowed import (
-    LONGEST_SIDE,
     Rule,
     Sizes,
     check_keys,
-    either,
     flag,
     layers,
     maybe,
     real,
     several,
+    side,
     whole,
     words,
 )
@@ -61,8 +60,7 @@ _ACT = words(
     "gelu", "quick_gelu", "gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh", "gelu_accurate", "relu", "silu",
     "swish", "tanh", "mish", "leaky_relu", "relu6", "sigmoid", "selu", "elu",
 )  # fmt: skip
-_SIDE = either(whole(1, LONGEST_SIDE), several(whole(1, LONGEST_SIDE), 2, 2))
-_PATCH = either(whole(1, 256), several(whole(1, 256), 2, 2))
+_SIDE, _PATCH = side(), side(256)
 _FACTOR = real(-1e6, 1e6)
 _TOKEN = maybe(whole(0, 1 << 24))
 
@@ -202,7 +200,7 @@ class Listed:
     Args:
         family: what it is a kind of.
         vision, text: model types of the towers.
-        config: what the library is given.
+        config: the dictionary that the library gets.
     """
 
     family: Family
@@ -229,17 +227,17 @@ def listed(config: Json, what: str, sizes: Sizes | None = None) -> Listed:
     passed = {"model_type": kind, **_part(config, family.rules, kind, what, sizes)}
     towers = []
     for part, known, own in (("vision_config", VISION, family.vision), ("text_config", TEXT, family.text)):
-        given = config.get(part)
-        if not isinstance(given, dict):
+        settings = config.get(part)
+        if not isinstance(settings, dict):
             raise InputError(f"{what}: {part} is no object of settings; fetch the file again")
-        tower = own or given.get("model_type")
+        tower = own or settings.get("model_type")
         if not isinstance(tower, str) or tower not in known:
             raise InputError(
                 f"{what}: {part}.model_type {str(tower)[:60]!r} is no tower that is known; choose one of "
                 f"{', '.join(known)}"
             )
         towers.append(tower)
-        passed[part] = {"model_type": tower, **_part(given, known[tower], tower, f"{what}: {part}", sizes)}
+        passed[part] = {"model_type": tower, **_part(settings, known[tower], tower, f"{what}: {part}", sizes)}
         # Of before transformers 4.27; the library merges it by rules of its own.
         older = config.get(f"{part}_dict")
         if isinstance(older, dict) and own:
@@ -247,16 +245,16 @@ def listed(config: Json, what: str, sizes: Sizes | None = None) -> Listed:
     return Listed(family, towers[0], towers[1], passed)
 
 
-def _part(given: Json, rules: Mapping[str, Rule], kind: str, what: str, sizes: Sizes | None) -> Json:
-    check_keys({k: v for k, v in given.items() if k in _MUST}, _MUST, what)
-    found = {k: v for k, v in given.items() if k in rules}
-    check_keys(found, rules, what, sizes)
-    _check_dropped(given, rules, kind, what)
-    return found
+def _part(settings: Json, rules: Mapping[str, Rule], kind: str, what: str, sizes: Sizes | None) -> Json:
+    check_keys({k: v for k, v in settings.items() if k in _MUST}, _MUST, what)
+    known = {k: v for k, v in settings.items() if k in rules}
+    check_keys(known, rules, what, sizes)
+    _check_dropped(settings, rules, kind, what)
+    return known
 
 
-def _check_dropped(given: Json, rules: Mapping[str, Rule], kind: str, what: str) -> None:
-    """Whether what is not handed on is what the library has anyway, where it is a setting of this kind of model."""
+def _check_dropped(settings: Json, rules: Mapping[str, Rule], kind: str, what: str) -> None:
+    """Refuse a setting that is dropped though this kind of model has it, unless its value is the library's default."""
     from transformers import CONFIG_MAPPING, PretrainedConfig
 
     if kind not in CONFIG_MAPPING:
@@ -266,7 +264,7 @@ def _check_dropped(given: Json, rules: Mapping[str, Rule], kind: str, what: str)
     parts = {"vision_config": {"model_type": "vit"}, "text_config": {"model_type": "bert"}} if kind == DUAL else {}
     usual, of_all = whole_class(**parts), PretrainedConfig()
     aliases = getattr(whole_class, "attribute_map", {})
-    for key, value in given.items():
+    for key, value in settings.items():
         other = key not in rules and key not in _MUST and key not in _IDLE and key not in aliases
         if other and not key.endswith(("_config", "_config_dict")) and hasattr(usual, key) and not hasattr(of_all, key):
             default = getattr(usual, key)

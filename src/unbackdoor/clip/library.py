@@ -55,14 +55,14 @@ def undisturbed(*, draws: bool = False) -> Iterator[None]:
     """Build models in float32 on the CPU, and leave what all code shares as it was: generators, default type.
 
     Args:
-        draws: let the generators move on, where random numbers are what was asked for.
+        draws: let the generators move on, for a caller who wants random numbers.
     """
     import random
 
     import numpy as np
     import torch
 
-    kept = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     dtype = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
@@ -71,6 +71,6 @@ def undisturbed(*, draws: bool = False) -> Iterator[None]:
     finally:
         torch.set_default_dtype(dtype)
         if not draws:
-            random.setstate(kept[0])
-            np.random.set_state(kept[1])
-            torch.set_rng_state(kept[2])
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+            torch.set_rng_state(states[2])

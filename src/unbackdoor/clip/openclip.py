@@ -22,7 +22,6 @@ from unbackdoor.clip.hub import OPEN_CLIP_WEIGHTS, fetch_tokenizer
 from unbackdoor.clip.library import guarded
 from unbackdoor.clip.openclip_table import check_config, read_config
 from unbackdoor.clip.preprocess import CLIP_MEAN, CLIP_STD, Frame, checked, checked_side
-from unbackdoor.clip.published import common_preprocess as _published_preprocess  # noqa: F401
 from unbackdoor.clip.skeleton import Undrawn, built, outline, probe, shapes_of
 from unbackdoor.clip.tokenizers import Watch, checked_folder, guard
 from unbackdoor.disk import copy_companions, write_text
@@ -73,7 +72,7 @@ def from_folder(folder: Path, reference: str) -> Clip:
     """A folder in OpenCLIP's `local-dir:` scheme.
 
     Raises:
-        InputError: it is none, its configuration asks for what is not allowed or not there, or its weights do not fit.
+        InputError: no such folder, a configuration that is not allowed, missing files, or weights that do not fit.
     """
     if not folder.is_dir():
         raise InputError(f"{reference}: no such folder")
@@ -165,7 +164,7 @@ def _as_hugging_face(folder: Path, reference: str, weights: Path) -> Clip:
 
 
 def _open(source: Source, weights: Path | None, shapes: Mapping[str, tuple[int, ...]]) -> Clip:
-    """Compare what is asked for with what is there, then build and fill the model."""
+    """Compare the configuration with the weights, then build and fill the model."""
     model_cfg = source.config["model_cfg"]
     make = partial(create, model_cfg, source.what)
     if weights is None:
@@ -203,7 +202,7 @@ def create(model_cfg: Mapping[str, Any], what: str) -> nn.Module:
 
 
 def check_towers(skeleton: nn.Module, model_cfg: Mapping[str, Any], what: str) -> None:
-    """Whether towers on the meta device take what they will be given, and meet in one space.
+    """Whether towers on the meta device take pictures and texts of the configured sizes, and embed both in one space.
 
     Raises:
         InputError: they do not.
@@ -251,24 +250,24 @@ def handle(
     Raises:
         InputError: its preprocessing is none that is supported.
     """
-    model_cfg, given = source.config["model_cfg"], source.config.get("preprocess_cfg") or {}
-    fit = given.get("resize_mode") or "shortest"
-    if fit == "longest" and given.get("fill_color"):
+    model_cfg, settings = source.config["model_cfg"], source.config.get("preprocess_cfg") or {}
+    fit = settings.get("resize_mode") or "shortest"
+    if fit == "longest" and settings.get("fill_color"):
         raise InputError(
-            f"{source.reference}: fill_color {given['fill_color']!r} is not supported; pictures lie on black"
+            f"{source.reference}: fill_color {settings['fill_color']!r} is not supported; pictures lie on black"
         )
     size = getattr(model.visual, "image_size", None) or model_cfg["vision_cfg"]["image_size"]
-    mode = "bilinear" if given.get("interpolation") == "bilinear" else "bicubic"
+    mode = "bilinear" if settings.get("interpolation") == "bilinear" else "bicubic"
     preprocess = checked(
         source.reference,
         Frame(checked_side(source.reference, size), mode, fit),
-        mean=given.get("mean") or CLIP_MEAN,
-        std=given.get("std") or CLIP_STD,
+        mean=settings.get("mean") or CLIP_MEAN,
+        std=settings.get("std") or CLIP_STD,
     )
     written: Json = {
         **source.config,
         "preprocess_cfg": {
-            **given,
+            **settings,
             "mean": list(preprocess.mean),
             "std": list(preprocess.std),
             "interpolation": mode,
@@ -293,8 +292,8 @@ def handle(
 
 
 def _image(model: nn.Module, images: Tensor) -> Tensor:
-    found: Tensor = model.encode_image(images)  # type: ignore[operator]
-    return found
+    rows: Tensor = model.encode_image(images)  # type: ignore[operator]
+    return rows
 
 
 def _text_encoder(make: Callable[[], Tokenizer], what: str) -> Callable[[nn.Module, Sequence[str]], Tensor]:
@@ -304,7 +303,7 @@ def _text_encoder(make: Callable[[], Tokenizer], what: str) -> Callable[[nn.Modu
         if not cache:
             cache.append((make(), Watch(what, _vocabulary(model))))
         tokenize, watch = cache[0]
-        tokens = watch(lambda: tokenize(list(texts)), len(texts), lambda found: found)
+        tokens = watch(lambda: tokenize(list(texts)), len(texts), lambda output: output)
         tokens = tokens.to(next(model.parameters()).device)
         return _encode_short(model, tokens) if _is_plain_causal(model) else model.encode_text(tokens)  # type: ignore
 
@@ -336,10 +335,10 @@ def _tokenizer(source: Source) -> Tokenizer:
             settings["tokenizer_mode"] = text["tokenizer_mode"]
         folder = source.folder or fetch_tokenizer(named, f"{source.reference}: {named}", online=source.online)
         with checked_folder(folder) as place, guarded():
-            found: Tokenizer = open_clip.tokenizer.HFTokenizer(
+            tokenizer: Tokenizer = open_clip.tokenizer.HFTokenizer(
                 str(place), **settings, local_files_only=True, trust_remote_code=False
             )
-        return found
+        return tokenizer
 
     return guard(load, f"{source.reference}: its tokenizer cannot be loaded")
 
@@ -360,5 +359,5 @@ def _encode_short(model: Any, tokens: Tensor) -> Tensor:
     length = int(ends.max()) + 1
     x = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]
     x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
-    found: Tensor = x[torch.arange(len(x), device=x.device), ends] @ model.text_projection
-    return found
+    rows: Tensor = x[torch.arange(len(x), device=x.device), ends] @ model.text_projection
+    return rows

@@ -1,7 +1,8 @@
 """A model of OpenCLIP that is already in memory, as a `Clip` that can be saved.
 
-The library keeps no configuration in its models. One is read off the modules, a model is built from it without memory
-(`skeleton`), and only if that one is the same, module by module and setting by setting, is it written with the weights.
+The library keeps no configuration in its models. This module reads one off the modules and builds a model from it
+without memory (`skeleton`). It saves the configuration with the weights only if both models are the same, module by
+module and setting by setting.
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ def _visions(visual: Any) -> Iterator[Json]:
 
 
 def _vit(visual: Any) -> Json:
-    found: Json = {
+    config: Json = {
         **_blocks(visual.transformer),
         "width": visual.conv1.out_channels,
         "patch_size": int(visual.patch_size[0]),
@@ -136,18 +137,18 @@ def _vit(visual: Any) -> Json:
         "final_ln_after_pool": visual.final_ln_after_pool,
         "output_tokens": visual.output_tokens,
     }
-    found.pop("heads")
+    config.pop("heads")
     if isinstance(visual.patch_dropout, nn.Identity) is False:
-        found["patch_dropout"] = visual.patch_dropout.prob
+        config["patch_dropout"] = visual.patch_dropout.prob
     if visual.attn_pool is None or not visual.attn_pool_type:
-        found["pool_type"] = visual.pool_type
+        config["pool_type"] = visual.pool_type
     if visual.attn_pool is not None:
-        found |= {
+        config |= {
             "attentional_pool": visual.attn_pool_type or True,
             "attn_pooler_queries": visual.attn_pool.query.shape[0],
             "attn_pooler_heads": visual.attn_pool.attn.num_heads,
         }
-    return found
+    return config
 
 
 def _timm(visual: Any, common: Json) -> Iterator[Json]:
@@ -183,7 +184,7 @@ def _timm(visual: Any, common: Json) -> Iterator[Json]:
 def _text(model: Any, text: Any) -> Json:
     projection = model.text_projection if text is model else text.text_projection
     table, cls = text.token_embedding, getattr(text, "cls_emb", None)
-    found: Json = {
+    config: Json = {
         **_blocks(text.transformer),
         "context_length": text.context_length,
         "vocab_size": table.num_embeddings,
@@ -196,8 +197,8 @@ def _text(model: Any, text: Any) -> Json:
         "embed_cls": cls is not None,
     }
     if text is not model:
-        found |= {"pad_id": text.pad_id, "output_tokens": text.output_tokens}
-    return found
+        config |= {"pad_id": text.pad_id, "output_tokens": text.output_tokens}
+    return config
 
 
 def _hugging_face_text(text: Any) -> Json:
@@ -219,18 +220,18 @@ def _blocks(transformer: Any) -> Json:
     """What all blocks of OpenCLIP's own transformers are built with, read off the first."""
     block = transformer.resblocks[0]
     width, inner = block.mlp.c_fc.in_features, block.mlp.c_fc.out_features
-    found: Json = {
+    config: Json = {
         "layers": len(transformer.resblocks),
         "heads": _heads(transformer),
         "mlp_ratio": inner / width if int(width * (inner / width)) == inner else (inner + 0.5) / width,
     }
     if not isinstance(block.ls_1, nn.Identity):
-        found["ls_init_value"] = 1e-5  # where it starts; the weights say where it is
+        config["ls_init_value"] = 1e-5  # where it starts; the weights say where it is
     if getattr(block.mlp.gelu, "approximate", "none") != "none":
-        found["act_kwargs"] = {"approximate": block.mlp.gelu.approximate}
+        config["act_kwargs"] = {"approximate": block.mlp.gelu.approximate}
     if block.ln_1.eps != 1e-5:
-        found["norm_kwargs"] = {"eps": block.ln_1.eps}
-    return found
+        config["norm_kwargs"] = {"eps": block.ln_1.eps}
+    return config
 
 
 def _heads(transformer: Any) -> int:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from unbackdoor.clip.allowed import (
-    LONGEST_SIDE,
     Rule,
     Sizes,
     anything,
@@ -22,6 +21,7 @@ from unbackdoor.clip.allowed import (
     maybe,
     real,
     several,
+    side,
     table,
     text,
     whole,
@@ -34,7 +34,7 @@ Json = dict[str, Any]
 
 _HUB_NAME = text(r"[\w.-]{1,96}(/[\w.-]{1,96})?", "a name of the hub, such as timm/ViT-B-16-SigLIP")
 _TIMM_NAME = text(r"[a-z0-9_]{1,80}(\.[a-z0-9_]{1,80})?", "the name of a timm architecture")
-_SIDE = either(whole(1, LONGEST_SIDE), several(whole(1, LONGEST_SIDE), 2, 2))
+_SIDE = side()
 _COLOR = several(real(-1000, 1000), 3, 3)
 _BLOCK: dict[str, Rule] = {
     "mlp_ratio": real(0.01, 64),
@@ -174,8 +174,8 @@ def check_config(config: Json, what: str, sizes: Sizes | None = None) -> None:
     for part in ("vision_cfg", "text_cfg"):
         # Towers that also give every token's embedding are CoCa's; in other models no one takes them.
         if bool(model[part].get("output_tokens")) != captions:
-            wanted = "true in a model with multimodal_cfg" if captions else "false in a model without multimodal_cfg"
-            raise InputError(f"{what}: model_cfg.{part}.output_tokens must be {wanted}")
+            value = "true in a model with multimodal_cfg" if captions else "false in a model without multimodal_cfg"
+            raise InputError(f"{what}: model_cfg.{part}.output_tokens must be {value}")
 
 
 def _check_timm(name: str, what: str) -> None:

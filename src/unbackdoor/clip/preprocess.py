@@ -61,11 +61,11 @@ class Frame:
             return high * height // short, high * width // short
         if self.floor_crop:  # each library's own arithmetic, rounding errors included
             scale = min(high / height, wide / width)
-            found = int(height * scale), int(width * scale)
+            sides = int(height * scale), int(width * scale)
         else:
             ratio = max(height / high, width / wide)
-            found = round(height / ratio), round(width / ratio)
-        return max(1, found[0]), max(1, found[1])
+            sides = round(height / ratio), round(width / ratio)
+        return max(1, sides[0]), max(1, sides[1])
 
     def margin(self, length: int) -> int:
         """Pixels cut away at the beginning of a side of `length`; negative for those that are added."""
@@ -135,12 +135,12 @@ def _weights(before: int, after: int, mode: str) -> Tensor:
     radius, kernel = _FILTERS[mode]
     scale = before / after
     stretch = max(scale, 1.0)
-    centre = ((torch.arange(after, dtype=torch.float64) + 0.5) * scale)[:, None]
+    center = ((torch.arange(after, dtype=torch.float64) + 0.5) * scale)[:, None]
     pixel = torch.arange(before, dtype=torch.float64)[None]
-    first = (centre - radius * stretch + 0.5).trunc().clamp(min=0)
-    last = (centre + radius * stretch + 0.5).trunc().clamp(max=before)
-    found = kernel((pixel - centre + 0.5) / stretch) * ((pixel >= first) & (pixel < last))
-    return found / found.sum(dim=1, keepdim=True)
+    first = (center - radius * stretch + 0.5).trunc().clamp(min=0)
+    last = (center + radius * stretch + 0.5).trunc().clamp(max=before)
+    weights = kernel((pixel - center + 0.5) / stretch) * ((pixel >= first) & (pixel < last))
+    return weights / weights.sum(dim=1, keepdim=True)
 
 
 def checked_side(what: str, size: Any) -> int:
@@ -169,6 +169,6 @@ def checked(what: str, frame: Frame, *, mean: Any, std: Any) -> Preprocess:
     for name, values in (("mean", mean), ("std", std)):
         numbers = isinstance(values, list | tuple) and all(type(v) in (int, float) and abs(v) < _MOST for v in values)
         if not numbers or len(values) != 3 or (name == "std" and min(values) < _LEAST_STD):
-            wanted = "positive numbers" if name == "std" else "numbers"
-            raise InputError(f"{what}: image {name} must be three {wanted}, not {values!r}")
+            kind = "positive numbers" if name == "std" else "numbers"
+            raise InputError(f"{what}: image {name} must be three {kind}, not {values!r}")
     return Preprocess(frame, tuple(map(float, mean)), tuple(map(float, std)))

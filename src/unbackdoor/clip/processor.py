@@ -1,7 +1,7 @@
 """The settings of a Hugging Face image processor as a `Preprocess`: every one honoured, or refused in one line.
 
-The order is the library's own: to RGB, resize, centre crop, rescale, normalise. What a file leaves out is what the
-processor's class has for it, but for sizes, which are then the image tower's.
+The order is the library's own: to RGB, resize, centre crop, rescale, normalise. A setting that a file
+leaves out has the default of the processor's class; a size that it leaves out is the image tower's.
 """
 
 from __future__ import annotations
@@ -83,9 +83,9 @@ def read_settings(folder: Path) -> dict[str, Any] | None:
     """
     # In the library's own order.
     if (folder / _PART_OF).is_file():
-        found = read_json(folder / _PART_OF).get("image_processor")
-        if isinstance(found, dict):
-            return found
+        settings = read_json(folder / _PART_OF).get("image_processor")
+        if isinstance(settings, dict):
+            return settings
     return read_json(folder / FILE) if (folder / FILE).is_file() else None
 
 
@@ -119,15 +119,15 @@ def preprocess(what: str, settings: Settings, tower: Tower, *, white: bool) -> P
 
 
 def _class(what: str, settings: Settings, tower: Tower) -> str:
-    given = settings.get("image_processor_type") or settings.get("feature_extractor_type")
-    if given is None:
+    kind = settings.get("image_processor_type") or settings.get("feature_extractor_type")
+    if kind is None:
         return _BY_TYPE[tower.kind]
-    name = str(given)
+    name = str(kind)
     for end in ("Fast", "Pil", "ImageProcessor", "FeatureExtractor"):
         name = name.removesuffix(end)
-    if name not in _CLASSES or name == str(given):
+    if name not in _CLASSES or name == str(kind):
         raise InputError(
-            f"{what}: image processor {given!r} is not supported; known are "
+            f"{what}: image processor {kind!r} is not supported; known are "
             f"{', '.join(f'{n}ImageProcessor' for n in _CLASSES)}"
         )
     return name

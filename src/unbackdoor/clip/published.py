@@ -2,14 +2,13 @@
 
 A bare file of weights says neither how pictures were prepared for it nor which activation its towers have, and weights
 published under one architecture's name differ in both. A tag (`ViT-L-14:laion2b_s32b_b82k`) says it; so does a file
-that is one of those whose SHA-256 is known, or that carries OpenAI's marks. Of any other file nothing is known, and the
-user is told what may be read wrongly.
+that is one of those whose SHA-256 is known, or that carries OpenAI's marks. Any other file says nothing, and a
+warning tells the user what we may read wrongly.
 """
 
 from __future__ import annotations
 
 import difflib
-import hashlib
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from unbackdoor.clip.library import guarded
+from unbackdoor.disk import digest
 from unbackdoor.errors import InputError, first_line
 from unbackdoor.untrusted import is_there
 
@@ -34,7 +34,7 @@ class Reading:
     """How weights of an architecture are read.
 
     Args:
-        preprocess: what is known of `mean`, `std`, `interpolation`, `resize_mode`.
+        preprocess: the known ones of `mean`, `std`, `interpolation`, `resize_mode`.
         quick_gelu: whether the towers have OpenAI's activation, x·σ(1.702x); timm's towers never do.
         doubt: what to tell the user where published weights are read in another way; empty where there is no doubt.
     """
@@ -107,8 +107,8 @@ def check_tag(name: str, tag: str) -> str:
 
 def common_preprocess(name: str) -> Json:
     """The preprocessing of an architecture's published weights where they all agree, otherwise nothing."""
-    found = [_preprocess(tag) for tag in tags(name).values()]
-    return found[0] if found and all(f == found[0] for f in found) else {}
+    choices = [_preprocess(tag) for tag in tags(name).values()]
+    return choices[0] if choices and all(f == choices[0] for f in choices) else {}
 
 
 def reading(name: str, tag: str, names: Collection[str], file: Path | None, config: Mapping[str, Any]) -> Reading:
@@ -127,8 +127,8 @@ def reading(name: str, tag: str, names: Collection[str], file: Path | None, conf
         tag = _tag_of(file, known)
     if tag:
         return Reading(_preprocess(known[tag]), own or bool(known[tag].get("quick_gelu")))
-    found = Reading(common_preprocess(name), own)
-    return found if file is None else replace(found, doubt=_doubt(name, file, found))
+    usual = Reading(common_preprocess(name), own)
+    return usual if file is None else replace(usual, doubt=_doubt(name, file, usual))
 
 
 def fetch(name: str, tag: str) -> Path:
@@ -152,7 +152,7 @@ def similar(shapes: Mapping[str, Sequence[int]]) -> str:
 
     try:
         patches, text = shapes["visual.conv1.weight"], shapes["positional_embedding"]
-        seen = {
+        sides = {
             "width": patches[0], "patch_size": patches[2], "layers": _count(shapes, "visual.transformer.resblocks."),
             "rows": shapes["visual.positional_embedding"][0] - 1,
         }  # fmt: skip
@@ -162,18 +162,18 @@ def similar(shapes: Mapping[str, Sequence[int]]) -> str:
         }  # fmt: skip
     except (KeyError, IndexError):
         return ""
-    found = []
+    names = []
     for name in open_clip.list_models():
         config = open_clip.get_model_config(name)
         vision, captions = config["vision_cfg"], {"context_length": 77, "vocab_size": 49408, **config["text_cfg"]}
         patch = vision.get("patch_size")
         if "timm_model_name" in vision or not patch or isinstance(vision["layers"], list):
             continue
-        if {**vision, "rows": (vision["image_size"] // patch) ** 2}.items() >= seen.items() and all(
+        if {**vision, "rows": (vision["image_size"] // patch) ** 2}.items() >= sides.items() and all(
             captions.get(key) == value for key, value in words.items()
         ):
-            found.append(name)
-    return f"its shapes are those of {_listed(found, 4)}" if found else ""
+            names.append(name)
+    return f"its shapes are those of {_listed(names, 4)}" if names else ""
 
 
 def _count(shapes: Mapping[str, Sequence[int]], prefix: str) -> int:
@@ -194,24 +194,21 @@ def _readings(name: str, own: bool) -> set[tuple[Any, ...]]:
 
 def _tag_of(file: Path, known: Mapping[str, Json]) -> str:
     """The tag whose file this is, by the SHA-256 whose first digits stand in the address of some and in its name."""
-    found = {digits: tag for tag, facts in known.items() for digits in _SUM.findall(str(facts.get("url")))}
-    sums = {digits: tag for digits, tag in found.items() if digits in file.name}
+    by_digits = {digits: tag for tag, facts in known.items() for digits in _SUM.findall(str(facts.get("url")))}
+    sums = {digits: tag for digits, tag in by_digits.items() if digits in file.name}
     if not sums:
         return ""
-    digest = hashlib.sha256()
-    with file.open("rb") as content:
-        while piece := content.read(1 << 20):
-            digest.update(piece)
-    return next((tag for digits, tag in sums.items() if digest.hexdigest().startswith(digits)), "")
+    whole = digest(file)
+    return next((tag for digits, tag in sums.items() if whole.startswith(digits)), "")
 
 
-def _doubt(name: str, file: Path, taken: Reading) -> str:
+def _doubt(name: str, file: Path, usual: Reading) -> str:
     groups: dict[str, list[str]] = {}
     for tag, facts in tags(name).items():
-        if not taken.quick_gelu and facts.get("quick_gelu"):
+        if not usual.quick_gelu and facts.get("quick_gelu"):
             groups.setdefault("QuickGELU", []).append(tag)
         for key in _KEYS:
-            value, here = facts.get(key), taken.preprocess.get(key) or _DEFAULTS[key]
+            value, here = facts.get(key), usual.preprocess.get(key) or _DEFAULTS[key]
             if value and value != here:
                 groups.setdefault(f"{key} {_plain(value)}", []).append(tag)
     if not groups:

@@ -1,8 +1,8 @@
 """Names of tensors in a Hugging Face file and in the library's module, which differ: both ways, once for each model.
 
 transformers renames on loading, and renames back on saving: modules got new names in version 5 (`encoder.layer.0.` of a
-ViT is `layers.0.` now), while files keep the old ones. The library's own table of renamings is asked, name by name; it
-never sees the file.
+ViT is `layers.0.` now), while files keep the old ones. This module asks the library's own table of renamings, name
+by name; the library never sees the file.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class Names:
 
     Args:
         places: name in the file → names in the module; several where the file holds them one after another.
-        kept: names of the file that the module computes by itself, or has no use for.
+        extra: names of the file that the module computes by itself, or has no use for.
     """
 
     places: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    kept: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
 
     @property
     def aliases(self) -> dict[str, str]:
@@ -42,11 +42,11 @@ class Names:
 
     def translated(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Any part of a state by its names in the module; what bears no name of the file stays as it is."""
-        found: dict[str, Tensor] = {}
+        out: dict[str, Tensor] = {}
         for name, t in tensors.items():
             targets = self.places.get(name, (name,))
-            found.update(zip(targets, (t,) if len(targets) == 1 else t.chunk(len(targets)), strict=True))
-        return found
+            out.update(zip(targets, (t,) if len(targets) == 1 else t.chunk(len(targets)), strict=True))
+        return out
 
     def inside(self, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensors by their names in the module; pieces of one are views of it."""
@@ -78,7 +78,7 @@ def names_of(model: nn.Module, stored: Mapping[str, tuple[int, ...]], what: str,
     Raises:
         InputError: two tensors of the file are one in the model, or one cannot be cut as the library cuts it.
     """
-    own, places, kept, taken = set(model.state_dict()), dict[str, tuple[str, ...]](), list[str](), dict[str, str]()
+    own, places, extra, sources = set(model.state_dict()), dict[str, tuple[str, ...]](), list[str](), dict[str, str]()
     rename = _Renaming(model)
     for name, shape in stored.items():
         targets = rename(name)
@@ -88,16 +88,16 @@ def names_of(model: nn.Module, stored: Mapping[str, tuple[int, ...]], what: str,
             targets = (name,)
         useless = name.rpartition(".")[2] in _COMPUTED or name.startswith(tuple(f"{module}." for module in idle))
         if name not in own and targets == (name,) and useless:
-            kept.append(name)
+            extra.append(name)
             continue
         for target in targets:
-            if target in taken:
+            if target in sources:
                 raise InputError(
-                    f"{what}: {taken[target]} and {name} are one tensor of the model; take one of them out"
+                    f"{what}: {sources[target]} and {name} are one tensor of the model; take one of them out"
                 )
-            taken[target] = name
+            sources[target] = name
         places[name] = targets
-    return Names(places, tuple(kept))
+    return Names(places, tuple(extra))
 
 
 def library_names(model: nn.Module) -> dict[str, tuple[int, ...]]:

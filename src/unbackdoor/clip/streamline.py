@@ -97,8 +97,8 @@ class _SelfAttention(nn.Module):
     def forward(self, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> tuple[Tensor, Tensor | None]:
         """As `nn.MultiheadAttention.forward`."""
         own = self.original
-        told = {k: v for k, v in options.items() if v is not None and k != "average_attn_weights"}
-        if query is not key or key is not value or query.dim() != 3 or told != {"need_weights": False}:
+        flags = {k: v for k, v in options.items() if v is not None and k != "average_attn_weights"}
+        if query is not key or key is not value or query.dim() != 3 or flags != {"need_weights": False}:
             whole: tuple[Tensor, Tensor | None] = own(query, key, value, **options)
             return whole
         b, n, width = query.shape
@@ -112,9 +112,9 @@ def _replace(root: nn.Module, kind: type[nn.Module], rewrite: Any) -> None:
     """Put `rewrite(module)` in the place of every module of exactly this kind, where it gives one."""
     for parent in list(root.modules()):
         for name, child in list(parent.named_children()):
-            found = rewrite(child) if type(child) is kind else None
-            if found is not None:
-                setattr(parent, name, found)
+            twin = rewrite(child) if type(child) is kind else None
+            if twin is not None:
+                setattr(parent, name, twin)
 
 
 def _fold(model: nn.Module, pairs: list[tuple[str, str]]) -> None:
@@ -127,22 +127,22 @@ def _fold(model: nn.Module, pairs: list[tuple[str, str]]) -> None:
 
 
 def _pairs(clip: Clip, probe: Tensor) -> list[tuple[str, str]]:
-    """Names of each convolution whose output is, itself, what a BatchNorm was given; both ran once."""
+    """Names of each convolution whose very output a BatchNorm takes, and of that BatchNorm; both ran once."""
     names = {module: name for name, module in clip.model.named_modules()}
-    made: dict[int, nn.Module] = {}
-    kept: list[Tensor] = []  # alive, so that no number is given twice
+    origins: dict[int, nn.Module] = {}
+    outputs: list[Tensor] = []  # held, so that no `id` is used twice
     calls: dict[nn.Module, int] = {}
     pairs: list[tuple[nn.Module, nn.Module]] = []
 
     def after_conv(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        kept.append(output)
-        made[id(output)] = module
+        outputs.append(output)
+        origins[id(output)] = module
         calls[module] = calls.get(module, 0) + 1
 
     def before_norm(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         calls[module] = calls.get(module, 0) + 1
-        if id(inputs[0]) in made:
-            pairs.append((made[id(inputs[0])], module))
+        if id(inputs[0]) in origins:
+            pairs.append((origins[id(inputs[0])], module))
 
     hooks = [
         module.register_forward_hook(after_conv)

@@ -1,8 +1,8 @@
 """Hugging Face text towers that OpenCLIP builds by name: their configurations, so that no name is looked up anywhere.
 
-A configuration names such a tower (`hf_model_name`), and OpenCLIP would fetch what that name stands for. Here the names
-of published models stand with what decides on the function of each; a stranger's name that is not here is refused.
-Values: the `config.json` of each model on the hub. What they say on sizes is compared with the weights.
+A configuration names such a tower (`hf_model_name`), and OpenCLIP would fetch what that name stands for. The table
+here lists the names of published models with the settings that decide on their function; a name that is not in it is
+refused. The values are those of each model's `config.json` on the hub. Sizes are compared with the weights.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Tokenizers of strangers: checked, then written out into a folder of our own, which alone the library is shown.
+"""Tokenizers of strangers: checked, then written into a folder of our own, the only one that the library reads.
 
-What reaches transformers is what the tables here allow, rewritten, and nothing else that lies in the folder: no code,
-no paths, no further files. What a file could make explode is bounded: its bytes, the growth of a text under the
-normalizers, the work of the regular expressions (one of bounded shape, or one that a published tokenizer uses), the
-tokens that a configuration adds, and the time that texts take.
+The tables here say what may reach transformers; nothing else of the folder does: no code, no paths, no further files.
+Whatever a file could make explode has a bound: its bytes, the growth of a text under the normalizers, the work of the
+regular expressions (of bounded shape, or one that a published tokenizer uses), the tokens that a configuration adds,
+and the time that texts take.
 """
 
 from __future__ import annotations
@@ -199,20 +199,20 @@ class Watch:
             InputError: it fails, names a token that the model does not have, or takes too long for its texts.
         """
         began = time.monotonic()
-        found = guard(call, f"{self.what}: its tokenizer fails on these texts")
+        result = guard(call, f"{self.what}: its tokenizer fails on these texts")
         self._seconds += time.monotonic() - began
         self._texts += texts
         if self._seconds > self._PATIENCE and self._seconds > self._texts * self._SLOW:
             raise InputError(
                 f"{self.what}: its tokenizer took {self._seconds:.0f} s for {self._texts} texts; it is damaged"
             )
-        ids = numbers(found)
+        ids = numbers(result)
         if self.rows is not None and ids.numel() and (int(ids.max()) >= self.rows or int(ids.min()) < 0):
             raise InputError(
                 f"{self.what}: its tokenizer gives token {int(ids.max())}, but the model has {self.rows} tokens; "
                 "they do not belong together"
             )
-        return found
+        return result
 
 
 def _contents(folder: Path) -> Iterator[tuple[str, bytes]]:
@@ -251,11 +251,11 @@ def _kind(folder: Path) -> dict[str, Any]:
         return {}
     config = read_json(folder / "config.json")
     kind, named = config.get("model_type"), config.get("tokenizer_class")
-    found = {"model_type": kind} if kind in _TYPES else {}
+    facts = {"model_type": kind} if kind in _TYPES else {}
     if named is not None:
         check_keys({"tokenizer_class": named}, _SETTINGS, str(folder / "config.json"))
-        found["tokenizer_class"] = named
-    return found
+        facts["tokenizer_class"] = named
+    return facts
 
 
 def _settings(path: Path) -> dict[str, Any]:
@@ -317,14 +317,14 @@ def _fields(content: bytes) -> Iterator[tuple[int, int | bytes]]:
 
     def varint() -> int:
         nonlocal at
-        found = shift = 0
+        number = shift = 0
         while True:
             byte = content[at]
             at += 1
-            found |= (byte & 127) << shift
+            number |= (byte & 127) << shift
             shift += 7
             if byte < 128:
-                return found
+                return number
             if shift > 63:
                 raise ValueError("a number without end")
 
@@ -514,16 +514,16 @@ def _vocabulary(kind: str, model: Mapping[str, Any], what: str) -> dict[str, Any
         tokens: Any = msgspec.json.decode(
             model.get("vocab", b"{}"), type=list[tuple[str, float]] if scored else dict[str, int]
         )
-        found = {"vocab": tokens}
+        parts = {"vocab": tokens}
         if kind == "BPE":
-            found["merges"] = msgspec.json.decode(model.get("merges", b"0"), type=list[str | list[str]])
+            parts["merges"] = msgspec.json.decode(model.get("merges", b"0"), type=list[str | list[str]])
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise InputError(f"{what}: its vocabulary or merges are damaged ({first_line(error)})") from None
-    _check_count(max(map(len, found.values())), what)
+    _check_count(max(map(len, parts.values())), what)
     longest = max((len(token[0] if scored else token) for token in tokens), default=0)
     if longest > _LONGEST_TOKEN or not (scored or all(0 <= n < _MOST_TOKENS for n in tokens.values())):
         raise InputError(f"{what}: a token of {longest} characters, or an impossible number; no vocabulary has such")
-    return found
+    return parts
 
 
 def _guess(model: Mapping[str, Any]) -> str:
@@ -671,13 +671,11 @@ def _is_row(part: str) -> bool:
     body = body[:-1] if body.endswith("$") and not body.endswith("\\$") else body
     at = repeats = 0
     while at < len(body):
-        found = _ATOMS.match(body, at)
-        if not found or found.end() == at:
+        atom = _ATOMS.match(body, at)
+        if not atom or atom.end() == at:
             return False
-        counts = re.findall(r"\d+", found.group(2) or "")
-        small = (found.group(2) or "?") == "?" or (
-            counts and not found.group(2).endswith(",}") and int(counts[-1]) <= 8
-        )
+        counts = re.findall(r"\d+", atom.group(2) or "")
+        small = (atom.group(2) or "?") == "?" or (counts and not atom.group(2).endswith(",}") and int(counts[-1]) <= 8)
         repeats += not small
-        at = found.end()
+        at = atom.end()
     return bool(body) and repeats <= 1

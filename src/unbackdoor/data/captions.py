@@ -24,8 +24,8 @@ _LONGEST_LIST = 1 << 20  # characters of a list in a table's cell
 
 def joined(sentences: Sequence[str]) -> Captions:
     """Sentences of one image as one value; empty ones and repetitions are left out."""
-    found = tuple(dict.fromkeys(s for s in (sentence.strip() for sentence in sentences) if s))
-    return found if len(found) > 1 else found[0] if found else ""
+    texts = tuple(dict.fromkeys(s for s in (sentence.strip() for sentence in sentences) if s))
+    return texts if len(texts) > 1 else texts[0] if texts else ""
 
 
 def sentences_of(captions: Captions) -> tuple[str, ...]:
@@ -50,7 +50,7 @@ def read_captions(value: Any) -> Captions:
 
 def entry_captions(entry: dict[str, Any]) -> Captions:
     """Captions of a sample's JSON object."""
-    return next((found for k in _KEYS if (found := read_captions(entry.get(k)))), "")
+    return next((captions for k in _KEYS if (captions := read_captions(entry.get(k)))), "")
 
 
 def lines_of(text: str) -> Captions:

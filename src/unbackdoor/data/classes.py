@@ -1,9 +1,9 @@
-"""The one place where the classes of data meet those that are wanted: of a class file, of training, of another file.
+"""The one place that maps the classes of data to those to work with: a class file's, training's, another file's.
 
 Names are matched by what they say, never by where they stand: as written, then normalised (`data/names.py`), then by
-what a class file says besides (ids, synonyms), then by WordNet's words for an id. Only numbers are matched by number:
-labels without names, and names that are numbers (`7`, `007`, `7.0`). Whatever fits nothing or fits two classes is
-refused in one line; a class that merely lacks images is not.
+the ids and synonyms that a class file lists, then by WordNet's words for an id. Only numbers are matched by number:
+labels without names, and names that are numbers (`7`, `007`, `7.0`). One line refuses a class that fits nothing or fits
+two classes; a class that merely lacks images is no error.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from unbackdoor.data.source import Label
 from unbackdoor.errors import InputError
 from unbackdoor.notices import warn
 
-_SHOWN = 3  # names in a message
+_NAMED = 3  # names in a message
 _LARGEST_HEAD = 21_843  # ImageNet-21k; a longer list is a dictionary (words.txt names all of WordNet)
 _FORMS: tuple[Callable[[str], str], ...] = (plain, normalized, loosened)
 
@@ -37,37 +37,37 @@ class Classes:
 
     Args:
         names: one per class, () when unknown.
-        indices: int64, one per label that was given: its class, −1 where unknown.
+        indices: int64, one per label: its class, −1 where unknown.
     """
 
     names: tuple[str, ...]
     indices: Tensor
 
 
-def reconcile(spec: str, listed: Sequence[str], labels: Sequence[Any], wanted: ClassList | None = None) -> Classes:
+def reconcile(spec: str, listed: Sequence[str], labels: Sequence[Any], classes: ClassList | None = None) -> Classes:
     """Class names and indices of a source's labels.
 
     Args:
         spec: the source, for messages.
         listed: names that the source's numbers index, () where it lists none.
         labels: numbers or names of every record of the split, None or a negative number where unknown.
-        wanted: classes that replace the source's own.
+        classes: classes that replace the source's own.
 
     Raises:
-        InputError: a label that is neither, one without a name, a class that `wanted` lacks, one that fits two.
+        InputError: a label that is neither, one without a name, a class that `classes` lacks, one that fits two.
     """
     own, index = _gathered(spec, [plain(name) for name in listed], [_clean(spec, label) for label in labels])
     used = sorted({i for i in index if i >= 0})
     if own:
         _check_range(spec, used, own)
-    if wanted is None:
+    if classes is None:
         names, place = _own_names(spec, own)
     elif not own:
-        names, place = wanted.names, _by_number(spec, {i: i for i in used}, wanted)
+        names, place = classes.names, _by_number(spec, {i: i for i in used}, classes)
     else:
-        wanted = _chosen(_spoken(wanted), own)
-        names, place = wanted.names, _placed(spec, own, used, wanted)
-    _warn_of_twins(spec if wanted is None else wanted.where, names)
+        classes = _chosen(_spoken(classes), own)
+        names, place = classes.names, _placed(spec, own, used, classes)
+    _warn_of_twins(spec if classes is None else classes.where, names)
     return Classes(names, torch.tensor([-1 if i < 0 else place.get(i, i) for i in index], dtype=torch.int64))
 
 
@@ -97,32 +97,32 @@ def reconciled(images: ImageSet, classes: Sequence[str], of: str = "training") -
     return replace(images, labels=labels, classes=tuple(classes))
 
 
-def positions(own: Sequence[str], wanted: Sequence[str], spec: str) -> tuple[int, ...]:
+def positions(own: Sequence[str], classes: Sequence[str], spec: str) -> tuple[int, ...]:
     """Where every name of one file's label list stands in another list, matched by name.
 
     Args:
         own: names that the file's labels index.
-        wanted: names to index instead.
+        classes: names to index instead.
         spec: the file, for messages.
 
     Raises:
-        InputError: a name of `own` fits none of `wanted`, or two.
+        InputError: a name of `own` fits none of `classes`, or two.
     """
     place = _placed(
-        spec, [plain(name) for name in own], range(len(own)), as_list(wanted, "the other files' class list")
+        spec, [plain(name) for name in own], range(len(own)), as_list(classes, "the other files' class list")
     )
     return tuple(place[i] for i in range(len(own)))
 
 
 def merged(lists: Iterable[Sequence[str]]) -> tuple[str, ...]:
     """All names of several files' label lists: the first list as it is, then what further ones add."""
-    found: list[str] = []
+    union: list[str] = []
     known: set[str] = set()
     for names in lists:
         fresh = [plain(name) for name in names if normalized(name) not in known]
-        found += fresh
+        union += fresh
         known |= {normalized(name) for name in fresh}
-    return tuple(found)
+    return tuple(union)
 
 
 def check_named(spec: str, names: Sequence[str]) -> None:
@@ -198,73 +198,75 @@ def _own_names(spec: str, own: Sequence[str]) -> tuple[tuple[str, ...], dict[int
     return _spoken(as_list(own)).names, {}
 
 
-def _spoken(wanted: ClassList) -> ClassList:
+def _spoken(classes: ClassList) -> ClassList:
     """A list whose names are WordNet ids, with their names instead where every one is known."""
-    if not wanted.entries or not all(is_wnid(entry.name) for entry in wanted.entries):
-        return wanted
+    if not classes.entries or not all(is_wnid(entry.name) for entry in classes.entries):
+        return classes
     from unbackdoor.data.wordnet import name_of
 
-    named = [(entry, name_of(entry.name)) for entry in wanted.entries]
+    named = [(entry, name_of(entry.name)) for entry in classes.entries]
     if any(name is None for _, name in named):
-        return wanted
-    return replace(wanted, entries=tuple(ClassEntry(name or "", (e.name, *e.keys)) for e, name in named))
+        return classes
+    return replace(classes, entries=tuple(ClassEntry(name or "", (e.name, *e.keys)) for e, name in named))
 
 
-def _chosen(wanted: ClassList, own: Sequence[str]) -> ClassList:
+def _chosen(classes: ClassList, own: Sequence[str]) -> ClassList:
     """A list, or of a dictionary (words.txt) what the data has, in the data's order."""
-    if len(wanted.entries) <= _LARGEST_HEAD:
-        return wanted
-    by_key = {key: entry for entry in wanted.entries for key in (entry.name, *entry.keys) if is_wnid(key)}
-    kept = tuple(by_key[name] for name in own if name in by_key)
-    if not kept:
-        raise InputError(f"{wanted.where}: has {len(wanted.entries):,} names, and none of them by an id of the data's")
-    return replace(wanted, entries=kept)
+    if len(classes.entries) <= _LARGEST_HEAD:
+        return classes
+    by_key = {key: entry for entry in classes.entries for key in (entry.name, *entry.keys) if is_wnid(key)}
+    entries = tuple(by_key[name] for name in own if name in by_key)
+    if not entries:
+        raise InputError(
+            f"{classes.where}: has {len(classes.entries):,} names, and none of them by an id of the data's"
+        )
+    return replace(classes, entries=entries)
 
 
-def _by_number(spec: str, numbers: dict[int, int], wanted: ClassList) -> dict[int, int]:
-    """Places in `wanted` of what has numbers, by key."""
-    first, count = wanted.first, len(wanted.entries)
+def _by_number(spec: str, numbers: dict[int, int], classes: ClassList) -> dict[int, int]:
+    """Places in `classes` of what has numbers, by key."""
+    first, count = classes.first, len(classes.entries)
     if first is None and numbers:
         raise InputError(
-            f"{spec}: its labels are numbers, and {wanted.where} gives its names none; write one name a line in the "
+            f"{spec}: its labels are numbers, and {classes.where} gives its names none; write one name a line in the "
             "order of the numbers, or a JSON object from number to name"
         )
     beyond = [n for n in numbers.values() if not 0 <= n - (first or 0) < count]
     if beyond:
         raise InputError(
-            f"{spec}: label {beyond[-1]} has no name; {wanted.where} names the numbers {first or 0} to "
+            f"{spec}: label {beyond[-1]} has no name; {classes.where} names the numbers {first or 0} to "
             f"{count - 1 + (first or 0)}"
         )
     return {i: n - (first or 0) for i, n in numbers.items()}
 
 
-def _placed(spec: str, own: Sequence[str], used: Sequence[int], wanted: ClassList) -> dict[int, int]:
-    """Place in `wanted` of every class of `own` that is used."""
-    if tuple(own) == wanted.names:
+def _placed(spec: str, own: Sequence[str], used: Sequence[int], classes: ClassList) -> dict[int, int]:
+    """Place in `classes` of every class of `own` that is used."""
+    if tuple(own) == classes.names:
         return {i: i for i in used}  # one list; a name may stand in it twice
-    table = _Table(wanted)
+    table = _Table(classes)
     fits = {i: table.fitting(name) for i, name in enumerate(own)}
     if not any(fits.values()) and all_numbers(own):
-        return _by_number(spec, {i: number_of(own[i]) or 0 for i in used}, wanted)
-    _settle(fits, len(wanted.entries))
+        return _by_number(spec, {i: number_of(own[i]) or 0 for i in used}, classes)
+    _settle(fits, len(classes.entries))
     missing = [i for i in used if not fits[i]]
     if missing:
-        raise _missing(spec, own, missing, wanted, any(fits[i] for i in used))
+        raise _missing(spec, own, missing, classes, any(fits[i] for i in used))
     for i in used:
         if len(fits[i]) > 1:
-            names = [wanted.entries[k].name for k in sorted(fits[i])]
+            names = [classes.entries[k].name for k in sorted(fits[i])]
             raise InputError(
-                f"{spec}: its class {own[i]!r} fits {len(names)} classes of {wanted.where} ({_some(names)}); name them "
-                "apart"
+                f"{spec}: its class {own[i]!r} fits {len(names)} classes of {classes.where} ({_some(names)}); name "
+                "them apart"
             )
     place = {i: next(iter(fits[i])) for i in used}
-    taken: dict[int, int] = {}
+    sources: dict[int, int] = {}
     for i, k in place.items():
-        other = taken.setdefault(k, i)
+        other = sources.setdefault(k, i)
         if other != i:
             raise InputError(
-                f"{spec}: its classes {own[other]!r} and {own[i]!r} both fit {wanted.entries[k].name!r} of "
-                f"{wanted.where}; they are one class, or the list lacks one"
+                f"{spec}: its classes {own[other]!r} and {own[i]!r} both fit {classes.entries[k].name!r} of "
+                f"{classes.where}; they are one class, or the list lacks one"
             )
     return place
 
@@ -274,17 +276,17 @@ def _settle(fits: dict[int, set[int]], count: int) -> None:
 
     ImageNet's `crane` is a bird at 134 and a machine at 517.
     """
-    sure = {i: next(iter(found)) for i, found in fits.items() if len(found) == 1}
+    sure = {i: next(iter(places)) for i, places in fits.items() if len(places) == 1}
     if len(fits) == count and 2 * len(sure) > count and all(i == k for i, k in sure.items()):
-        fits.update({i: {i} for i, found in fits.items() if len(found) > 1 and i in found})
+        fits.update({i: {i} for i, places in fits.items() if len(places) > 1 and i in places})
 
 
 class _Table:
     """Classes by whatever may name them."""
 
-    def __init__(self, wanted: ClassList) -> None:
-        self._names = [_by_form(form, [(e.name,) for e in wanted.entries]) for form in (*_FORMS, _digits)]
-        self._keys = [_by_form(form, [e.keys for e in wanted.entries]) for form in (*_FORMS, _digits)]
+    def __init__(self, classes: ClassList) -> None:
+        self._names = [_by_form(form, [(e.name,) for e in classes.entries]) for form in (*_FORMS, _digits)]
+        self._keys = [_by_form(form, [e.keys for e in classes.entries]) for form in (*_FORMS, _digits)]
 
     def fitting(self, name: str) -> set[int]:
         """The classes that a name fits, of the first of these ways in which it fits any."""
@@ -306,9 +308,9 @@ class _Table:
     def _look(self, words: tuple[str, ...]) -> set[int]:
         for tables in (self._names, self._keys):
             for form, table in zip((*_FORMS, _digits), tables, strict=True):
-                found = {k for word in words for k in table.get(form(word), ())} if table else set()
-                if found:
-                    return found
+                places = {k for word in words for k in table.get(form(word), ())} if table else set()
+                if places:
+                    return places
         return set()
 
 
@@ -326,27 +328,27 @@ def _by_form(form: Callable[[str], str], rows: Sequence[tuple[str, ...]]) -> dic
     return table
 
 
-def _missing(spec: str, own: Sequence[str], missing: Sequence[int], wanted: ClassList, some: bool) -> InputError:
-    names = wanted.names
+def _missing(spec: str, own: Sequence[str], missing: Sequence[int], classes: ClassList, some: bool) -> InputError:
+    names = classes.names
     if some:
         lacking = [own[i] for i in missing]
         near = difflib.get_close_matches(normalized(lacking[0]), [normalized(n) for n in names[:5000]], n=1, cutoff=0.6)
         hint = f" (near it: {near[0]!r})" if near else ""
         return InputError(
-            f"{spec}: {len(lacking)} of its classes are not in {wanted.where}: {_some(lacking)}{hint}; add them there, "
-            "or leave their images out"
+            f"{spec}: {len(lacking)} of its classes are not in {classes.where}: {_some(lacking)}{hint}; add them "
+            "there, or leave their images out"
         )
     pairs = [(i, *both) for i, both in enumerate(zip(own, names, strict=False)) if both[0] != both[1]]
-    told = ", ".join(f"{i}: {a[:60]!r} and {b[:60]!r}" for i, a, b in pairs[:_SHOWN])
+    examples = ", ".join(f"{i}: {a[:60]!r} and {b[:60]!r}" for i, a, b in pairs[:_NAMED])
     return InputError(
-        f"{spec}: none of its {len(own)} class names is among the {len(names)} of {wanted.where} ({told}); names are "
-        "not matched by position: use the same ones, or give a JSON object from the data's names to yours"
+        f"{spec}: none of its {len(own)} class names is among the {len(names)} of {classes.where} ({examples}); names "
+        "are not matched by position: use the same ones, or give a JSON object from the data's names to yours"
     )
 
 
 def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name[:60]) for name in names[:_SHOWN])
-    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
+    text = ", ".join(repr(name[:60]) for name in names[:_NAMED])
+    return text if len(names) <= _NAMED else f"{text} and {len(names) - _NAMED} more"
 
 
 def _warn_of_twins(where: str, names: Sequence[str]) -> None:

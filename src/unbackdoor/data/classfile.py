@@ -85,10 +85,10 @@ def read_class_file(path: Path) -> ClassList:
     text = read_text(path).strip()
     body = _ASSIGNED.sub("", text, count=1) if _ASSIGNED.match(text) else text
     if body[:1] in ("[", "{", "("):
-        found = _of_value(_value(body, where), where)
+        classes = _of_value(_value(body, where), where)
     else:
-        found = _of_lines([line.strip() for line in text.splitlines() if line.strip()], path)
-    return _checked(found)
+        classes = _of_lines([line.strip() for line in text.splitlines() if line.strip()], path)
+    return _checked(classes)
 
 
 def read_lines(path: Path) -> tuple[str, ...]:
@@ -99,33 +99,33 @@ def read_lines(path: Path) -> tuple[str, ...]:
     """
     text = read_text(path).strip()
     if text.startswith("["):
-        found = _value(text, str(path))
-        if not all(isinstance(item, str) for item in found):
+        rows = _value(text, str(path))
+        if not all(isinstance(item, str) for item in rows):
             raise InputError(f"{path}: the list must hold strings alone")
     else:
-        found = [line.strip() for line in text.splitlines()]
-    lines = tuple(line for line in found if line.strip())
+        rows = [line.strip() for line in text.splitlines()]
+    lines = tuple(line for line in rows if line.strip())
     if not lines:
         raise InputError(f"{path}: is empty; write one a line")
     return lines
 
 
-def _checked(found: ClassList) -> ClassList:
-    if not found.entries:
-        raise InputError(f"{found.where}: holds no names; {_FORMS}")
-    if len(found.entries) > _MOST:
-        raise InputError(f"{found.where}: has {len(found.entries):,} names; {_MOST:,} at most are read")
-    for number, entry in enumerate(found.entries, found.first or 0):
+def _checked(classes: ClassList) -> ClassList:
+    if not classes.entries:
+        raise InputError(f"{classes.where}: holds no names; {_FORMS}")
+    if len(classes.entries) > _MOST:
+        raise InputError(f"{classes.where}: has {len(classes.entries):,} names; {_MOST:,} at most are read")
+    for number, entry in enumerate(classes.entries, classes.first or 0):
         if not entry.name:
-            raise InputError(f"{found.where}: class {number} has no name")
+            raise InputError(f"{classes.where}: class {number} has no name")
         if len(entry.name) > _LONGEST:
-            raise InputError(f"{found.where}: the name of class {number} has {len(entry.name):,} characters")
-    if all(_PLACEHOLDER.fullmatch(entry.name) for entry in found.entries):
+            raise InputError(f"{classes.where}: the name of class {number} has {len(entry.name):,} characters")
+    if all(_PLACEHOLDER.fullmatch(entry.name) for entry in classes.entries):
         raise InputError(
-            f"{found.where}: its names are the placeholders LABEL_0, …, that stand where nobody wrote names; "
+            f"{classes.where}: its names are the placeholders LABEL_0, …, that stand where nobody wrote names; "
             "give the real ones"
         )
-    return found
+    return classes
 
 
 def _value(text: str, where: str) -> Any:
@@ -133,10 +133,10 @@ def _value(text: str, where: str) -> Any:
     try:
         return parse_json(text, where, unique=True)
     except InputError as error:
-        found = _literal(text, where)
-        if found is None:
+        literal = _literal(text, where)
+        if literal is None:
             raise InputError(f"{error}; nor is it a list of strings in Python") from None
-        return found
+        return literal
 
 
 def _literal(text: str, where: str) -> Any:
@@ -173,10 +173,10 @@ def _of_value(value: Any, where: str) -> ClassList:
     fields = {loosened(str(key)): item for key, item in value.items()}
     by_id, by_name = fields.get("id2label"), fields.get("label2id")
     if isinstance(by_id, dict) and by_id:
-        found = _of_mapping(by_id, where)
-        if isinstance(by_name, dict) and by_name and set(_of_mapping(by_name, where).names) != set(found.names):
+        classes = _of_mapping(by_id, where)
+        if isinstance(by_name, dict) and by_name and set(_of_mapping(by_name, where).names) != set(classes.names):
             raise InputError(f"{where}: its id2label and its label2id name other classes; leave one of them out")
-        return found
+        return classes
     if isinstance(by_name, dict) and by_name:
         return _of_mapping(by_name, where)
     held = next((fields[key] for key in _HELD if isinstance(fields.get(key), list | dict) and fields[key]), None)
@@ -191,9 +191,11 @@ def _of_mapping(value: Mapping[Any, Any], where: str) -> ClassList:
     numbers = [number_of(key) for key in keys]
     if keys and None not in numbers:
         return _numbered([(n, _entry(v, where)) for n, v in zip(numbers, value.values(), strict=True)], where)
-    told = [number_of(str(v)) if isinstance(v, int | str) and not isinstance(v, bool) else None for v in value.values()]
-    if keys and None not in told:
-        return _numbered([(n, _named(key)) for n, key in zip(told, keys, strict=True)], where)
+    keyed = [
+        number_of(str(v)) if isinstance(v, int | str) and not isinstance(v, bool) else None for v in value.values()
+    ]
+    if keys and None not in keyed:
+        return _numbered([(n, _named(key)) for n, key in zip(keyed, keys, strict=True)], where)
     strange = next((key for key in keys if re.fullmatch(r"[+-]?[0-9.]+", key.strip())), None)
     if strange is not None:
         raise InputError(f"{where}: {strange[:40]!r} is no number of a class beside the other keys; number all from 0")

@@ -7,11 +7,11 @@ from fusion-bench; Caltech101, Country211, … from clip-benchmark. Those two ar
 from __future__ import annotations
 
 import ast
-import importlib.util
 import json
 from pathlib import Path
 
 from unbackdoor.data.classfile import ClassEntry, ClassList, as_list, read_class_file, read_lines
+from unbackdoor.data.wordnet import imagenet, package_folder, words_of
 from unbackdoor.errors import InputError
 from unbackdoor.untrusted import is_there
 
@@ -42,8 +42,8 @@ def class_list(name: str) -> ClassList:
     key = _key(name)
     if key == "imagenet1k":
         return ClassList(_imagenet(), 0, name)
-    found = _from_fusion_bench(key, _NAME_VARIABLES) or _from_clip_benchmark("en_classnames.json", key)
-    return as_list(found or _unknown(name), name)
+    names = _from_fusion_bench(key, _NAME_VARIABLES) or _from_clip_benchmark("en_classnames.json", key)
+    return as_list(names or _unknown(name), name)
 
 
 def templates(name: str | None) -> tuple[str, ...]:
@@ -56,30 +56,28 @@ def templates(name: str | None) -> tuple[str, ...]:
         return DEFAULT_TEMPLATES
     key = _key(name)
     if Path(name).is_file():
-        found = read_lines(Path(name))
+        texts = read_lines(Path(name))
     elif key in ("openaiimagenet", "simple"):
         import open_clip
 
         listed = open_clip.SIMPLE_IMAGENET_TEMPLATES if key == "simple" else open_clip.OPENAI_IMAGENET_TEMPLATES
-        found = tuple(function("{}") for function in listed)
+        texts = tuple(function("{}") for function in listed)
     else:
-        found = _from_fusion_bench(key, ("templates",)) or tuple(
+        texts = _from_fusion_bench(key, ("templates",)) or tuple(
             t.replace("{c}", "{}") for t in _from_clip_benchmark("en_zeroshot_classification_templates.json", key)
         )
-        found = found or _unknown(name)
-    if len(found) > _MOST_TEMPLATES:
-        raise InputError(f"{name}: holds {len(found):,} templates; at most {_MOST_TEMPLATES:,} make a head")
-    for template in found:
+        texts = texts or _unknown(name)
+    if len(texts) > _MOST_TEMPLATES:
+        raise InputError(f"{name}: holds {len(texts):,} templates; at most {_MOST_TEMPLATES:,} make a head")
+    for template in texts:
         if template.count("{}") != 1:
             raise InputError(f"template {template!r} must hold exactly one {{}} for the class name")
-    return found
+    return texts
 
 
 def _imagenet() -> tuple[ClassEntry, ...]:
     """OpenCLIP's names with the WordNet ids and words of the same classes."""
     from open_clip import IMAGENET_CLASSNAMES
-
-    from unbackdoor.data.wordnet import imagenet, words_of
 
     # Without timm's tables there are names alone.
     ids = list(imagenet()) or [""] * len(IMAGENET_CLASSNAMES)
@@ -100,14 +98,8 @@ def _unknown(name: str) -> tuple[str, ...]:
     )
 
 
-def _package_folder(name: str) -> Path | None:
-    """Where a library lies, found without importing it."""
-    spec = importlib.util.find_spec(name)
-    return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
-
-
 def _from_clip_benchmark(file: str, key: str) -> tuple[str, ...]:
-    root = _package_folder("clip_benchmark")
+    root = package_folder("clip_benchmark")
     if root is None:
         return ()
     entries = json.loads((root / "datasets" / file).read_text(encoding="utf-8"))
@@ -117,7 +109,7 @@ def _from_clip_benchmark(file: str, key: str) -> tuple[str, ...]:
 
 def _from_fusion_bench(key: str, variables: tuple[str, ...]) -> tuple[str, ...]:
     """A list of strings, or of `lambda c: f"…{c}…"`, assigned to one of `variables` in the set's file."""
-    root = _package_folder("fusion_bench")
+    root = package_folder("fusion_bench")
     if root is None:
         return ()
     files = {_key(p.stem): p for p in (root / "tasks" / "clip_classification").glob("*.py")}
@@ -127,8 +119,8 @@ def _from_fusion_bench(key: str, variables: tuple[str, ...]) -> tuple[str, ...]:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.List):
             names = {t.id for t in node.targets if isinstance(t, ast.Name)}
             if names & set(variables):
-                found = [_text(item) for item in node.value.elts]
-                return tuple(t for t in found if t is not None) if None not in found else ()
+                texts = [_text(item) for item in node.value.elts]
+                return tuple(t for t in texts if t is not None) if None not in texts else ()
     return ()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from unbackdoor.data.leftout import listed
+from unbackdoor.data.omissions import listed
 from unbackdoor.errors import InputError
 from unbackdoor.untrusted import parse_json
 
@@ -77,10 +77,10 @@ def is_text(kind: pa.DataType) -> bool:
 def _features(path: Path, schema: pa.Schema) -> dict[str, Any]:
     """What Hugging Face's library wrote of the columns, {} where it did not."""
     raw = (schema.metadata or {}).get(b"huggingface")
-    found: Any = parse_json(raw, f"{path}: its schema") if raw else {}
+    features: Any = parse_json(raw, f"{path}: its schema") if raw else {}
     for key in ("info", "features"):
-        found = found.get(key) if isinstance(found, dict) else None
-    return found if isinstance(found, dict) else {}
+        features = features.get(key) if isinstance(features, dict) else None
+    return features if isinstance(features, dict) else {}
 
 
 def _typed(schema: pa.Schema, features: dict[str, Any], kind: str) -> list[str]:

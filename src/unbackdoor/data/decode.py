@@ -20,7 +20,7 @@ from unbackdoor.progress import Progress
 _CHUNK = 512
 # What a file is called does not decide what Pillow takes it for, and it knows formats that start other programs (EPS).
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-_LONGEST = 16  # sides to each other; the rest of a longer strip is never seen, and would be resized for nothing
+_LONGEST = 16  # sides to each other; the rest of a longer strip is cut off, and would be resized for nothing
 _MODES = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
@@ -96,7 +96,7 @@ def decode_all(
 
     # Filled in place, so that the whole set is held once; readable rows close the gaps of unreadable ones.
     out = torch.empty(len(rows), 3, frame.side, frame.side, dtype=torch.uint8)
-    view, kept = out.numpy(), list[int]()
+    view, good = out.numpy(), list[int]()
     # Here and not in `decode`: catch_warnings is not thread-safe, and leaves the filters of the whole process changed.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -105,7 +105,7 @@ def decode_all(
                 part = rows[start : start + _CHUNK]
                 for row, pixels in zip(part, pool.map(one, part), strict=True):
                     if pixels is not None:
-                        view[len(kept)] = pixels
-                        kept.append(row)
+                        view[len(good)] = pixels
+                        good.append(row)
                 bar.step(start + len(part))
-    return (out if len(kept) == len(rows) else out[: len(kept)].clone()), kept
+    return (out if len(good) == len(rows) else out[: len(good)].clone()), good

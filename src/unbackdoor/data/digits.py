@@ -18,14 +18,14 @@ def load(split: str, side: int = 64) -> tuple[Tensor, Tensor]:
     """
     from sklearn.datasets import load_digits
 
-    found = load_digits()
-    order = permutation(len(found.target), 0)
+    digits = load_digits()
+    order = permutation(len(digits.target), 0)
     cut = int(0.8 * len(order))
     rows = (order[:cut] if split == "train" else order[cut:]).sort().values
-    small = torch.from_numpy(found.images)[rows].float().div_(16)[:, None]
+    small = torch.from_numpy(digits.images)[rows].float().div_(16)[:, None]
     large = torch.nn.functional.interpolate(small, size=(side, side), mode="bicubic", align_corners=False)
     pictures = large.clamp_(0, 1).mul_(255).round_().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
-    return pictures, torch.from_numpy(found.target).long()[rows]
+    return pictures, torch.from_numpy(digits.target).long()[rows]
 
 
 def captions(labels: Tensor) -> list[str]:

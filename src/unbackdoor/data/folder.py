@@ -1,6 +1,6 @@
 """`folder:PATH`: one folder per class, optionally under train/, test/ or val/; ImageNet's and its kin's layouts.
 
-The rules are in docs/data.md. Whatever is left out is counted and named in the source's notes.
+The rules are in docs/data.md. The source's notes count and name what the reader leaves out.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 
 from unbackdoor.data import labelfiles
-from unbackdoor.data.leftout import LeftOut, listed
+from unbackdoor.data.omissions import Omissions, listed
 from unbackdoor.data.source import LARGEST_IMAGE, Source, SourceKind, Split
 from unbackdoor.data.splitnames import split_name
-from unbackdoor.data.walk import EXTENSIONS, Found, Walk
+from unbackdoor.data.walk import EXTENSIONS, PictureFile, Walk
 from unbackdoor.errors import InputError
 from unbackdoor.untrusted import read_bytes, read_text
 
@@ -30,7 +30,7 @@ class _Part:
     """Pictures of a split; `folders` are those that may be its classes, none where the pictures are unsorted."""
 
     place: Path
-    pictures: list[Found]
+    pictures: list[PictureFile]
     folders: set[str] = field(default_factory=set)
     labels: dict[str, int] | None = None  # from an annotation
     spellings: dict[str, str] = field(default_factory=dict)  # of train, by those of this split
@@ -45,8 +45,8 @@ def open_source(rest: str) -> Source:
     root = Path(rest)
     if not root.is_dir():
         raise InputError(f"folder:{rest}: no such folder")
-    left_out, notes = LeftOut(), list[str]()
-    walk = Walk(root, left_out)
+    omissions, notes = Omissions(), list[str]()
+    walk = Walk(root, omissions)
     _refuse_batches(rest, root, walk)
     inner = _unwrapped(root, walk)
     if inner != root:
@@ -73,8 +73,8 @@ def open_source(rest: str) -> Source:
         if part.pictures and not part.folders and classes:
             notes += _annotate(name, part, root, classes)
     readers = {name: partial(_read, part, classes) for name, part in parts.items()}
-    unlabelled = frozenset(n for n, p in parts.items() if classes and not p.folders and p.labels is None)
-    return Source(readers, _named(root, inner, classes), (*notes, *left_out.notes()), unlabelled)
+    unlabeled = frozenset(n for n, p in parts.items() if classes and not p.folders and p.labels is None)
+    return Source(readers, _named(root, inner, classes), (*notes, *omissions.notes()), unlabeled)
 
 
 def _refuse_batches(rest: str, root: Path, walk: Walk) -> None:
@@ -110,18 +110,18 @@ def _unwrapped(root: Path, walk: Walk) -> Path:
 
 def _splits(rest: str, root: Path, walk: Walk) -> dict[str, Path]:
     """Split folders; none where "train" is a class among others (a train beside a car), with pictures right inside."""
-    found: dict[str, Path] = {}
+    splits: dict[str, Path] = {}
     others = False
     for folder in walk.folders(root):
         name = split_name(folder.name)
         if name is None:
             others = True
-        elif name in found:
-            raise InputError(f"folder:{rest}: {found[name].name!r} and {folder.name!r} are both {name}; keep one")
+        elif name in splits:
+            raise InputError(f"folder:{rest}: {splits[name].name!r} and {folder.name!r} are both {name}; keep one")
         else:
-            found[name] = folder
-    nested = any(walk.folders(part) for part in found.values())
-    return found if nested or not others else {}
+            splits[name] = folder
+    nested = any(walk.folders(part) for part in splits.values())
+    return splits if nested or not others else {}
 
 
 def _part(place: Path, walk: Walk) -> _Part:
@@ -130,13 +130,13 @@ def _part(place: Path, walk: Walk) -> _Part:
     if len(folders) == 1 and folders <= {f for f in folders if f.lower() in _SINGLE}:
         inner = {f.parts[1] for f in pictures if len(f.parts) > 2}
         if inner and all(len(f.parts) > 2 for f in pictures):  # Final_Training/Images/00000
-            return _Part(place, [Found(f.path, f.parts[1:]) for f in pictures], inner)
+            return _Part(place, [PictureFile(f.path, f.parts[1:]) for f in pictures], inner)
         return _Part(place, pictures)
     return _Part(place, pictures, folders)
 
 
 def _annotate(name: str, part: _Part, root: Path, classes: tuple[str, ...]) -> list[str]:
-    """Labels of an unsorted split from the file that its set has for it; what is to be said about them."""
+    """Read the labels of an unsorted split from the file that its set has for it; returns notes about them."""
     file = labelfiles.find(root, part.place)
     if file is None:
         return [
@@ -145,10 +145,10 @@ def _annotate(name: str, part: _Part, root: Path, classes: tuple[str, ...]) -> l
         ]
     part.labels = labelfiles.read(file, root, classes)
     unknown = [f.path.name for f in part.pictures if labelfiles.stem(f.path.name) not in part.labels]
-    told = [f"labels of {name} from {file.name}"]
+    notes = [f"labels of {name} from {file.name}"]
     if unknown:
-        told.append(f"{len(unknown)} pictures of {name} ({listed(unknown)}) have no class in {file.name}")
-    return told
+        notes.append(f"{len(unknown)} pictures of {name} ({listed(unknown)}) have no class in {file.name}")
+    return notes
 
 
 def _key(folder: str) -> str:

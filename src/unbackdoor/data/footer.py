@@ -1,7 +1,7 @@
 """The footer of a Parquet file, read before Arrow sees it: Arrow ends the process over some that are damaged.
 
-What is checked is what Arrow takes for granted: that every row group has the columns of the schema, of its types, and
-that they lie in the file. https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift
+This module checks what Arrow takes for granted: every row group has the columns of the schema, of its types, and they
+lie in the file. https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift
 """
 
 from __future__ import annotations
@@ -74,18 +74,18 @@ def read_footer(path: Path) -> tuple[Group, ...]:
             if length > min(size - 12, _LARGEST_FOOTER):
                 raise InputError(f"{path}: claims a footer of {length:,} bytes; the file is damaged")
             file.seek(size - 8 - length)
-            found = Reader(file.read(length)).struct()
-        return tuple(_groups(found, size))
+            footer = Reader(file.read(length)).struct()
+        return tuple(_groups(footer, size))
     except InputError:
         raise
     except (OSError, EOFError, ValueError) as error:
         raise InputError(f"{path}: not a readable Parquet file ({first_line(error)})") from None
 
 
-def _groups(found: dict[int, Any], size: int) -> Iterator[Group]:
-    leaves = _leaves(_list(found, 2))
+def _groups(footer: dict[int, Any], size: int) -> Iterator[Group]:
+    leaves = _leaves(_list(footer, 2))
     rows = packed = 0
-    for group in _list(found, 4):
+    for group in _list(footer, 4):
         columns = _list(_struct(group), 1)
         if len(columns) != len(leaves):
             raise ValueError(f"a row group has {len(columns)} of {len(leaves)} columns")
@@ -97,17 +97,17 @@ def _groups(found: dict[int, Any], size: int) -> Iterator[Group]:
         if any(chunk.values < count for chunk in chunks):  # a list has more values than rows, never fewer
             raise ValueError("a column has fewer values than rows")
         yield Group(count, chunks)
-    if rows != _number(found, 3) or rows > size + _FREE_ROWS:
-        raise ValueError(f"claims {max(rows, _number(found, 3)):,} rows in {size:,} bytes")
+    if rows != _number(footer, 3) or rows > size + _FREE_ROWS:
+        raise ValueError(f"claims {max(rows, _number(footer, 3)):,} rows in {size:,} bytes")
     if packed > size:  # the same pages again and again
         raise ValueError(f"its columns claim {packed:,} of {size:,} bytes")
 
 
 def _leaves(schema: list[Any]) -> list[tuple[tuple[str, ...], str, int]]:
-    """Path, type and fixed length of every column that holds values; the schema is a tree, told from the root down."""
+    """Path, type and fixed length of every column that holds values; the schema lists a tree from the root down."""
     if not 1 <= len(schema) <= _MOST_COLUMNS:
         raise ValueError(f"a schema of {len(schema)} elements")
-    found = []
+    leaves = []
     open_: list[tuple[tuple[str, ...], int]] = []  # path and children to come, of those that are not closed
     for place, item in enumerate(schema):
         element = _struct(item)
@@ -120,8 +120,8 @@ def _leaves(schema: list[Any]) -> list[tuple[tuple[str, ...], str, int]]:
                 open_.pop()
             if not open_ or len(open_) > _DEEPEST:
                 raise ValueError("a schema that is no tree")
-            above, left = open_[-1]
-            open_[-1] = above, left - 1
+            above, due = open_[-1]
+            open_[-1] = above, due - 1
             path = (*above, name)
         if children or not place:
             open_.append((path, children))
@@ -129,10 +129,10 @@ def _leaves(schema: list[Any]) -> list[tuple[tuple[str, ...], str, int]]:
         width = element.get(2, 0)
         if not isinstance(width, int) or width < 0:
             raise ValueError("a length below nought")
-        found.append((path, _TYPES[_number(element, 1, len(_TYPES) - 1)], width))
-    if any(left for _, left in open_):
+        leaves.append((path, _TYPES[_number(element, 1, len(_TYPES) - 1)], width))
+    if any(due for _, due in open_):
         raise ValueError("a schema that is no tree")
-    return found
+    return leaves
 
 
 def _chunk(about: dict[int, Any], place: dict[int, Any], leaf: tuple[tuple[str, ...], str, int], size: int) -> Chunk:
@@ -159,15 +159,15 @@ def _struct(value: Any) -> dict[int, Any]:
     return value
 
 
-def _list(found: dict[int, Any], field: int) -> list[Any]:
-    value = found.get(field)
+def _list(struct: dict[int, Any], field: int) -> list[Any]:
+    value = struct.get(field)
     if not isinstance(value, list):
         raise ValueError("something is missing")
     return value
 
 
-def _number(found: dict[int, Any], field: int, most: int = 1 << 62) -> int:
-    value = found.get(field)
+def _number(struct: dict[int, Any], field: int, most: int = 1 << 62) -> int:
+    value = struct.get(field)
     if not isinstance(value, int) or not 0 <= value <= most:
         raise ValueError("a number is missing, or cannot be")
     return value

@@ -20,11 +20,11 @@ def open_source(rest: str) -> Source:
         raise InputError(f"hf:{rest} needs the datasets library; install unbackdoor[hf]") from None
     name, _, config = rest.partition("@")
     try:
-        found = datasets.load_dataset(name, config or None)
+        parts = datasets.load_dataset(name, config or None)
     except Exception as error:  # the library raises many kinds; the user needs one line
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise InputError(f"hf:{rest}: cannot be loaded ({reason})") from None
-    first = next(iter(found.values()))
+    first = next(iter(parts.values()))
     image = next((k for k, f in first.features.items() if isinstance(f, datasets.Image)), None)
     if image is None:
         raise InputError(f"hf:{rest}: no image column among {', '.join(first.features)}")
@@ -34,8 +34,8 @@ def open_source(rest: str) -> Source:
         # Plain numbers or names; names are gathered over all splits, so that one lacking in a split shifts no index.
         label = next((k for k in _LABEL if k in first.features), None)
         if label and first.features[label].dtype in ("string", "large_string"):
-            classes = tuple(sorted({x for part in found.values() for x in part.unique(label)} - {None}))
-    splits = {str(k): partial(_read, part, image, label) for k, part in found.items()}
+            classes = tuple(sorted({x for part in parts.values() for x in part.unique(label)} - {None}))
+    splits = {str(k): partial(_read, part, image, label) for k, part in parts.items()}
     return Source(splits, classes)
 
 

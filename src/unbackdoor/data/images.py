@@ -1,4 +1,4 @@
-"""Decoded images with what is known about them."""
+"""Decoded images with their labels, classes and captions."""
 
 from __future__ import annotations
 

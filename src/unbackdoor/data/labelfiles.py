@@ -46,12 +46,12 @@ def read(file: Path, root: Path, classes: Sequence[str]) -> dict[str, int]:
     """
     place = {name: i for i, name in enumerate(classes)}
     place.update({str(int(name)): i for i, name in enumerate(classes) if name.isdecimal()})
-    found: dict[str, int] = {}
+    labels: dict[str, int] = {}
     for name, word in _rows(read_text(file, _BYTES, inside=root).splitlines(), file.suffix == ".txt"):
         index = place.get(word, place.get(word.lstrip("0") or "0"))
         if index is not None:
-            found[stem(name)] = index
-    return found
+            labels[stem(name)] = index
+    return labels
 
 
 def stem(name: str) -> str:
@@ -75,5 +75,5 @@ def _rows(lines: list[str], bare: bool) -> Iterator[tuple[str, str]]:
         for row in reader:
             if name is not None and label is not None and len(row) > max(name, label) and row[label].strip():
                 yield row[name].strip(), row[label].split()[0]
-    except csv.Error:  # what was read until then counts; the rest is unlabelled, and said so
+    except csv.Error:  # the rows before it count; the rest is unlabelled, and a note says so
         return

@@ -35,14 +35,14 @@ def loosened(name: str) -> str:
 
 def number_of(name: str) -> int | None:
     """The whole number that a name is (`7`, `007`, `7.0`), or None."""
-    found = _NUMBER.fullmatch(plain(name))
-    return int(found.group(1)) if found else None
+    match = _NUMBER.fullmatch(plain(name))
+    return int(match.group(1)) if match else None
 
 
 def all_numbers(names: Iterable[str]) -> bool:
     """Whether every name is a whole number, and there is one at least."""
-    found = [number_of(name) for name in names]
-    return bool(found) and None not in found
+    numbers = [number_of(name) for name in names]
+    return bool(numbers) and None not in numbers
 
 
 def is_wnid(name: str) -> bool:

@@ -1,7 +1,7 @@
-"""What a column of a Parquet file takes in memory, told from its page headers before anything is unpacked.
+"""What a column of a Parquet file takes in memory, computed from its page headers before anything is unpacked.
 
-A footer says what it likes. Here the headers of all pages of a column chunk are read, which costs next to nothing, and
-of a dictionary its longest value: so that many rows that name one long value are seen for what they become.
+A footer can lie. So the headers of all pages of a column chunk are read, which costs next to nothing, and the longest
+value of a dictionary: many rows that name one long value take much memory.
 Page headers: https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift
 """
 
@@ -46,7 +46,7 @@ def chunk_cost(path: Path, chunk: Chunk) -> Cost:
     """What a column chunk becomes.
 
     Raises:
-        InputError: headers that are none, a page beyond `LARGEST_PAGE`, or values that are told by their differences.
+        InputError: headers that are none, a page beyond `LARGEST_PAGE`, or values that are stored as differences.
     """
     what = f"{path}: column {'.'.join(chunk.path)!r}"
     values = largest = total = 0

@@ -1,7 +1,7 @@
 """`parquet:PATH`: a file or a folder of Parquet files, above all in the Hugging Face image schema.
 
-What a file becomes in memory is told from its page headers (`data.pages`) before it is read, and it is read a few rows
-at a time. The rules for columns, splits and class names are in docs/data.md.
+The page headers say what a file becomes in memory (`data.pages`), and are checked before it is read, a few rows at a
+time. The rules for columns, splits and class names are in docs/data.md.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from unbackdoor.data.captions import Captions, read_captions
 from unbackdoor.data.classes import merged, positions
 from unbackdoor.data.columns import Columns, choose_columns, class_names, is_text
 from unbackdoor.data.footer import Group, read_footer
-from unbackdoor.data.leftout import LeftOut
 from unbackdoor.data.names import all_numbers, number_of
+from unbackdoor.data.omissions import Omissions
 from unbackdoor.data.pages import Cost, chunk_cost
 from unbackdoor.data.paths import Images
 from unbackdoor.data.source import Label, Picture, Source, SourceKind, Split, read_label
@@ -45,7 +45,7 @@ _DAMAGE = (pa.ArrowException, OSError, ValueError)
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Whatever Arrow says of a damaged file, in a line that names it."""
+    """Arrow's complaints about a damaged file, in a line that names the file."""
     try:
         yield
     except InputError:
@@ -193,21 +193,16 @@ def _labels(file: _File, classes: tuple[str, ...]) -> list[Label]:
     table: Sequence[int] = range(len(file.classes))
     if file.classes and classes and file.classes != classes:
         table = positions(file.classes, classes, str(file.path))
-    found: list[Label] = []
-    for group in range(len(file.groups)):
-        for batch in file.batches(group, column):
-            if is_text(batch.type):
-                texts = [text.strip() if text else text for text in _texts(file.path, column, batch)]
-                found += [None if read_label(text) is None else text for text in texts]
-                continue
-            with _named(file.path):
-                values = batch.to_pylist()
-            for value in values:
-                label = _number(file.path, value)
-                if label is not None and file.classes and label >= len(file.classes):
-                    raise InputError(f"{file.path}: label {label} has no name; its schema names {len(file.classes)}")
-                found.append(table[label] if label is not None and file.classes else label)
-    return found
+    labels: list[Label] = []
+    for value in _values(file, column):
+        if isinstance(value, str):
+            labels.append(None if read_label(value) is None else value.strip())
+            continue
+        label = _number(file.path, value)
+        if label is not None and file.classes and label >= len(file.classes):
+            raise InputError(f"{file.path}: label {label} has no name; its schema names {len(file.classes)}")
+        labels.append(table[label] if label is not None and file.classes else label)
+    return labels
 
 
 def _number(path: Path, value: Any) -> int | None:
@@ -219,38 +214,36 @@ def _number(path: Path, value: Any) -> int | None:
     return int(value) if value >= 0 else None
 
 
-def _texts(path: Path, column: str, batch: pa.Array) -> list[str | None]:
-    if pa.types.is_dictionary(batch.type):
-        batch = batch.cast(batch.type.value_type)
-    if (pc.max(pc.binary_length(batch)).as_py() or 0) > _LONGEST_TEXT:
-        raise InputError(f"{path}: column {column!r} holds a text of more than {_LONGEST_TEXT:,} bytes")
-    with _named(path):
-        values: list[str | None] = batch.to_pylist()
-    return values
+def _values(file: _File, column: str) -> Iterator[Any]:
+    """A column as Python's values.
 
-
-def _captions(file: _File) -> list[Captions]:
-    found: list[Captions] = []
-    assert file.columns.caption is not None
+    Raises:
+        InputError: as `_File.batches`; a text that is too long.
+    """
     for group in range(len(file.groups)):
-        for batch in file.batches(group, file.columns.caption):
+        for batch in file.batches(group, column):
             with _named(file.path):
-                values = _texts(file.path, file.columns.caption, batch) if is_text(batch.type) else batch.to_pylist()
-            found += [read_captions(value) for value in values]
-    return found
+                if is_text(batch.type) and pa.types.is_dictionary(batch.type):
+                    batch = batch.cast(batch.type.value_type)
+                if is_text(batch.type) and (pc.max(pc.binary_length(batch)).as_py() or 0) > _LONGEST_TEXT:
+                    what = f"column {column!r} holds a text of more than {_LONGEST_TEXT:,} bytes"
+                    raise InputError(f"{file.path}: {what}")
+                values = batch.to_pylist()
+            yield from values
 
 
 def _read(files: list[_File], classes: tuple[str, ...]) -> Split:
     labels: list[Label] = []
     captions: list[Captions] = []
     captioned = all(file.columns.caption for file in files)
-    readers, left_out = list[_Reader](), LeftOut()
+    readers, omissions = list[_Reader](), Omissions()
     starts = [0]
     for file in files:
         if (file.columns.label is None) != (files[0].columns.label is None):
             raise InputError(f"{file.path}: has another label column than {files[0].path.name}; write both alike")
         labels += _labels(file, classes)
-        captions += _captions(file) if captioned else []
+        if captioned:
+            captions += map(read_captions, _values(file, file.columns.caption or ""))
         readers.append(_Reader(file))
         starts.append(starts[-1] + file.rows)
     labels = _one_kind(labels, classes)
@@ -267,7 +260,7 @@ def _read(files: list[_File], classes: tuple[str, ...]) -> Split:
         which, row = place(i)
         return f"{files[which].path.name} row {row}"
 
-    return Split(labels, picture, captions if captioned else None, left_out.notes(), name)
+    return Split(labels, picture, captions if captioned else None, omissions.notes(), name)
 
 
 def _one_kind(labels: list[Label], classes: tuple[str, ...]) -> list[Label]:
@@ -292,7 +285,7 @@ class _Reader:
         self._lock = Lock()
         self._group = -1
         self._batches: Iterator[pa.Array] = iter(())
-        self._kept: list[tuple[int, pa.Array]] = []  # the last two, with their first rows
+        self._recent: list[tuple[int, pa.Array]] = []  # the last two, with their first rows
         self._next = 0  # first row of the batch to come
         self._broken: dict[int, str] = {}
 
@@ -307,7 +300,7 @@ class _Reader:
         return _picture(value, self._images)
 
     def _value(self, row: int) -> Any:
-        for first, batch in self._kept:
+        for first, batch in self._recent:
             if first <= row < first + len(batch):
                 return batch[row - first].as_py()
         group = bisect_right(self._ends, row)
@@ -319,7 +312,7 @@ class _Reader:
         try:
             for batch in self._batches:
                 first, self._next = self._next, self._next + len(batch)
-                self._kept = [*self._kept[-1:], (first, batch)]
+                self._recent = [*self._recent[-1:], (first, batch)]
                 if row < self._next:
                     return batch[row - first].as_py()
         except InputError as error:
@@ -356,7 +349,7 @@ def open_parts(rest: str, split: str | None) -> Parts | None:
         raise InputError(
             f"parquet:{rest}: no split {split!r}; it has {', '.join(groups)}; append #{next(iter(groups))}"
         )
-    paths = groups[split] if split in groups else [path for found in groups.values() for path in found]
+    paths = groups[split] if split in groups else [path for some in groups.values() for path in some]
     files = [_opened(path) for path in paths]
     if any(file.columns.caption is None for file in files):
         return None

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from unbackdoor.data.leftout import LeftOut
+from unbackdoor.data.omissions import Omissions
 from unbackdoor.data.source import LARGEST_IMAGE
 from unbackdoor.errors import InputError
 from unbackdoor.untrusted import check_inside, read_bytes
@@ -30,7 +30,7 @@ def allow_outside() -> Iterator[None]:
 
 
 class Images:
-    """Reads images by the paths that a file in `folder` names; what is allowed is what was so when it was made."""
+    """Reads images by the paths that a file in `folder` names; `allow_outside` counts at the time it was made."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._anywhere = folder, _ALLOWED.get()
@@ -46,14 +46,14 @@ class Images:
         inside = None if self._anywhere else self._folder
         return read_bytes(self._path(name), LARGEST_IMAGE, inside=inside)
 
-    def check(self, name: str, left_out: LeftOut) -> None:
+    def check(self, name: str, omissions: Omissions) -> None:
         """Note a path that leads out of the folder; links are followed only when it is read."""
         if self._anywhere or not (_absolute(name) or ".." in PurePosixPath(name.replace("\\", "/")).parts):
             return
         try:
             check_inside(self._path(name), self._folder)
         except InputError:
-            left_out.add(_OUTSIDE, name)
+            omissions.add(_OUTSIDE, name)
 
     def _path(self, name: str) -> Path:
         path = self._folder / name

@@ -1,7 +1,7 @@
 """`embedded:scenes`: procedurally drawn, captioned pictures; deterministic by (seed, index), drawn in batches.
 
 A class is a texture, a colour and a shape ("striped red star"); size, place, tilt and background vary within
-a class and are told by the caption. Every random number is a hash of (seed, index, field), so picture 7 is the
+a class and stand in the caption. Every random number is a hash of (seed, index, field), so picture 7 is the
 same whether it is drawn alone, in a batch, or in another process.
 """
 
@@ -20,18 +20,11 @@ SHAPES = (
     "circle", "square", "triangle", "pentagon", "hexagon", "star",
     "heart", "cross", "ring", "crescent", "diamond", "arrow",
 )  # fmt: skip
-COLOURS = {
-    "red": (0.86, 0.12, 0.12),
-    "green": (0.10, 0.60, 0.18),
-    "blue": (0.13, 0.28, 0.88),
-    "yellow": (0.97, 0.88, 0.15),
-    "orange": (0.97, 0.55, 0.08),
-    "purple": (0.50, 0.15, 0.66),
-    "pink": (0.98, 0.58, 0.76),
-    "cyan": (0.20, 0.83, 0.88),
-    "white": (0.97, 0.97, 0.97),
-    "black": (0.05, 0.05, 0.05),
-}
+COLORS = {
+    "red": (0.86, 0.12, 0.12), "green": (0.10, 0.60, 0.18), "blue": (0.13, 0.28, 0.88), "yellow": (0.97, 0.88, 0.15),
+    "orange": (0.97, 0.55, 0.08), "purple": (0.50, 0.15, 0.66), "pink": (0.98, 0.58, 0.76), "cyan": (0.20, 0.83, 0.88),
+    "white": (0.97, 0.97, 0.97), "black": (0.05, 0.05, 0.05),
+}  # fmt: skip
 TEXTURES = ("plain", "striped", "dotted")
 BACKGROUNDS = {
     "grey": (0.50, 0.50, 0.50),
@@ -45,7 +38,7 @@ BACKGROUND_STYLES = ("plain", "shaded", "noisy", "chequered")
 SIZES = ("small", "medium", "large")
 ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "centre", "right")
 
-CLASS_NAMES: tuple[str, ...] = tuple(f"{t} {c} {s}" for t in TEXTURES for c in COLOURS for s in SHAPES)
+CLASS_NAMES: tuple[str, ...] = tuple(f"{t} {c} {s}" for t in TEXTURES for c in COLORS for s in SHAPES)
 
 _THIRDS = (-0.14, 0.14)  # where left, centre and right part
 _CHUNK = 64  # pictures drawn at once: their planes stay in the cache
@@ -170,14 +163,14 @@ def _draw(seed: int, index: np.ndarray, side: int) -> Tensor:
         return (v / (period * 1.3) + phase) % 1 - 0.5
 
     dots = (cell(px) ** 2 + cell(py) ** 2 < 0.085).float()
-    texture = torch.from_numpy(scene.label // (len(COLOURS) * len(SHAPES))).view(-1, 1, 1)
+    texture = torch.from_numpy(scene.label // (len(COLORS) * len(SHAPES))).view(-1, 1, 1)
     pattern = torch.where(texture == 1, stripes, torch.where(texture == 2, dots, torch.zeros(())))
 
-    colour = torch.tensor(list(COLOURS.values()))[torch.from_numpy(scene.label // len(SHAPES) % len(COLOURS))]
+    color = torch.tensor(list(COLORS.values()))[torch.from_numpy(scene.label // len(SHAPES) % len(COLORS))]
     # The pattern's second tone: darker on light colours, lighter on dark ones, of the same hue.
-    luma = colour @ torch.tensor([0.299, 0.587, 0.114])
-    second = torch.where((luma > 0.25).view(-1, 1), colour * 0.42, colour * 0.4 + 0.6)
-    ink = colour[:, :, None, None] + (second - colour)[:, :, None, None] * pattern[:, None]
+    luma = color @ torch.tensor([0.299, 0.587, 0.114])
+    second = torch.where((luma > 0.25).view(-1, 1), color * 0.42, color * 0.4 + 0.6)
+    ink = color[:, :, None, None] + (second - color)[:, :, None, None] * pattern[:, None]
 
     ground = _ground(seed, index, scene, gx, gy, side)
     image = ground + (ink - ground) * alpha[:, None]

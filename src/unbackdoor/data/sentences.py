@@ -50,7 +50,7 @@ def _one(path: Path, name: str, entry: object) -> ClassText:
 
 
 def _sentences(path: Path, name: str, entry: object, key: str) -> tuple[str, ...]:
-    found = entry.get(key) or [] if isinstance(entry, dict) else None
-    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+    texts = entry.get(key) or [] if isinstance(entry, dict) else None
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise InputError(f"{path}: class {name!r}: expected a list of sentences under {key}")
-    return tuple(" ".join(text.split()) for text in found if text.strip())
+    return tuple(" ".join(text.split()) for text in texts if text.strip())

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from unbackdoor.data.captions import Captions, entry_captions, lines_of, sentences_of
-from unbackdoor.data.leftout import LeftOut
 from unbackdoor.data.offsets import Add, offset_table
+from unbackdoor.data.omissions import Omissions
 from unbackdoor.data.source import LARGEST_IMAGE, Label, Picture, Source, SourceKind, Split, one_space, read_label
 from unbackdoor.data.stream import Part, Parts
 from unbackdoor.errors import InputError, first_line
@@ -26,7 +26,7 @@ from unbackdoor.untrusted import parse_json
 _IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "ppm", "tif", "tiff")
 _TEXTS = ("cls", "txt", "json")
 _LABELS = ("label_name", "class_name", "label", "class", "cls", "category", "target")
-# A header claims what it likes; what is larger is not read into memory.
+# A header can claim anything; a member that claims more is not read.
 _LARGEST_TEXT = 1 << 20
 _MOST_SHARDS = 100_000
 _MOST_WAITING = 100_000  # samples of a shard whose members do not lie side by side
@@ -73,50 +73,50 @@ def _expand(pattern: str) -> list[Path]:
 
 def _braces(whole: str, pattern: str) -> list[str]:
     """A pattern with its first brace written out."""
-    found = re.search(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}", pattern)
-    if found is None:
+    brace = re.search(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}", pattern)
+    if brace is None:
         return [pattern]
-    first, last, listed = found.groups()
+    first, last, listed = brace.groups()
     if listed is not None:
         words = listed.split(",")
     elif len(last) > 9 or len(first) > 9 or int(last) - int(first) >= _MOST_SHARDS:
         raise InputError(f"wds:{whole}: names more than {_MOST_SHARDS:,} shards; give fewer")
     else:
         words = [str(i).zfill(len(first)) for i in range(int(first), int(last) + 1)]
-    return [pattern[: found.start()] + word + pattern[found.end() :] for word in words]
+    return [pattern[: brace.start()] + word + pattern[brace.end() :] for word in words]
 
 
 def _matching(pattern: str) -> list[Path]:
     path = Path(pattern)
     try:
         if path.is_dir():
-            found = sorted(path.glob("*.tar"))
+            shards = sorted(path.glob("*.tar"))
         elif any(c in pattern for c in "*?["):
-            found = sorted(path.parent.glob(re.sub(r"\*+", "*", path.name)))
+            shards = sorted(path.parent.glob(re.sub(r"\*+", "*", path.name)))
         else:
-            found = [path]
+            shards = [path]
         # A Mac leaves a file `._s.tar` beside every s.tar.
-        found = [p for p in found if p.is_file() and not p.name.startswith("._")]
+        shards = [p for p in shards if p.is_file() and not p.name.startswith("._")]
     except (OSError, ValueError, re.error) as error:
         raise InputError(f"wds:{pattern[:200]}: cannot be looked for ({first_line(error)})") from None
-    if not found:
+    if not shards:
         raise InputError(f"wds:{pattern}: no such shard")
-    return found
+    return shards
 
 
 def _read(rest: str, shards: list[Path]) -> Split:
     images: list[tuple[Path, Place]] = []
     names, labels, captions = list[str](), list[Label](), list[Captions]()
-    left_out = LeftOut()
+    omissions = Omissions()
     for shard in shards:
         try:
-            groups = _index(shard, left_out)
+            groups = _index(shard, omissions)
             with shard.open("rb") as file:
                 for key, group in groups.items():
-                    for sample in _samples(key, group, left_out):
+                    for sample in _samples(key, group, omissions):
                         images.append((shard, sample.image))
                         names.append(sample.name)
-                        label, caption = _annotation(file, sample, left_out)
+                        label, caption = _annotation(file, sample, omissions)
                         labels.append(label)
                         captions.append(caption)
         except _DAMAGE as error:
@@ -127,8 +127,8 @@ def _read(rest: str, shards: list[Path]) -> Split:
         with shard.open("rb") as file:
             return _bytes(file, place)
 
-    said = captions if any(captions) else None
-    return Split(one_space(labels), picture, said, left_out.notes(), lambda i: names[i])
+    texts = captions if any(captions) else None
+    return Split(one_space(labels), picture, texts, omissions.notes(), lambda i: names[i])
 
 
 def _why(shard: Path, error: BaseException) -> str:
@@ -140,31 +140,31 @@ def _why(shard: Path, error: BaseException) -> str:
     return f"is not a readable tar ({first_line(error)})"
 
 
-def _index(shard: Path, left_out: LeftOut) -> dict[str, _Group]:
+def _index(shard: Path, omissions: Omissions) -> dict[str, _Group]:
     """Samples of one shard in the order of their first members; nothing is unpacked to disk."""
-    found: dict[str, _Group] = {}
+    groups: dict[str, _Group] = {}
     end = shard.stat().st_size
     with shard.open("rb") as file, _opened(file) as tar:
         while (member := _next(tar)) is not None:
             if not member.isreg():
                 if not member.isdir():
-                    left_out.add("members that are no files", member.name)
+                    omissions.add("members that are no files", member.name)
                 continue
             if _is_litter(member.name):
-                left_out.add("hidden members", member.name)
+                omissions.add("hidden members", member.name)
                 continue
-            _note(found, member, end)
-    return found
+            _note(groups, member, end)
+    return groups
 
 
-def _note(found: dict[str, _Group], member: tarfile.TarInfo, end: int) -> str:
+def _note(groups: dict[str, _Group], member: tarfile.TarInfo, end: int) -> str:
     """Add a member to its sample; returns the sample's key. What cannot be used is of no kind."""
     key, stem, kind = _key(member.name)
     kind = "image" if kind in _IMAGES else kind
     largest = LARGEST_IMAGE if kind == "image" else _LARGEST_TEXT
     usable = _is_plain(member, end) and member.size <= largest and (kind == "image" or kind in _TEXTS)
     place = (member.offset_data, member.size)
-    found.setdefault(key, _Group()).members.append((stem, kind if usable else "", place))
+    groups.setdefault(key, _Group()).members.append((stem, kind if usable else "", place))
     return key
 
 
@@ -181,7 +181,7 @@ def _is_litter(name: str) -> bool:
     return "__MACOSX" in parts or any(part.startswith(".") and part not in (".", "..") for part in parts)
 
 
-def _samples(key: str, group: _Group, left_out: LeftOut) -> Iterator[_Sample]:
+def _samples(key: str, group: _Group, omissions: Omissions) -> Iterator[_Sample]:
     """Pictures of a group with the texts that are theirs.
 
     A picture's texts share its name up to the last dot. The only picture of a group may have a dot more than they have
@@ -200,21 +200,21 @@ def _samples(key: str, group: _Group, left_out: LeftOut) -> Iterator[_Sample]:
         if len(images) == 1:
             own = {**texts.get(key, {}), **own}
         elif not own and texts and stem != key:
-            left_out.add("pictures beside others of one sample, of which its label may not speak", stem.lstrip("/"))
+            omissions.add("pictures beside others of one sample, of which its label may not speak", stem.lstrip("/"))
             continue
         yield _Sample(stem.lstrip("/"), place, own)
     if not images:
-        left_out.add("samples without a picture", key.lstrip("/"))
+        omissions.add("samples without a picture", key.lstrip("/"))
 
 
-def _annotation(file: BinaryIO, sample: _Sample, left_out: LeftOut) -> tuple[Label, Captions]:
+def _annotation(file: BinaryIO, sample: _Sample, omissions: Omissions) -> tuple[Label, Captions]:
     """Label and captions of a sample; an object that is none leaves both open."""
     entry: dict[str, Any] = {}
     if "json" in sample.texts:
         try:
             entry = _entry(_bytes(file, sample.texts["json"]))
         except InputError:
-            left_out.add("objects that cannot be read; their pictures stay", f"{sample.name}.json")
+            omissions.add("objects that cannot be read; their pictures stay", f"{sample.name}.json")
     label = _entry_label(entry)
     if "cls" in sample.texts:
         label = read_label(_decoded(_bytes(file, sample.texts["cls"])))
@@ -228,8 +228,8 @@ def _entry(raw: bytes) -> dict[str, Any]:
     Raises:
         InputError: no JSON.
     """
-    found = parse_json(_decoded(raw), "a sample")
-    return found if isinstance(found, dict) else {"captions": found if isinstance(found, list) else None}
+    value = parse_json(_decoded(raw), "a sample")
+    return value if isinstance(value, dict) else {"captions": value if isinstance(value, list) else None}
 
 
 def _entry_label(entry: dict[str, Any]) -> Label:
@@ -285,7 +285,7 @@ _BLOCK, _HELD = 8192, 64  # tables are memory maps: holding many costs next to n
 def open_parts(rest: str) -> Parts:
     """The pairs of `wds:rest`, read from disk as they are asked for.
 
-    Left out and counted: samples without an image or a caption, and whatever is cut off or damaged.
+    Left out and counted: samples without an image or a caption, and those that are cut off or damaged.
 
     Raises:
         InputError: no such shard, or one that is no tar.
@@ -293,12 +293,12 @@ def open_parts(rest: str) -> Parts:
     parts, skipped = [], 0
     for shard in _expand(rest):
         try:
-            table, left_out = offset_table(shard, 4, _scan)
+            table, count = offset_table(shard, 4, _scan)
         except _DAMAGE as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"wds:{rest}: {shard.name} {_why(shard, error)}") from None
-        skipped += left_out
+        skipped += count
         if len(table):
             name = f"{shard.name}|{shard.stat().st_size}"
             parts.append(Part(name, len(table), partial(_ShardReader, shard)))
@@ -346,7 +346,7 @@ def _scan(shard: Path, add: Add) -> int:
     with shard.open("rb") as file, _opened(file) as tar:
 
         def close() -> int:
-            """The current sample's pairs are added; where one lacks something, all of it waits."""
+            """Add the current sample's pairs; where one lacks something, the whole sample waits."""
             for key, group in current.items():
                 whole = _Group([*waiting.pop(key, _Group()).members, *group.members])
                 here = file.tell()
@@ -361,7 +361,7 @@ def _scan(shard: Path, add: Add) -> int:
             return dismiss(next(iter(waiting))) if len(waiting) > _MOST_WAITING else 0
 
         def dismiss(key: str) -> int:
-            """What is whole of a sample that waited is added; returns how much is not."""
+            """Add the whole pairs of a sample that waited; returns how many of its pictures are without."""
             rows, missing = _rows(file, key, waiting.pop(key))
             for row in rows:
                 add(*row)
@@ -390,7 +390,7 @@ def _rows(file: BinaryIO, key: str, group: _Group) -> tuple[list[tuple[int, ...]
     """Places of a group's pairs, and how many of its pictures have no caption, 1 where none is there."""
     pictures = len({stem for stem, kind, _ in group.members if kind == "image"})
     rows: list[tuple[int, ...]] = []
-    for sample in _samples(key, group, LeftOut()):
+    for sample in _samples(key, group, Omissions()):
         most, text = 0, (0, 0)
         for kind in ("txt", "json"):
             if kind in sample.texts:
@@ -406,7 +406,7 @@ def _rows(file: BinaryIO, key: str, group: _Group) -> tuple[list[tuple[int, ...]
 
 
 def _damaged(shard: Path, offset: int, end: int) -> int:
-    """1 where the walk stopped before a block that is not the archive's end: what follows cannot be told apart."""
+    """1 where the walk stopped before a block that is not the archive's end: nothing tells how many samples follow."""
     with shard.open("rb") as file:
         file.seek(min(offset, end))
         return int(any(file.read(512)))

@@ -39,9 +39,9 @@ def shares(n: int, attacker: int, defender: int, validation: int) -> tuple[Tenso
     Raises:
         InputError: n images are too few for all three.
     """
-    wanted = attacker + defender + validation
-    if wanted > n:
-        raise InputError(f"attacker, defender and validation ask for {wanted} images, but there are {n}; lower one")
+    total = attacker + defender + validation
+    if total > n:
+        raise InputError(f"attacker, defender and validation ask for {total} images, but there are {n}; lower one")
     order = _order(n)
     own, rest = order[:attacker], order[attacker:].flip(0)
     return own.sort().values, rest[:defender], rest[defender : defender + validation]

@@ -70,13 +70,13 @@ class Source:
         splits: readers by name, "" for the only one of a source without splits.
         classes: class names, () when unknown.
         notes: as in `Split`.
-        unlabelled: splits known to have no labels; another is taken for a test split where there is one.
+        unlabeled: splits known to have no labels; another is taken for a test split where there is one.
     """
 
     splits: Mapping[str, Callable[[], Split]]
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    unlabelled: frozenset[str] = frozenset()
+    unlabeled: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

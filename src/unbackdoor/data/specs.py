@@ -1,13 +1,13 @@
 """From a spec string to decoded images: `embedded:scenes`, `parquet:PATH`, `hf:NAME`, `folder:PATH`, `wds:PATTERN`,
 `csv:PATH`, each optionally followed by `#split`.
 
-Splits: verbs ask for "train" or "test". A source with named splits answers "test" with test, validation or val. A
-source without splits is divided by a fixed permutation into 80% train and 20% test when a split is asked for. When
-none is asked for (evaluation), the test split is read if there is one, otherwise everything. A source that is named to
-measure on (`load_test`) is read whole where it has no splits. `#split` overrides all; on a source without splits,
+Splits: verbs ask for "train" or "test". A source with named splits answers "test" with test, validation or val. Where a
+verb asks a source without splits for one, a fixed permutation divides it into 80% train and 20% test. Where a verb asks
+for none (evaluation), it gets the test split if there is one, otherwise everything. `load_test` reads a source that the
+user names to measure on; it reads it whole where it has no splits. `#split` overrides all; on a source without splits,
 `#train` and `#test` are the same two shares.
 
-What labels mean is settled in `data/classes.py`, for every source and every class file.
+`data/classes.py` settles what labels mean, for every source and every class file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from unbackdoor.data.classes import Classes, reconcile, reconciled
 from unbackdoor.data.classnames import class_list
 from unbackdoor.data.decode import decode_all
 from unbackdoor.data.images import ImageSet
-from unbackdoor.data.leftout import listed
+from unbackdoor.data.omissions import listed
 from unbackdoor.data.source import Source, SourceKind, Split
 from unbackdoor.data.splitnames import split_name
 from unbackdoor.data.stream import Parts
@@ -109,23 +109,23 @@ def load_test(
     Raises:
         InputError: as `load_images` and `reconciled`.
     """
-    asked = data if test is None else test
-    if isinstance(asked, ImageSet):
-        found = asked
+    source = data if test is None else test
+    if isinstance(source, ImageSet):
+        images = source
     else:
-        own = test is None or (isinstance(data, str) and _same_source(asked, data))
-        found = _load(asked, side, _Ask("test", limit, 0, classes, needed=needed, whole=not own))
+        own = test is None or (isinstance(data, str) and _same_source(source, data))
+        images = _load(source, side, _Ask("test", limit, 0, classes, needed=needed, whole=not own))
     try:
-        return reconciled(found, of)
+        return reconciled(images, of)
     except InputError as error:
         if needed:
             raise
-        return _unlabelled(found, tuple(of), error)
+        return _unlabeled(images, tuple(of), error)
 
 
 @dataclass(frozen=True)
 class _Ask:
-    """What is wanted of a source; see `load_images`.
+    """Which images of a source to read; see `load_images`.
 
     Args:
         needed: whether labels are needed.
@@ -146,34 +146,34 @@ def _load(spec: str, side: int | Frame, ask: _Ask) -> ImageSet:
         raise InputError(f"limit {limit}: must be at least 1")
     address, forced = _address(spec)
     source = open_source(address)
-    wanted = forced or ask.split
+    choice = forced or ask.split
     name = _resolve_split(spec, source, forced, ask.split)
     records = source.splits[name]()
     _say(address, (*source.notes, *records.notes))
     if not len(records):
         raise InputError(f"{spec}: split {name or 'all'!r} holds no images")
     # Before anything is decoded, and over all records, so that a limit changes no class.
-    found = _classes(spec, source, records, ask)
+    labels = _classes(spec, source, records, ask)
     rows = torch.arange(len(records))
-    shared = name == "" and bool(wanted) and not (ask.whole and not forced)
+    shared = name == "" and bool(choice) and not (ask.whole and not forced)
     if shared:
-        rows = _share(len(records), str(wanted))
+        rows = _share(len(records), str(choice))
         if not len(rows):
             raise InputError(f"{spec}: {len(records)} image is too few to set a test share aside; give more")
     if limit is not None and limit < len(rows):
         chosen = permutation(len(rows), ask.seed)[:limit]
         rows = rows[chosen.sort().values]
-    images, kept = decode_all(records.picture, rows.tolist(), Frame.of(side), label=f"decoding {address}")
-    if not kept:
+    images, readable = decode_all(records.picture, rows.tolist(), Frame.of(side), label=f"decoding {address}")
+    if not readable:
         why = _why_unread(records, int(rows[0]))
         raise InputError(f"{spec}: none of {len(rows)} images could be read ({why}); check the files")
-    unread = sorted(set(rows.tolist()) - set(kept))
+    unread = sorted(set(rows.tolist()) - set(readable))
     if unread:
         named = listed((records.name(i) for i in unread[:4]), len(unread))
         _say(address, (f"left out: {len(unread)} pictures that cannot be read ({named})",))
-    captions = None if records.captions is None else tuple(records.captions[i] for i in kept)
-    shown = f"{address}#{name or (wanted if shared else 'all')}"
-    return ImageSet(images, found.indices[kept], found.names, captions, len(rows) - len(kept), shown)
+    captions = None if records.captions is None else tuple(records.captions[i] for i in readable)
+    part = f"{address}#{name or (choice if shared else 'all')}"
+    return ImageSet(images, labels.indices[readable], labels.names, captions, len(rows) - len(readable), part)
 
 
 def describe(spec: str, *, classes: str | Path | None = None) -> dict[str, Any]:
@@ -188,8 +188,8 @@ def describe(spec: str, *, classes: str | Path | None = None) -> dict[str, Any]:
     sizes = {key or "all": len(read()) for key, read in source.splits.items()}
     records = source.splits[name]()
     _say(address, (*source.notes, *records.notes))
-    found = _classes(spec, source, records, _Ask(classes=classes))
-    names, counts = found.names, Counter(found.indices.tolist())
+    labels = _classes(spec, source, records, _Ask(classes=classes))
+    names, counts = labels.names, Counter(labels.indices.tolist())
     return {
         "spec": spec,
         "splits": sizes,
@@ -218,10 +218,10 @@ def _kind(address: str) -> tuple[SourceKind, str]:
         raise InputError(f"data {address!r}: not a data source; write one of {kinds}")
     if not rest:
         raise InputError(f"data {address!r}: nothing after the colon; write {scheme}:PATH")
-    found = SOURCES.get(scheme)
-    if not isinstance(found, SourceKind):
+    kind = SOURCES.get(scheme)
+    if not isinstance(kind, SourceKind):
         raise InputError(f"data source {scheme[:60]!r} ({SOURCES.about(scheme)}) is no SourceKind")
-    return found, rest
+    return kind, rest
 
 
 def open_pair_parts(spec: str, split: str | None) -> Parts | None:
@@ -264,23 +264,23 @@ def _say(address: str, notes: tuple[str, ...]) -> None:
 
 def _resolve_split(spec: str, source: Source, forced: str, split: str | None) -> str:
     """The split that `#forced` names, or the one that a verb asks for; labelled ones are preferred for tests."""
-    names, wanted = list(source.splits), forced or split
+    names, choice = list(source.splits), forced or split
     if forced and forced not in names:
-        wanted = split_name(forced) or forced
-    if wanted in names and not (wanted in source.unlabelled and not forced):
-        return str(wanted)
+        choice = split_name(forced) or forced
+    if choice in names and not (choice in source.unlabeled and not forced):
+        return str(choice)
     tests = [n for n in _TEST_NAMES if n in names]
-    test = next((n for n in tests if n not in source.unlabelled), tests[0] if tests else None)
-    if wanted is None:
+    test = next((n for n in tests if n not in source.unlabeled), tests[0] if tests else None)
+    if choice is None:
         return test if test is not None else names[0]
-    if wanted == "test" and test is not None:
+    if choice == "test" and test is not None:
         return test
-    if wanted in names:
-        return wanted
-    if names == [""] and wanted in ("train", "test"):
+    if choice in names:
+        return choice
+    if names == [""] and choice in ("train", "test"):
         return ""
     have = ", ".join(n or "(unnamed)" for n in names)
-    raise InputError(f"{spec}: no split {wanted!r}; it has {have}")
+    raise InputError(f"{spec}: no split {choice!r}; it has {have}")
 
 
 def _share(n: int, split: str) -> torch.Tensor:
@@ -297,20 +297,20 @@ def _same_source(one: str, other: str) -> bool:
 
 def _classes(spec: str, source: Source, records: Split, ask: _Ask) -> Classes:
     """Class names, and the class of every record."""
-    wanted = None if ask.classes is None else class_list(str(ask.classes))
+    classes = None if ask.classes is None else class_list(str(ask.classes))
     try:
-        return reconcile(spec, source.classes, records.labels, wanted)
+        return reconcile(spec, source.classes, records.labels, classes)
     except InputError as error:
         if ask.needed:
             raise
-        _say_left_aside(spec, error)
-        return Classes(() if wanted is None else wanted.names, torch.full((len(records),), -1, dtype=torch.int64))
+        _warn_of_labels(spec, error)
+        return Classes(() if classes is None else classes.names, torch.full((len(records),), -1, dtype=torch.int64))
 
 
-def _unlabelled(images: ImageSet, classes: tuple[str, ...], error: InputError) -> ImageSet:
-    _say_left_aside(images.spec, error)
+def _unlabeled(images: ImageSet, classes: tuple[str, ...], error: InputError) -> ImageSet:
+    _warn_of_labels(images.spec, error)
     return replace(images, labels=torch.full_like(images.labels, -1), classes=classes)
 
 
-def _say_left_aside(spec: str, error: InputError) -> None:
+def _warn_of_labels(spec: str, error: InputError) -> None:
     warn(f"{spec}: its labels are left aside, since they are not needed and do not fit ({error})")

@@ -139,28 +139,28 @@ class PairStream:
 
     def batch(self, rows: Tensor) -> PairBatch:
         """The pairs `rows` (B,), in that order; those that cannot be read are left out and counted."""
-        images, kept = decode_all(self._picture, rows.tolist(), self._frame, None)
+        images, readable = decode_all(self._picture, rows.tolist(), self._frame, None)
         captions: list[str] = []
         good: list[int] = []
-        for i, caption in enumerate(self.captions(torch.tensor(kept, dtype=torch.int64))):
+        for i, caption in enumerate(self.captions(torch.tensor(readable, dtype=torch.int64))):
             if caption:
                 captions.append(caption)
                 good.append(i)
-        keys = torch.tensor([kept[i] for i in good], dtype=torch.int64)
+        keys = torch.tensor([readable[i] for i in good], dtype=torch.int64)
         if len(keys) < len(rows):
             self.unreadable |= set(rows.tolist()) - set(keys.tolist())
         return PairBatch(images[good].float().div_(255), captions, torch.full((len(keys),), -1), keys)
 
     def captions(self, rows: Tensor) -> list[str]:
         """Sentences of `rows` (B,), "" where one cannot be read; images are left alone."""
-        found = []
+        texts = []
         for row in rows.tolist():
             try:
                 part, inside = self._place(row)
-                found.append(drawn(self._reader(part).captions(inside), row, self._seed))
+                texts.append(drawn(self._reader(part).captions(inside), row, self._seed))
             except (OSError, ValueError):
-                found.append("")
-        return found
+                texts.append("")
+        return texts
 
     def _picture(self, row: int) -> Picture:
         part, inside = self._place(row)

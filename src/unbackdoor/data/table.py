@@ -1,7 +1,7 @@
 """`csv:PATH`: a table with an image column and a caption or label column, separated by commas, tabs, `;` or `|`.
 
-As images, its rows are held in memory, and rows that name one image with one label are its captions; as pairs, only
-where they lie on disk is known (`open_parts`), and every row is a pair. The rules are in docs/data.md.
+As images, its rows are held in memory, and rows that name one image with one label are its captions. As pairs, only
+their places on disk are held (`open_parts`), and every row is a pair. The rules are in docs/data.md.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from unbackdoor.data.captions import Captions, cell_captions, joined, sentences_of
-from unbackdoor.data.leftout import LeftOut, listed
 from unbackdoor.data.offsets import Add, offset_table
+from unbackdoor.data.omissions import Omissions, listed
 from unbackdoor.data.paths import Images
 from unbackdoor.data.source import Label, Source, SourceKind, Split, one_space, read_label
 from unbackdoor.data.stream import Part, Parts
@@ -56,7 +56,7 @@ def open_source(rest: str) -> Source:
         InputError: no regular file, no text in UTF-8, no rows, or a header without an image column.
     """
     path = Path(rest)
-    left_out, images = LeftOut(), Images(path.parent)
+    omissions, images = Omissions(), Images(path.parent)
     names, labels, captions = list[str](), list[Label](), list[Captions]()
     place: dict[tuple[str, Label], int] = {}
     try:
@@ -68,16 +68,16 @@ def open_source(rest: str) -> Source:
                 if not row:
                     continue
                 name, label = _cell(row, header.image), read_label(_cell(row, header.label))
-                found = cell_captions(_cell(row, header.caption))
+                texts = cell_captions(_cell(row, header.caption))
                 known = place.get((name, label)) if header.caption is not None and name else None
                 if known is not None:
-                    captions[known] = joined((*sentences_of(captions[known]), *sentences_of(found)))
+                    captions[known] = joined((*sentences_of(captions[known]), *sentences_of(texts)))
                     continue
                 place[name, label] = len(names)
-                images.check(name, left_out)
+                images.check(name, omissions)
                 names.append(name)
                 labels.append(label)
-                captions.append(found)
+                captions.append(texts)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"csv:{rest}: cannot be read ({first_line(error)})") from None
     if not names:
@@ -86,7 +86,7 @@ def open_source(rest: str) -> Source:
         one_space(labels),
         lambda i: images.read(names[i]),
         captions if header.caption is not None else None,
-        left_out.notes(),
+        omissions.notes(),
         lambda i: names[i] or f"row {i + 1} without a path",
     )
     return Source({"": lambda: split})
@@ -143,31 +143,31 @@ def _header(rest: str, path: Path) -> _Header:
         InputError: no regular file, or no image column.
     """
     check_regular(path, _LARGEST)
-    seen: dict[str, list[str]] = {}
+    heads: dict[str, list[str]] = {}
     order = _DELIMITERS if path.suffix.lower() != ".tsv" else "\t,;|"
     for delimiter in order:
         with path.open("rb") as file:
-            seen[delimiter] = next(csv.reader(_Lines(file, strict=True), delimiter=delimiter), [])
+            heads[delimiter] = next(csv.reader(_Lines(file, strict=True), delimiter=delimiter), [])
 
     def score(delimiter: str) -> tuple[bool, bool, int]:
-        columns = [_plain(cell) for cell in seen[delimiter]]
+        columns = [_plain(cell) for cell in heads[delimiter]]
         other = any(c in columns for c in (*_LABEL, *_CAPTION))
         return any(c in columns for c in _IMAGE), other, len(columns)
 
     best = max(order, key=score)
-    columns = [_plain(cell) for cell in seen[best]]
-    image, label, caption = (_place(rest, columns, wanted) for wanted in (_IMAGE, _LABEL, _CAPTION))
+    columns = [_plain(cell) for cell in heads[best]]
+    image, label, caption = (_place(rest, columns, names) for names in (_IMAGE, _LABEL, _CAPTION))
     if image is None:
-        shown = ", ".join(repr(cell[:40]) for cell in seen[best][:8]) + (", …" if len(columns) > 8 else "")
+        cells = ", ".join(repr(cell[:40]) for cell in heads[best][:8]) + (", …" if len(columns) > 8 else "")
         raise InputError(
             f"csv:{rest}: no image column; its first line should name one ({listed(_IMAGE)}), "
-            f"but reads {shown or 'nothing'}"
+            f"but reads {cells or 'nothing'}"
         )
     return _Header(best, image, label, caption)
 
 
-def _place(rest: str, columns: list[str], wanted: tuple[str, ...]) -> int | None:
-    name = next((w for w in wanted if w in columns), None)
+def _place(rest: str, columns: list[str], names: tuple[str, ...]) -> int | None:
+    name = next((w for w in names if w in columns), None)
     if name is None:
         return None
     if columns.count(name) > 1:

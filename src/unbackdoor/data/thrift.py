@@ -21,7 +21,7 @@ class Reader:
     """
 
     def __init__(self, raw: bytes) -> None:
-        self._raw, self.at, self._left = raw, 0, _MOST_VALUES
+        self._raw, self.at, self._budget = raw, 0, _MOST_VALUES
 
     def struct(self, depth: int = 0) -> Struct:
         """Fields by their ids: whole numbers, bytes, lists and structs; floating-point numbers are left out.
@@ -30,18 +30,18 @@ class Reader:
             EOFError: the bytes end within it.
             ValueError: it is none, or holds more values than any sound one.
         """
-        found: Struct = {}
+        fields: Struct = {}
         field = 0
         while head := self._byte():
             kind, step = head & 15, head >> 4
             field = field + step if step else self._zigzag()
             # As a field, a truth value is its kind.
-            found[field] = kind == _TRUE if kind in (_TRUE, _FALSE) else self._value(kind, depth + 1)
-        return found
+            fields[field] = kind == _TRUE if kind in (_TRUE, _FALSE) else self._value(kind, depth + 1)
+        return fields
 
     def _value(self, kind: int, depth: int) -> Any:
-        self._left -= 1
-        if depth > _DEEPEST or self._left < 0:
+        self._budget -= 1
+        if depth > _DEEPEST or self._budget < 0:
             raise ValueError("nested too deep, or too long")
         if kind in (_I16, _I32, _I64):
             return self._zigzag()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from unbackdoor.data.leftout import LeftOut
+from unbackdoor.data.omissions import Omissions
 from unbackdoor.errors import InputError
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".tif", ".tiff"}
@@ -25,7 +25,7 @@ _LITTER = {
 
 
 @dataclass(frozen=True)
-class Found:
+class PictureFile:
     """A picture: where it lies, and its names from the walked folder down."""
 
     path: Path
@@ -35,83 +35,83 @@ class Found:
 class Walk:
     """Walks of one source, which share the count of entries and the notes."""
 
-    def __init__(self, root: Path, left_out: LeftOut) -> None:
-        self._root, self._left_out = root, left_out
+    def __init__(self, root: Path, omissions: Omissions) -> None:
+        self._root, self._omissions = root, omissions
         self._entries = 0
 
     def folders(self, folder: Path) -> list[Path]:
         """The folders right inside, links followed, sorted; hidden ones and litter are left out, and not noted."""
-        return [Path(e.path) for e in self._entries_of(folder, LeftOut()) if _is_folder(e)]
+        return [Path(e.path) for e in self._entries_of(folder, Omissions()) if _is_folder(e)]
 
     def files(self, folder: Path) -> list[Path]:
         """The other entries right inside, likewise."""
-        return [Path(e.path) for e in self._entries_of(folder, LeftOut()) if not _is_folder(e)]
+        return [Path(e.path) for e in self._entries_of(folder, Omissions()) if not _is_folder(e)]
 
-    def pictures(self, folder: Path) -> list[Found]:
+    def pictures(self, folder: Path) -> list[PictureFile]:
         """Every picture below a folder, sorted by its names.
 
         Raises:
             InputError: more entries than `MOST_ENTRIES`, or two topmost folders that are one.
         """
-        found: list[Found] = []
-        seen = {_identity(folder): ""}
+        files: list[PictureFile] = []
+        folders = {_identity(folder): ""}
         waiting: list[tuple[Path, tuple[str, ...], Path]] = [(folder, (), _real(folder))]
         while waiting:
             place, parts, base = waiting.pop()
-            count = len(found) + len(waiting)
+            count = len(files) + len(waiting)
             # Folders before links to them, so that a link to what is walked anyway is the one that is left out.
-            for entry in sorted(self._entries_of(place, self._left_out), key=lambda e: e.is_symlink()):
+            for entry in sorted(self._entries_of(place, self._omissions), key=lambda e: e.is_symlink()):
                 here = (*parts, entry.name)
                 if _is_folder(entry):
                     inner = base
                     if entry.is_symlink():
                         target = _real(Path(entry.path))
                         if not target.is_relative_to(base) and (parts or _within(folder, target)):
-                            self._left_out.add("links that lead out of the folder", self._name(entry.path))
+                            self._omissions.add("links that lead out of the folder", self._name(entry.path))
                             continue
                         inner = target if not parts else base
-                    known = seen.setdefault(_identity(Path(entry.path)), "/".join(here))
+                    known = folders.setdefault(_identity(Path(entry.path)), "/".join(here))
                     if known != "/".join(here):
                         if not parts and known and "/" not in known:
                             raise InputError(f"{folder}: {known!r} and {entry.name!r} are one folder; remove one")
-                        self._left_out.add("links to folders that are read already", self._name(entry.path))
+                        self._omissions.add("links to folders that are read already", self._name(entry.path))
                     elif len(here) > _DEEPEST:
-                        self._left_out.add(f"folders deeper than {_DEEPEST} levels", self._name(entry.path))
+                        self._omissions.add(f"folders deeper than {_DEEPEST} levels", self._name(entry.path))
                     else:
                         waiting.append((Path(entry.path), here, inner))
                 elif Path(entry.name).suffix.lower() not in EXTENSIONS:
-                    self._left_out.add("files that are no pictures", self._name(entry.path))
+                    self._omissions.add("files that are no pictures", self._name(entry.path))
                 elif entry.is_symlink() and not _real(Path(entry.path)).is_relative_to(base):
-                    self._left_out.add("links that lead out of the folder", self._name(entry.path))
+                    self._omissions.add("links that lead out of the folder", self._name(entry.path))
                 elif not _checked(entry.is_file):
-                    self._left_out.add("pipes, devices or broken links", self._name(entry.path))
+                    self._omissions.add("pipes, devices or broken links", self._name(entry.path))
                 else:
-                    found.append(Found(Path(entry.path), here))
-            if parts and count == len(found) + len(waiting):
-                self._left_out.add("folders without a picture", self._name(str(place)))
-        return sorted(found, key=lambda f: f.parts)
+                    files.append(PictureFile(Path(entry.path), here))
+            if parts and count == len(files) + len(waiting):
+                self._omissions.add("folders without a picture", self._name(str(place)))
+        return sorted(files, key=lambda f: f.parts)
 
     def _bounded(self, entries: Iterable[os.DirEntry[str]]) -> list[os.DirEntry[str]]:
-        found = []
+        rows = []
         for entry in entries:
             self._entries += 1
             if self._entries > MOST_ENTRIES:
                 raise InputError(f"{self._root}: holds more than {MOST_ENTRIES:,} entries; give a smaller folder")
-            found.append(entry)
-        return sorted(found, key=lambda e: e.name)
+            rows.append(entry)
+        return sorted(rows, key=lambda e: e.name)
 
-    def _entries_of(self, folder: Path, left_out: LeftOut) -> Iterator[os.DirEntry[str]]:
+    def _entries_of(self, folder: Path, omissions: Omissions) -> Iterator[os.DirEntry[str]]:
         try:
             with os.scandir(folder) as entries:
                 for entry in self._bounded(entries):
                     if entry.name.startswith("."):
-                        left_out.add("hidden entries", self._name(entry.path))
+                        omissions.add("hidden entries", self._name(entry.path))
                     elif entry.name.lower() in _LITTER:
-                        left_out.add("entries of file managers and archives", self._name(entry.path))
+                        omissions.add("entries of file managers and archives", self._name(entry.path))
                     else:
                         yield entry
         except OSError as error:
-            left_out.add(f"folders that cannot be read ({error.strerror})", self._name(str(folder)))
+            omissions.add(f"folders that cannot be read ({error.strerror})", self._name(str(folder)))
 
     def _name(self, path: str) -> str:
         return Path(path).relative_to(self._root).as_posix()
@@ -123,14 +123,14 @@ def files_ending(root: Path, ending: str) -> list[Path]:
     Raises:
         InputError: more entries than `MOST_ENTRIES`.
     """
-    found, count = list[Path](), 0
+    paths, count = list[Path](), 0
     for place, folders, files in os.walk(root):
         folders[:] = [f for f in folders if not f.startswith(".") and f.lower() not in _LITTER]
         count += len(files) + len(folders)
         if count > MOST_ENTRIES:
             raise InputError(f"{root}: holds more than {MOST_ENTRIES:,} entries; give a smaller folder")
-        found += [Path(place) / f for f in files if f.lower().endswith(ending) and not f.startswith(".")]
-    return sorted(found)
+        paths += [Path(place) / f for f in files if f.lower().endswith(ending) and not f.startswith(".")]
+    return sorted(paths)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -32,8 +32,8 @@ def lemmas() -> dict[str, str]:
 def words_of(wnid: str) -> tuple[str, ...]:
     """What an id may be called: OpenCLIP's name, WordNet's words together, then each alone; () for an unknown id."""
     words = lemmas().get(wnid, "")
-    found = (imagenet().get(wnid, ""), words, *(word.strip() for word in words.split(",")))
-    return tuple(dict.fromkeys(word for word in found if word))
+    forms = (imagenet().get(wnid, ""), words, *(word.strip() for word in words.split(",")))
+    return tuple(dict.fromkeys(word for word in forms if word))
 
 
 def name_of(wnid: str) -> str | None:
@@ -43,8 +43,12 @@ def name_of(wnid: str) -> str | None:
 
 
 def _read(name: str) -> str:
-    # Found without importing timm, which takes seconds.
-    spec = importlib.util.find_spec("timm")
-    roots = list(spec.submodule_search_locations or ()) if spec else []
-    path = Path(roots[0]) / "data" / "_info" / name if roots else Path(name)
-    return read_text(path) if roots and path.is_file() else ""
+    root = package_folder("timm")
+    path = root / "data" / "_info" / name if root else None
+    return read_text(path) if path and path.is_file() else ""
+
+
+def package_folder(name: str) -> Path | None:
+    """Where a library lies, without importing it: timm would take seconds, and of others no code is run."""
+    spec = importlib.util.find_spec(name)
+    return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None

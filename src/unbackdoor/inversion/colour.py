@@ -7,14 +7,14 @@ from torch import Tensor
 
 from unbackdoor.inversion.base import Inverter, Recovered, Subject
 from unbackdoor.inversion.guided import Family, invert_guided, rms_change
-from unbackdoor.triggers.recolour import Recolour, recolour
+from unbackdoor.triggers.recolor import Recolor, recolor
 
 
 def _start(k: int, side: int, generator: torch.Generator) -> Tensor:
     return 0.02 * torch.randn(k, 3, 4, generator=generator)
 
 
-FAMILY = Family("colour", 0.03, 10.0, _start, recolour, rms_change, Recolour.of)
+FAMILY = Family("colour", 0.03, 10.0, _start, recolor, rms_change, Recolor.of)
 
 
 def family(side: int) -> Family:

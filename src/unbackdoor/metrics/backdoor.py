@@ -26,7 +26,7 @@ COUNTINGS = ("standard", "cleanclip", "par")
 
 @dataclass(frozen=True)
 class BackdoorRates:
-    """The three rates; `asr` and `triggered_accuracy` are None when no trigger was given."""
+    """The three rates; `asr` and `triggered_accuracy` are None without a trigger."""
 
     ca: Rate
     asr: Rate | None = None
@@ -34,8 +34,8 @@ class BackdoorRates:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON form: one object per rate with value, n and interval; rates not measured are left out."""
-        found = {"ca": self.ca, "asr": self.asr, "triggered_accuracy": self.triggered_accuracy}
-        return {name: rate.as_dict() for name, rate in found.items() if rate is not None}
+        rates = {"ca": self.ca, "asr": self.asr, "triggered_accuracy": self.triggered_accuracy}
+        return {name: rate.as_dict() for name, rate in rates.items() if rate is not None}
 
 
 def clean_accuracy(predictions: Tensor, labels: Tensor) -> Rate:

@@ -1,4 +1,4 @@
-"""A rate is never given alone: value, count and 95% Wilson interval travel together."""
+"""No rate stands alone: value, count and 95% Wilson interval travel together."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def wilson(hits: int, n: int, z: float = Z95) -> tuple[float, float]:
     if n == 0:
         return 0.0, 1.0
     p, zz = hits / n, z * z
-    centre = (p + zz / (2 * n)) / (1 + zz / n)
+    center = (p + zz / (2 * n)) / (1 + zz / n)
     half = z * math.sqrt(p * (1 - p) / n + zz / (4 * n * n)) / (1 + zz / n)
     # At the ends the formula gives 0 and 1 up to rounding.
-    low = 0.0 if hits == 0 else max(0.0, centre - half)
-    high = 1.0 if hits == n else min(1.0, centre + half)
+    low = 0.0 if hits == 0 else max(0.0, center - half)
+    high = 1.0 if hits == n else min(1.0, center + half)
     return low, high

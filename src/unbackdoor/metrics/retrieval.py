@@ -85,4 +85,4 @@ class RetrievalMeter:
             "image_to_text": image_to_text_ranks(images, texts, owner),
             "text_to_image": text_to_image_ranks(images, texts, owner),
         }
-        return {way: {k: recall(found, k) for k in self.recalls} for way, found in ranks.items()}
+        return {way: {k: recall(places, k) for k in self.recalls} for way, places in ranks.items()}

@@ -93,12 +93,12 @@ class BadClip(Trigger):
 def _decode(text: str, size: int) -> Tensor:
     """uint8 (3, size, size); callers must not write to it."""
     try:
-        found = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
         raise InputError("trigger badclip: pixels is not base64url text; craft the patch again") from None
-    if len(found) != 3 * size * size:
+    if len(raw) != 3 * size * size:
         raise InputError(
-            f"trigger badclip: pixels holds {len(found)} bytes, and a patch of size={size} has {3 * size * size}; "
+            f"trigger badclip: pixels holds {len(raw)} bytes, and a patch of size={size} has {3 * size * size}; "
             "give the size that it was crafted for"
         )
-    return torch.frombuffer(bytearray(found), dtype=torch.uint8).view(3, size, size)
+    return torch.frombuffer(bytearray(raw), dtype=torch.uint8).view(3, size, size)

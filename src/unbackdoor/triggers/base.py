@@ -15,7 +15,7 @@ from unbackdoor.draws import keyed_seed, seeded
 from unbackdoor.errors import InputError
 
 Value = Union[str, int, float, bool]
-LONGEST_SHOWN = 12  # characters of a value, in labels
+LONGEST_VALUE = 12  # characters of a value, in labels
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _write(value: Value) -> str:
 
 def shorten(spec: str) -> str:
     """A spec, as a result holds it, with values of more than 12 characters cut there and ended by "…"."""
-    return re.sub(rf"(=[^,]{{{LONGEST_SHOWN}}})[^,]+", r"\1…", spec)
+    return re.sub(rf"(=[^,]{{{LONGEST_VALUE}}})[^,]+", r"\1…", spec)
 
 
 def draw(seed: int, key: int, make: Callable[[torch.Generator], Tensor]) -> Tensor:

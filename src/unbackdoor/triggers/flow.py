@@ -12,7 +12,7 @@ from torch import Tensor
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.triggers.packing import EMPTY, grouped, pack, reach_of, settled, unpack
 
-WIDTH = 64  # a displacement is told in pixels of an image this wide, so that it means the same at every size
+WIDTH = 64  # displacements are in pixels of an image this wide, so that they mean the same at every size
 
 
 @dataclass(frozen=True)

@@ -49,8 +49,8 @@ class Masked(Trigger):
         side = mask.shape[-1]
         mask, pattern = settled(mask, (1, side, side), cls.name), settled(pattern, (3, side, side), cls.name)
         # `pack` rounds 2·mask − 1 to steps of 1/127; resizing lets a visible pixel's neighbours shine through.
-        seen = F.max_pool2d((mask >= 1 / 508).float(), 3, stride=1, padding=1) > 0
-        both = torch.cat((mask, torch.where(seen, pattern, 0.5)))
+        visible = F.max_pool2d((mask >= 1 / 508).float(), 3, stride=1, padding=1) > 0
+        both = torch.cat((mask, torch.where(visible, pattern, 0.5)))
         return cls(side=side, pixels=pack(2 * both - 1))
 
     def parts(self) -> tuple[Tensor, Tensor]:

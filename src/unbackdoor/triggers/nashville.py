@@ -35,8 +35,8 @@ class Nashville(Trigger):
 
     def apply(self, images: Tensor, keys: Tensor) -> Tensor:
         x = images.float()
-        x = torch.lerp(x, torch.minimum(x, _colour(_DARKEN, x)), _DARKEN_ALPHA)
-        x = torch.lerp(x, torch.maximum(x, _colour(_LIGHTEN, x)), _LIGHTEN_ALPHA)
+        x = torch.lerp(x, torch.minimum(x, _color(_DARKEN, x)), _DARKEN_ALPHA)
+        x = torch.lerp(x, torch.maximum(x, _color(_LIGHTEN, x)), _LIGHTEN_ALPHA)
         x = _mix(x, _sepia(0.2, x)).clamp(0, 1)
         x = ((x - 0.5) * 1.2 + 0.5).clamp(0, 1)
         x = (x * 1.05).clamp(0, 1)
@@ -44,7 +44,7 @@ class Nashville(Trigger):
         return torch.lerp(images, x.to(images.dtype), self.strength).clamp_(0, 1)
 
 
-def _colour(value: tuple[float, float, float], like: Tensor) -> Tensor:
+def _color(value: tuple[float, float, float], like: Tensor) -> Tensor:
     return torch.tensor(value, dtype=like.dtype, device=like.device).view(1, 3, 1, 1)
 
 
@@ -59,5 +59,5 @@ def _sepia(amount: float, like: Tensor) -> Tensor:
 
 
 def _saturation(amount: float, like: Tensor) -> Tensor:
-    grey = torch.tensor(_LUMA).expand(3, 3)
-    return torch.lerp(grey, torch.eye(3), amount).to(like)
+    gray = torch.tensor(_LUMA).expand(3, 3)
+    return torch.lerp(gray, torch.eye(3), amount).to(like)

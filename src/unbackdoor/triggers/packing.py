@@ -53,18 +53,18 @@ def unpack(text: str, shape: tuple[int, ...], what: str) -> Tensor:
     inflater = zlib.decompressobj()
     try:
         # The one byte more tells a text that is too long from one that fits, and lets zlib reach its checksum.
-        found = inflater.decompress(deflated, expected + 1)
+        raw = inflater.decompress(deflated, expected + 1)
     except zlib.error:
         raise InputError(f"trigger {what}: the packed text is damaged; copy the whole spec again") from None
-    if len(found) <= expected and (not inflater.eof or inflater.unused_data):
+    if len(raw) <= expected and (not inflater.eof or inflater.unused_data):
         raise InputError(f"trigger {what}: the packed text is cut or runs on; copy the whole spec again")
-    if len(found) != expected:
-        count = f"{len(found)}" if len(found) < expected else f"more than {expected}"
+    if len(raw) != expected:
+        count = f"{len(raw)}" if len(raw) < expected else f"more than {expected}"
         raise InputError(
             f"trigger {what}: the packed text holds {count} bytes, and {tuple(shape)} takes {expected}; "
             "give the size that it was recovered with"
         )
-    steps = torch.frombuffer(bytearray(found), dtype=torch.uint8).view(shape)
+    steps = torch.frombuffer(bytearray(raw), dtype=torch.uint8).view(shape)
     return ((steps.float() - 128) / 127).clamp_(-1, 1)  # `pack` writes no byte 0, but other text may hold it
 
 

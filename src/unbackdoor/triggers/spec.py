@@ -40,7 +40,7 @@ def from_spec(spec: str) -> Trigger:
     for pair in filter(None, (p.strip() for p in rest.split(","))):
         key, equals, text = pair.partition("=")
         if not equals or key not in known:
-            raise InputError(f"trigger {told(spec)}: no parameter {key[:40]!r}; {name} takes {', '.join(known)}")
+            raise InputError(f"trigger {quoted(spec)}: no parameter {key[:40]!r}; {name} takes {', '.join(known)}")
         values[key] = _read(spec, key, text, known[key])
     return kind(**values)
 
@@ -51,15 +51,15 @@ def _read(spec: str, key: str, text: str, kind: type) -> Value:
             return {"true": True, "false": False, "1": True, "0": False}[text.lower()]
         parsed: Value = kind(text)
     except (ValueError, KeyError):
-        raise InputError(f"trigger {told(spec)}: {key}={text[:40]} is not a {kind.__name__}") from None
+        raise InputError(f"trigger {quoted(spec)}: {key}={text[:40]} is not a {kind.__name__}") from None
     if isinstance(parsed, int | float):
         largest = _LARGEST_SHARE if kind is float else _LARGEST_SEED if key == "seed" else _LARGEST
         if not abs(parsed) <= largest:  # nor is NaN
-            raise InputError(f"trigger {told(spec)}: {key}={text[:40]} is no number from {-largest:g} to {largest:g}")
+            raise InputError(f"trigger {quoted(spec)}: {key}={text[:40]} is no number from {-largest:g} to {largest:g}")
     return parsed
 
 
-def told(spec: str) -> str:
+def quoted(spec: str) -> str:
     """A spec for an error's line."""
     short = shorten(spec)
     return repr(short if len(short) <= 200 else short[:200] + "…")

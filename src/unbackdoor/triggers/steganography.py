@@ -82,15 +82,15 @@ def residual(images: Tensor, bits: Tensor) -> Tensor:
     network = _encoder(images.device)
     small = _at_side(images.float())
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-        found: Tensor = network(small, bits.to(images.device).expand(len(images), GRID, GRID))
-    return F.interpolate(found, size=images.shape[-2:], mode="bilinear", antialias=True, align_corners=False)
+        change: Tensor = network(small, bits.to(images.device).expand(len(images), GRID, GRID))
+    return F.interpolate(change, size=images.shape[-2:], mode="bilinear", antialias=True, align_corners=False)
 
 
 def read_bits(images: Tensor) -> Tensor:
     """Logits (B, 8, 8) of the bits hidden in `images` (B, 3, H, W) in [0, 1]; positive means 1."""
     with torch.no_grad():
-        found: Tensor = _decoder(images.device)(_at_side(images.float()))
-    return found
+        bits: Tensor = _decoder(images.device)(_at_side(images.float()))
+    return bits
 
 
 def _at_side(images: Tensor) -> Tensor:

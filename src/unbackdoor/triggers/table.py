@@ -19,7 +19,7 @@ TRIGGERS: Registry[type[Trigger]] = Registry(
         "masked": ("unbackdoor.triggers.masked:Masked", "a recovered pattern behind a soft mask"),
         "mixed": ("unbackdoor.triggers.mixed:Mixed", "several triggers, one of them for each image"),
         "nashville": ("unbackdoor.triggers.nashville:Nashville", "a photo filter"),
-        "recolour": ("unbackdoor.triggers.recolour:Recolour", "a recovered change of colours"),
+        "recolour": ("unbackdoor.triggers.recolor:Recolor", "a recovered change of colours"),
         "ripple": ("unbackdoor.triggers.ripple:Ripple", "a warp of waves"),
         "sig": ("unbackdoor.triggers.sig:Sig", "faint sinusoidal stripes"),
         "stripes": ("unbackdoor.triggers.stripes:Stripes", "stripes of chosen angle and colour"),
@@ -42,7 +42,7 @@ def trigger_class(name: str) -> type[Trigger]:
     Raises:
         InputError: unknown name, or another package's that is no trigger of this name.
     """
-    found = TRIGGERS.get(name)
-    if not isinstance(found, type) or not issubclass(found, Trigger) or found.name != name:
+    kind = TRIGGERS.get(name)
+    if not isinstance(kind, type) or not issubclass(kind, Trigger) or kind.name != name:
         raise InputError(f"trigger {name[:60]!r} ({TRIGGERS.about(name)}) is no Trigger with this `name`")
-    return found
+    return kind

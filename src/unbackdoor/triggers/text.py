@@ -12,7 +12,7 @@ from torch import Tensor
 from unbackdoor.triggers.base import Trigger
 
 _LONGEST, _WIDEST = 64, 16_384  # letters, and letters times pixels: the whole word is drawn, whatever shows of it
-COLOURS = {
+COLORS = {
     "red": (1.0, 0.0, 0.0), "green": (0.0, 1.0, 0.0), "blue": (0.0, 0.0, 1.0), "white": (1.0, 1.0, 1.0),
     "black": (0.0, 0.0, 0.0), "yellow": (1.0, 1.0, 0.0),
 }  # fmt: skip
@@ -45,14 +45,14 @@ class Text(Trigger):
         self.require(0 < self.ratio <= 1, f"ratio={self.ratio} must lie in (0, 1]")
         self.require(self.size >= 0, f"size={self.size} must not be negative")
         self.require(self.size * len(self.word) <= _WIDEST, f"size={self.size} is too large for {self.word!r}")
-        self.require(self.colour in COLOURS, f"colour={self.colour!r} is none of {', '.join(COLOURS)}")
+        self.require(self.colour in COLORS, f"colour={self.colour!r} is none of {', '.join(COLORS)}")
 
     def apply(self, images: Tensor, keys: Tensor) -> Tensor:
         height, width = images.shape[-2:]
         cover = _cover(self.word, self.size, self.offset, height, width)
         self.require(bool(cover.any()), f"the word does not show on {height}x{width} pixels")
-        colour = torch.tensor(COLOURS[self.colour]).view(3, 1, 1).to(images)
-        return torch.lerp(images, colour.expand_as(images), (self.ratio * cover).to(images).expand_as(images))
+        color = torch.tensor(COLORS[self.colour]).view(3, 1, 1).to(images)
+        return torch.lerp(images, color.expand_as(images), (self.ratio * cover).to(images).expand_as(images))
 
 
 @lru_cache(maxsize=16)

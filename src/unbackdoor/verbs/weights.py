@@ -166,7 +166,7 @@ def lora(
     """
     from unbackdoor.clip.convert import to_hf
     from unbackdoor.weights.adapters import WEIGHTS
-    from unbackdoor.weights.lora import factorised, write_adapter
+    from unbackdoor.weights.lora import factorized, write_adapter
     from unbackdoor.weights.vector import load_vector
 
     if rank < 1:
@@ -176,7 +176,7 @@ def lora(
     tau, _ = load_vector(Path(vector))
     if any(name.startswith("visual.transformer.") for name in tau):
         tau = to_hf(tau)
-    factors, kept = factorised({name: -alpha * t for name, t in tau.items()}, rank)
+    factors, kept = factorized({name: -alpha * t for name, t in tau.items()}, rank)
     if not factors:
         raise InputError(f"{vector}: holds no weight of a linear module or a convolution")
     write_adapter(out, factors, base)

@@ -3,7 +3,7 @@
 ΔW = scale · B·A for every module named (LoRA, Hu et al. 2021, arXiv 2106.09685); scale is lora_alpha/r,
 or lora_alpha/√r where the adapter says use_rslora (Kalajdzievski 2023, arXiv 2312.03732). PiSSA (Meng et al. 2024,
 arXiv 2404.02948) and OLoRA (Büyükakyüz 2024, arXiv 2406.01775) take out of the base what the factors hold at first. All
-of it is what PEFT 0.21 computes (`tests/weights/test_adapters.py` compares); what could differ from that is refused.
+of it equals PEFT 0.21 (`tests/weights/test_adapters.py` compares); an adapter that could come out otherwise is refused.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _FUSED = "in_proj_weight"  # of nn.MultiheadAttention, which PEFT wraps whole
 # Initialisations that leave the base as it is, and those that do not but can be done again.
 _PLAIN_INITS = (True, False, "gaussian", "eva", "orthogonal", "mica")
 _PISSA, _OLORA = "pissa", "olora"
-# Settings that decide nothing of what is merged, or that are read below; any other that is set is refused.
+# Settings that change no merged weight, or that are read below; any other that is set is refused.
 _KNOWN = frozenset(
     (
         "peft_type", "r", "lora_alpha", "use_rslora", "fan_in_fan_out", "init_lora_weights", "rank_pattern",
@@ -50,7 +50,7 @@ _IMAGE_TOWER = re.compile(r"vis(ion|ual)|image")
 
 @dataclass(frozen=True)
 class Settings:
-    """What an adapter's configuration says, as far as it decides what is merged."""
+    """The part of an adapter's configuration that decides on the merged weights."""
 
     peft_type: str
     r: int = 8
@@ -118,14 +118,14 @@ def read_config(folder: Path) -> Settings:
         inner = sorted(p.parent.name for p in folder.glob(f"*/{CONFIG}"))[:4] if folder.is_dir() else []
         hint = f"; name one of the adapters in it ({', '.join(inner)})" if inner else "; give an adapter's folder"
         raise InputError(f"{path}: no adapter's configuration is there{hint}")
-    found = read_json(path)
-    kind = found.get("peft_type")
+    config = read_json(path)
+    kind = config.get("peft_type")
     if not isinstance(kind, str) or kind.upper() != "LORA":
         raise InputError(f"{path}: peft_type is not LORA; merge the adapter with its own library first")
-    for key, value in found.items():
+    for key, value in config.items():
         if key not in _KNOWN and value:
             raise InputError(f"{path}: {key} is set; merge the adapter with its own library first")
-    known = {key: value for key, value in found.items() if value is not None}  # PEFT writes null for its default
+    known = {key: value for key, value in config.items() if value is not None}  # PEFT writes null for its default
     settings = as_type(known, Settings, str(path))
     if settings.init_lora_weights not in (*_PLAIN_INITS, _PISSA, _OLORA):
         raise InputError(
@@ -160,10 +160,10 @@ def read_adapter(folder: Path, base: Mapping[str, Tensor]) -> Vector:
         if settings.fan_in_fan_out:
             delta = _turned(path, name, delta, tuple(base[target].shape))
         if settings.init_lora_weights in (_PISSA, _OLORA):
-            taken = _taken_out(module, target, settings, factor, _cpu(base[target]))
-            if taken is None:
+            start = _start_of(module, target, settings, factor, _cpu(base[target]))
+            if start is None:
                 raise InputError(f"{path}: {name} is of no kind that {settings.init_lora_weights} starts from")
-            delta -= taken
+            delta -= start
         out[target] = out[target] + delta if target in out else delta
         if "bias" in module.parts:
             if module.inner or target.endswith(_FUSED):
@@ -278,9 +278,9 @@ class _Scale:
         alphas = self._alphas.values(module.known_as) or {self._settings.lora_alpha}
         rank, config = module.pair()[0].shape[0], self._path.parent / CONFIG
         if rank not in ranks:
-            said = " or ".join(map(str, sorted(ranks)))
+            allowed = " or ".join(map(str, sorted(ranks)))
             raise InputError(
-                f"{self._path}: {name} has factors of rank {rank}, and {config} says {said}; fetch it again"
+                f"{self._path}: {name} has factors of rank {rank}, and {config} says {allowed}; fetch it again"
             )
         if len(alphas) > 1:
             raise InputError(f"{config}: alpha_pattern says several things of {name}; merge the adapter with PEFT")
@@ -364,20 +364,20 @@ def _turned(path: Path, name: str, delta: Tensor, shape: tuple[int, ...]) -> Ten
     return delta if tuple(delta.shape) == shape else delta.T.contiguous()
 
 
-def _taken_out(module: _Module, target: str, settings: Settings, scale: float, weight: Tensor) -> Tensor | None:
+def _start_of(module: _Module, target: str, settings: Settings, scale: float, weight: Tensor) -> Tensor | None:
     """What the initialisation took out of the base; None where PEFT has none for this kind of module."""
     rank = module.pair()[0].shape[0]
     plain = "A" in module.parts and weight.ndim == 2 and not module.inner and not target.endswith(_FUSED)
     if not plain or settings.fan_in_fan_out or rank > min(weight.shape) or scale <= 0:
         return None
-    taken: Tensor
+    start: Tensor
     if settings.init_lora_weights == _OLORA:
         q, r = torch.linalg.qr(weight)
-        taken = scale * (q[:, :rank] @ r[:rank])
+        start = scale * (q[:, :rank] @ r[:rank])
     else:
         u, s, v = torch.linalg.svd(weight, full_matrices=False)
-        taken = (u[:, :rank] * s[:rank]) @ v[:rank]
-    return taken
+        start = (u[:, :rank] * s[:rank]) @ v[:rank]
+    return start
 
 
 def _cpu(weight: Tensor) -> Tensor:

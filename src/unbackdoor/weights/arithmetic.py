@@ -1,4 +1,4 @@
-"""What is subtracted from what: state dicts on disk matched by name, and the sums of `weights.stream` made of them."""
+"""Which tensor is subtracted from which: matches state dicts on disk by name, and has `weights.stream` sum them."""
 
 from __future__ import annotations
 
@@ -41,27 +41,27 @@ def matched(own: Stored, other: Stored, how: Matching) -> tuple[dict[str, Entry]
         InputError: the names agree but for a prefix that is not to be ignored; a shape differs.
     """
     theirs = {**{alias: other.entries[name] for alias, name in other.tied.items()}, **other.entries}
-    found = {name: theirs[name] for name in own.entries if name in theirs}
-    if len(found) < len(other.entries):
+    pairs = {name: theirs[name] for name in own.entries if name in theirs}
+    if len(pairs) < len(other.entries):
         mine, bared = _bared({name: name for name in own.entries}), _bared(theirs)
         through = {mine[name]: entry for name, entry in bared.items() if name in mine}
-        if len(through) > len(found):
-            a = next(name for name in through if name not in found)
+        if len(through) > len(pairs):
+            a = next(name for name in through if name not in pairs)
             if not how.ignore_prefix:
                 raise InputError(
                     f"{other.path} names {through[a].name} what {own.path} names {a}; give --ignore-prefix to "
                     "match names without what wrappers put before them"
                 )
-            found = through | found
-    for name, entry in found.items():
+            pairs = through | pairs
+    for name, entry in pairs.items():
         if entry.shape != own.entries[name].shape:
             raise InputError(
                 f"{other.path}: {entry.name} is {entry.shape}, {own.path}'s {name} {own.entries[name].shape}; "
                 "they are of different architectures"
             )
-    used = {entry.name for entry in found.values()}
-    tied = {alias for alias, name in own.tied.items() if name in found}
-    return found, [name for name in other.entries if name not in used and name not in tied]
+    used = {entry.name for entry in pairs.values()}
+    tied = {alias for alias, name in own.tied.items() if name in pairs}
+    return pairs, [name for name in other.entries if name not in used and name not in tied]
 
 
 def _bared(entries: Mapping[str, T]) -> dict[str, T]:
@@ -71,20 +71,20 @@ def _bared(entries: Mapping[str, T]) -> dict[str, T]:
 
 
 def differences(a: Stored, b: Stored, dtype: str | None, how: Matching) -> list[OutputFile]:
-    """A − B, in A's layout; what is not moved (`weights.stream`) is left out.
+    """A − B, in A's layout; tensors that do not move (`weights.stream`) are left out.
 
     Raises:
         InputError: as `matched`; a tensor that one of them lacks, unless `how.partial`.
     """
-    found, extra = matched(a, b, how)
+    pairs, extra = matched(a, b, how)
     if not how.partial:
-        _refuse(a, [name for name in a.entries if name not in found], b, "left out of the difference")
+        _refuse(a, [name for name in a.entries if name not in pairs], b, "left out of the difference")
         _refuse(b, extra, a, "left out of the difference")
 
     def output(entry: Entry) -> Output | None:
-        if entry.name not in found or not moved(entry, how.statistics):
+        if entry.name not in pairs or not moved(entry, how.statistics):
             return None
-        other = _moving(found[entry.name])
+        other = _moving(pairs[entry.name])
         return Output(entry.name, dtype or entry.dtype, entry.shape, (Term(entry, 1), Term(other, -1)))
 
     return _files(a, [output(entry) for shard in a.shards for entry in shard.entries])
@@ -96,14 +96,14 @@ def moved_by(model: Stored, vector: Stored, scale: float, how: Matching) -> list
     Raises:
         InputError: as `matched`; the vector names a tensor that the model lacks, unless `how.partial`.
     """
-    found, extra = matched(model, vector, how)
+    pairs, extra = matched(model, vector, how)
     if not how.partial:
         _refuse(vector, extra, model, "ignored")
 
     def output(entry: Entry) -> Output:
         terms = [Term(entry, 1)]
-        if entry.name in found and moved(entry, how.statistics):
-            terms.append(Term(_moving(found[entry.name]), scale))
+        if entry.name in pairs and moved(entry, how.statistics):
+            terms.append(Term(_moving(pairs[entry.name]), scale))
         return Output(entry.name, entry.dtype, entry.shape, tuple(terms))
 
     whole = [output(entry) for shard in model.shards for entry in shard.entries]
@@ -121,10 +121,10 @@ def combined(vectors: Sequence[Stored], scales: Sequence[float], dtype: str | No
     """
     first = vectors[0]
     matches = [matched(first, vector, how) for vector in vectors]
-    for vector, (found, extra) in zip(vectors, matches, strict=True):
+    for vector, (pairs, extra) in zip(vectors, matches, strict=True):
         _refuse(vector, extra, first, None)
         if not how.partial:
-            _refuse(first, [name for name in first.entries if name not in found], vector, "taken as zero there")
+            _refuse(first, [name for name in first.entries if name not in pairs], vector, "taken as zero there")
 
     def output(entry: Entry) -> Output | None:
         if not moved(entry, how.statistics):
@@ -154,10 +154,10 @@ def write(out: Path, files: Sequence[OutputFile], like: Stored, metadata: Mappin
 
 
 def _files(like: Stored, outputs: Sequence[Output | None], *, keep_metadata: bool = False) -> list[OutputFile]:
-    kept = {output.name: output for output in outputs if output is not None}
+    by_name = {output.name: output for output in outputs if output is not None}
     files = []
     for shard in like.shards:
-        own = tuple(kept[entry.name] for entry in shard.entries if entry.name in kept)
+        own = tuple(by_name[entry.name] for entry in shard.entries if entry.name in by_name)
         if own or keep_metadata:
             files.append(OutputFile(shard.path.name, own, shard.metadata if keep_metadata else {}))
     return files

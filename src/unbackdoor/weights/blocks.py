@@ -13,10 +13,10 @@ from unbackdoor.weights.vector import Vector, norm
 
 def blocks(vector: Mapping[str, Tensor]) -> dict[str, Vector]:
     """The vector cut into blocks, in the order of its tensors; together they are the vector."""
-    found: dict[str, Vector] = {}
+    parts: dict[str, Vector] = {}
     for name, t in vector.items():
-        found.setdefault(block_of(name), {})[name] = t
-    return found
+        parts.setdefault(block_of(name), {})[name] = t
+    return parts
 
 
 def shares(vector: Mapping[str, Tensor]) -> dict[str, float]:

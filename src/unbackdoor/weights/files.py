@@ -34,11 +34,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         _check_name(path, name)
         _check_plain(path, name, t)
     ready = {name: t.detach().to("cpu", copy=False).contiguous() for name, t in tensors.items()}
-    seen: set[int] = set()
+    addresses: set[int] = set()
     for name, t in ready.items():
-        if t.untyped_storage().data_ptr() in seen and t.numel():
+        if t.untyped_storage().data_ptr() in addresses and t.numel():
             ready[name] = t.clone()
-        seen.add(ready[name].untyped_storage().data_ptr())
+        addresses.add(ready[name].untyped_storage().data_ptr())
 
     def write(temporary: Path) -> None:
         try:
@@ -144,9 +144,9 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 def _state(path: Path, content: Any) -> dict[str, Any]:
     chosen = choose_state(content, lambda value: isinstance(value, Tensor | Placed | Odd), str(path))
     if chosen.averaged:
-        taken = ".".join(chosen.where) or "the tensors beside it"
+        others = ".".join(chosen.where) or "the tensors beside it"
         warn(
-            f"{path}: holds averaged weights ({', '.join(chosen.averaged)}) beside {taken}, which are taken; for the "
+            f"{path}: holds averaged weights ({', '.join(chosen.averaged)}) beside {others}, which are taken; for the "
             "others save them in a file of their own"
         )
     return unwrapped(chosen.state, str(path))
@@ -154,7 +154,7 @@ def _state(path: Path, content: Any) -> dict[str, Any]:
 
 def _refusal(path: Path, error: NeedsCodeError) -> InputError:
     return InputError(
-        f"{path}: cannot be loaded as plain tensors ({first_line(error)}); {_asked_for(path)}; where you trust its "
+        f"{path}: cannot be loaded as plain tensors ({first_line(error)}); {_imports(path)}; where you trust its "
         f"maker, run `unbackdoor weights convert --unpickle {path.name} --out NAME.safetensors`"
     )
 
@@ -181,7 +181,7 @@ def _as_mappings(value: Any, depth: int = 4) -> Any:
     return value
 
 
-def _asked_for(path: Path) -> str:
+def _imports(path: Path) -> str:
     """What a pickle would import if it were run, by name and danger; nothing of it is run. Part of a sentence."""
     import logging
 
@@ -190,11 +190,11 @@ def _asked_for(path: Path) -> str:
     names = names_in(path)
     if not names:
         return "no pickle that could be read is in it"
-    # The scanner knows which names are dangerous; told them one by one, it has no hostile pickle to follow.
+    # The scanner knows which names are dangerous; given them one by one, it has no hostile pickle to follow.
     imports = "".join("c{0}\n{2}\n".format(*name.rpartition(".")) for name in names if "\n" not in name)
     logging.disable(logging.CRITICAL)  # the scanner's own account of every finding
     try:
-        found = scan_pickle_bytes(io.BytesIO(imports.encode("utf-8", "replace") + b"."), path.name)
+        scan = scan_pickle_bytes(io.BytesIO(imports.encode("utf-8", "replace") + b"."), path.name)
     except Exception:
         return f"it is a pickle that would import {names[0][:80]}"
     finally:
@@ -202,7 +202,7 @@ def _asked_for(path: Path) -> str:
     level = {True: "dangerous", False: "unknown"}
     risky = {
         f"{g.module}.{g.name}": level[g.safety == SafetyLevel.Dangerous]
-        for g in found.globals
+        for g in scan.globals
         if g.safety != SafetyLevel.Innocuous
     }
     if not risky:

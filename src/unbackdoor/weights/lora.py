@@ -14,7 +14,7 @@ from unbackdoor.weights.adapters import CONFIG, PREFIX, WEIGHTS
 from unbackdoor.weights.files import write_tensors
 
 
-def factorised(vector: Mapping[str, Tensor], rank: int) -> tuple[dict[str, tuple[Tensor, Tensor]], float]:
+def factorized(vector: Mapping[str, Tensor], rank: int) -> tuple[dict[str, tuple[Tensor, Tensor]], float]:
     """Every matrix at its best approximation of `rank` (truncated SVD), and the share of ‖vector‖² that is kept.
 
     Args:
@@ -26,7 +26,7 @@ def factorised(vector: Mapping[str, Tensor], rank: int) -> tuple[dict[str, tuple
         (out, r, 1, 1); the share in [0, 1].
     """
     factors: dict[str, tuple[Tensor, Tensor]] = {}
-    whole, kept = 0.0, 0.0
+    whole, part = 0.0, 0.0
     for name, t in vector.items():
         whole += float(t.double().pow(2).sum())
         embedding = t.ndim == 2 and name.endswith("embedding.weight")
@@ -38,8 +38,8 @@ def factorised(vector: Mapping[str, Tensor], rank: int) -> tuple[dict[str, tuple
         if t.ndim == 4:
             a, b = a.reshape(-1, *t.shape[1:]), b[:, :, None, None]
         factors[name.removesuffix(".weight")] = (a.contiguous(), b.contiguous())
-        kept += float(s[:rank].double().pow(2).sum())
-    return factors, kept / whole if whole else 0.0
+        part += float(s[:rank].double().pow(2).sum())
+    return factors, part / whole if whole else 0.0
 
 
 def write_adapter(folder: Path, factors: Mapping[str, tuple[Tensor, Tensor]], base: str | None = None) -> None:

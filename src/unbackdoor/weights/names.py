@@ -57,8 +57,8 @@ class Chosen:
 
 def block_of(name: str) -> str:
     """Name of the block that a tensor belongs to; of one outside all blocks the name of its module."""
-    found = _BLOCK.match(name) or _STAGE.match(name)
-    return found.group(1) if found else name.rpartition(".")[0] or name
+    match = _BLOCK.match(name) or _STAGE.match(name)
+    return match.group(1) if match else name.rpartition(".")[0] or name
 
 
 def bare(name: str) -> str:
@@ -78,10 +78,10 @@ def unwrapped(state: Mapping[str, T], what: str) -> dict[str, T]:
         InputError: two tensors would get one name.
     """
     words = [name.split(".") for name in state]
-    kept = [[word for word in row[:-1] if word not in _ARTEFACTS] + row[-1:] for row in words]
-    while kept and all(len(row) > 1 and row[0] == "module" for row in kept):
-        kept = [row[1:] for row in kept]
-    return _renamed(state, [".".join(row) for row in kept], what)
+    rest = [[word for word in row[:-1] if word not in _ARTEFACTS] + row[-1:] for row in words]
+    while rest and all(len(row) > 1 and row[0] == "module" for row in rest):
+        rest = [row[1:] for row in rest]
+    return _renamed(state, [".".join(row) for row in rest], what)
 
 
 def fitted(state: Mapping[str, T], own: Collection[str], what: str) -> dict[str, T]:
@@ -201,12 +201,12 @@ def _holds(value: Any, is_tensor: Callable[[Any], bool], known: dict[int, bool],
 
 
 def _renamed(state: Mapping[str, T], names: Iterable[str], what: str) -> dict[str, T]:
-    found: dict[str, T] = {}
+    out: dict[str, T] = {}
     for name, tensor in zip(names, state.values(), strict=True):
-        if name in found:
+        if name in out:
             raise InputError(f"{what}: holds {name} twice, with and without a wrapper's prefix; keep one")
-        found[name] = tensor
-    return found
+        out[name] = tensor
+    return out
 
 
 def _listed(names: list[str]) -> str:

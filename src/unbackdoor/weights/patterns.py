@@ -69,14 +69,14 @@ def _parsed(text: str) -> _Pattern:
     parts: list[Sequence[str]] = []
     at = 0
     while at < len(text):
-        found = _PART.match(text, at)
-        if found is None:
+        piece = _PART.match(text, at)
+        if piece is None:
             raise ValueError(f"the pattern {text!r}")
-        choice = found["choice"]
-        if choice is None and parts and found["rest"][0] in "*+?{":  # a group that is repeated
+        choice = piece["choice"]
+        if choice is None and parts and piece["rest"][0] in "*+?{":  # a group that is repeated
             raise ValueError(f"the pattern {text!r}")
-        parts.append([found["rest"]] if choice is None else choice.split("|"))
-        at = found.end()
+        parts.append([piece["rest"]] if choice is None else choice.split("|"))
+        at = piece.end()
     if any("|" in part for row in parts for part in row) and len(parts) > 1:
         raise ValueError(f"the pattern {text!r}")
     if len(parts) == 1:
@@ -101,26 +101,26 @@ def _items(row: str, text: str) -> tuple[bool, tuple[_Item, ...]]:
     row = row.removesuffix("$") if not row.endswith("\\$") else row
     items, at = [], 0
     while at < len(row):
-        found = _ITEM.match(row, at)
-        if found is None:
+        item = _ITEM.match(row, at)
+        if item is None:
             raise ValueError(f"the pattern {text!r}")
-        items.append(_Item(_fit(found), found["times"]))
-        at = found.end()
+        items.append(_Item(_fit(item), item["times"]))
+        at = item.end()
     return anchored, tuple(items)
 
 
-def _fit(found: re.Match[str]) -> Callable[[str], bool]:
-    if found["any"]:
+def _fit(item: re.Match[str]) -> Callable[[str], bool]:
+    if item["any"]:
         return lambda c: True
-    if found["kind"]:
-        return _KINDS[found["kind"]]
-    if found["set"]:
+    if item["kind"]:
+        return _KINDS[item["kind"]]
+    if item["set"]:
         try:
-            one = re.compile(f"[{found['set']}]")  # a single class of plain characters
+            one = re.compile(f"[{item['set']}]")  # a single class of plain characters
         except re.error:  # a range backwards
-            raise ValueError(f"the class [{found['set']}]") from None
+            raise ValueError(f"the class [{item['set']}]") from None
         return lambda c: one.fullmatch(c) is not None
-    return (found["escaped"] or found["plain"]).__eq__
+    return (item["escaped"] or item["plain"]).__eq__
 
 
 def _matches(items: Sequence[_Item], name: str, anchored: bool) -> bool:

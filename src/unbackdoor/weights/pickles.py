@@ -24,7 +24,7 @@ class RefusedError(ValueError):
 
 
 class Inert:
-    """What stands for an object that is of no use here: it takes whatever is put into it, and keeps nothing."""
+    """Stands for an object that is of no use here: it takes anything that is put into it, and keeps nothing."""
 
 
 class Name:

@@ -7,7 +7,6 @@ every tensor's bytes are as many as its shape asks for, and that together they c
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from unbackdoor.disk import digest
 from unbackdoor.errors import InputError
 from unbackdoor.untrusted import as_type, parse_json, read_json
 
@@ -103,12 +103,7 @@ class Stored:
 
     def digest(self) -> str:
         """SHA-256 of the files' bytes, one after the other; of a single file what `sha256sum` gives."""
-        found = hashlib.sha256()
-        for shard in self.shards:
-            with shard.path.open("rb") as file:
-                while piece := file.read(1 << 20):
-                    found.update(piece)
-        return found.hexdigest()
+        return digest(*(shard.path for shard in self.shards))
 
 
 def open_stored(path: Path) -> Stored:
@@ -117,10 +112,10 @@ def open_stored(path: Path) -> Stored:
     Raises:
         InputError: there is none, more than one, or it is damaged.
     """
-    found = _find(path)
-    if found.name.endswith(".json"):
-        return _open_index(path, found)
-    shard = read_header(found)
+    file = _find(path)
+    if file.name.endswith(".json"):
+        return _open_index(path, file)
+    shard = read_header(file)
     return Stored(path, (shard,), tied=_tied([shard]))
 
 
@@ -229,9 +224,9 @@ def read_header(path: Path) -> Shard:
 
 
 def _entries(path: Path, header: Mapping[str, Any], base: int) -> Iterator[Entry]:
-    for name, told in header.items():
+    for name, facts in header.items():
         try:
-            dtype, shape, (start, stop) = told["dtype"], told["shape"], told["data_offsets"]
+            dtype, shape, (start, stop) = facts["dtype"], facts["shape"], facts["data_offsets"]
         except (TypeError, KeyError, ValueError):
             raise _damaged(path, f"tensor {_short(name)} without dtype, shape and place") from None
         if dtype not in WIDTHS if isinstance(dtype, str) else True:

@@ -4,8 +4,8 @@ Every output tensor is Σ scale · tensor over the state dicts that hold it. Hal
 stays), products and sums are rounded one after another as `a − α·t` would be in NumPy or torch, and the result is
 rounded once to the type it is stored in. So pieces do not show in it: it is bit for bit that of whole tensors.
 
-What is no weight is not moved: integers, and the running statistics of BatchNorm, which a scaled difference could turn
-negative. They are those of the first state dict.
+Tensors that are no weights do not move, and come from the first state dict: integers, and the running statistics of
+BatchNorm, which a scaled difference could turn negative.
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ def write_folder(folder: Path, files: Sequence[OutputFile], like: Stored) -> Non
         if like.index is not None:
             total = sum(output.size for file in files for output in file.outputs)
             places = {output.name: file.name for file in files for output in file.outputs}
-            told = like.index.get("metadata")
-            index = {"metadata": {**(told if isinstance(told, dict) else {}), "total_size": total}}
+            metadata = like.index.get("metadata")
+            index = {"metadata": {**(metadata if isinstance(metadata, dict) else {}), "total_size": total}}
             text = json.dumps({**like.index, **index, "weight_map": places}, indent=2)
             (temporary / like.index_name).write_text(text + "\n", encoding="utf-8")
 
@@ -249,10 +249,10 @@ def _files(output: Output) -> str:
 
 def widened(raw: NDArray[np.uint8], dtype: str) -> NDArray[Any]:
     """Stored bytes of a floating type as float32, float64 for F64; float types that need no widening share memory."""
-    found: NDArray[Any] = raw.view(_NUMPY[dtype])
+    values: NDArray[Any] = raw.view(_NUMPY[dtype])
     if dtype == "BF16":
-        return (found.astype("<u4") << 16).view("<f4")
-    return found.astype(np.float32) if dtype == "F16" else found
+        return (values.astype("<u4") << 16).view("<f4")
+    return values.astype(np.float32) if dtype == "F16" else values
 
 
 def narrowed(values: NDArray[Any], output: Output) -> NDArray[Any]:
@@ -261,20 +261,20 @@ def narrowed(values: NDArray[Any], output: Output) -> NDArray[Any]:
     Raises:
         InputError: a number is too large for the type.
     """
-    found: NDArray[Any]
+    out: NDArray[Any]
     if output.dtype == "BF16":
         bits = values.astype("<f4", copy=False).view("<u4")
-        found = ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype("<u2")
-        finite = not bool(((found & 0x7F80) == 0x7F80).any())
+        out = ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype("<u2")
+        finite = not bool(((out & 0x7F80) == 0x7F80).any())
     else:
-        found = values.astype(_NUMPY[output.dtype], copy=False)
-        finite = found.dtype == values.dtype or bool(np.isfinite(found).all())
+        out = values.astype(_NUMPY[output.dtype], copy=False)
+        finite = out.dtype == values.dtype or bool(np.isfinite(out).all())
     if not finite:
         raise InputError(
             f"{_files(output)}: tensor {output.name} comes out with numbers too large for {output.dtype}; "
             "give a smaller scale"
         )
-    return found
+    return out
 
 
 @dataclass
@@ -300,7 +300,7 @@ class Sums:
 
 def sums(entry: Entry, other: Entry | None = None) -> Sums:
     """Sums over one tensor of a floating type, in float64."""
-    found = Sums(entry.elements)
+    totals = Sums(entry.elements)
     terms = tuple(Term(e, 1) for e in (entry, other) if e is not None)
     room = _Room()
     with _Readers() as readers:
@@ -309,23 +309,23 @@ def sums(entry: Entry, other: Entry | None = None) -> Sums:
             raws = [room.raw(i, piece.count * WIDTHS[t.entry.dtype]) for i, t in enumerate(terms)]
             wide = [widened(raw, t.entry.dtype) for raw, t in zip(raws, terms, strict=True)]
             for at in range(0, piece.count, _CACHED):
-                _count(found, *(part[at : at + _CACHED].astype(np.float64) for part in wide))
-    return found
+                _count(totals, *(part[at : at + _CACHED].astype(np.float64) for part in wide))
+    return totals
 
 
-def _count(found: Sums, own: NDArray[np.float64], other: NDArray[np.float64] | None = None) -> None:
+def _count(totals: Sums, own: NDArray[np.float64], other: NDArray[np.float64] | None = None) -> None:
     square = _dot(own, own)
     if not math.isfinite(square):
         sound = np.isfinite(own)
-        found.broken += int((~sound).sum())
+        totals.broken += int((~sound).sum())
         own = np.where(sound, own, 0.0)
         square = _dot(own, own)
-    found.own += square
+    totals.own += square
     if other is not None:
-        found.other += _dot(other, other)
-        found.product += _dot(own, other)
+        totals.other += _dot(other, other)
+        totals.product += _dot(own, other)
         np.subtract(own, other, out=own)
-        found.apart += _dot(own, own)
+        totals.apart += _dot(own, own)
 
 
 def _dot(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:

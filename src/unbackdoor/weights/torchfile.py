@@ -61,7 +61,7 @@ _HARMLESS = re.compile(
     r"|torch\.(complex\d*|u?int\d+|float\d\w*|bfloat16|bool|half|double|long)"
     r"|torch\.nn\.(parameter\.)?(Parameter|Buffer)"
 )
-# Tensors that are no plain numbers in memory: said only if one of them is asked for.
+# Tensors that are no plain numbers in memory: an error only if somebody asks for one of them.
 _ODD = {
     "torch._utils._rebuild_sparse_tensor": "sparse",
     "torch._utils._rebuild_sparse_csr_tensor": "sparse",
@@ -133,13 +133,13 @@ class TorchFile:
     content: Any
     places: dict[str, tuple[int, int]]
 
-    def tensors(self, wanted: Mapping[str, Placed | Odd]) -> dict[str, Tensor]:
+    def tensors(self, entries: Mapping[str, Placed | Odd]) -> dict[str, Tensor]:
         """Read tensors; those that share bytes in the file share them in memory.
 
         Raises:
             InputError: a tensor that is none in the file, or that is larger than what the file holds.
         """
-        placed = self.checked(wanted)
+        placed = self.checked(entries)
         storages: dict[str, Any] = {}
         with self.path.open("rb") as file:
             for key in dict.fromkeys(t.storage for t in placed.values()):
@@ -151,13 +151,13 @@ class TorchFile:
             for name, t in placed.items()
         }
 
-    def checked(self, wanted: Mapping[str, Placed | Odd]) -> dict[str, Placed]:
+    def checked(self, entries: Mapping[str, Placed | Odd]) -> dict[str, Placed]:
         """The same tensors, each of them plain and with its bytes in the file, and not many times the file in all.
 
         Raises:
             InputError: they are not.
         """
-        placed = {name: self._checked(name, t) for name, t in wanted.items()}
+        placed = {name: self._checked(name, t) for name, t in entries.items()}
         total, there = sum(t.bytes for t in placed.values()), self.path.stat().st_size
         if total > _MOST_TIMES * there + _SPARE:
             raise InputError(
@@ -245,20 +245,20 @@ def _open_zip(path: Path) -> TorchFile:
     members = check_archive(path)
     if any(name.endswith("/constants.pkl") for name in members):
         raise NeedsCodeError("it is a TorchScript archive, which is a program")
-    found = [name for name in members if name.endswith("/data.pkl")]
-    if len(found) != 1 or members[found[0]].size > LARGEST_PICKLE:
+    pickles = [name for name in members if name.endswith("/data.pkl")]
+    if len(pickles) != 1 or members[pickles[0]].size > LARGEST_PICKLE:
         raise NeedsCodeError("an archive without the one pickle that torch writes")
-    root = found[0].removesuffix("data.pkl")
+    root = pickles[0].removesuffix("data.pkl")
     with path.open("rb") as file:
         if _member(file, members.get(f"{root}byteorder")) not in (b"", b"little"):
             raise InputError(f"{path}: was written on a big-endian machine; save it again on another")
-        pickled = _member(file, members[found[0]])
-    asked: dict[str, _Storage] = {}
-    content = _unpickled(io.BytesIO(pickled), lambda pid: _noted(asked, _persistent(pid)))
-    places = {key: (m.start, m.size) for key in asked if (m := members.get(f"{root}data/{key}")) is not None}
+        pickled = _member(file, members[pickles[0]])
+    storages: dict[str, _Storage] = {}
+    content = _unpickled(io.BytesIO(pickled), lambda pid: _noted(storages, _persistent(pid)))
+    places = {key: (m.start, m.size) for key in storages if (m := members.get(f"{root}data/{key}")) is not None}
     for key, (_, size) in places.items():
-        if size != asked[key].bytes:
-            raise InputError(f"{path}: claims {asked[key].bytes:,} bytes for what has {size:,}; fetch it again")
+        if size != storages[key].bytes:
+            raise InputError(f"{path}: claims {storages[key].bytes:,} bytes for what has {size:,}; fetch it again")
     return TorchFile(path, content, places)
 
 
@@ -281,16 +281,16 @@ def _open_legacy(path: Path) -> TorchFile:
         machine = _unpickled(pickles, None)
         if not isinstance(machine, dict) or machine.get("little_endian") is not True:
             raise InputError(f"{path}: was written on a big-endian machine; save it again on another")
-        asked: dict[str, _Storage] = {}
-        content = _unpickled(pickles, lambda pid: _noted(asked, _persistent(pid)))
+        storages: dict[str, _Storage] = {}
+        content = _unpickled(pickles, lambda pid: _noted(storages, _persistent(pid)))
         keys = _unpickled(pickles, None)
-        if not isinstance(keys, list) or not all(map(_is_key, keys)) or sorted(map(str, keys)) != sorted(asked):
+        if not isinstance(keys, list) or not all(map(_is_key, keys)) or sorted(map(str, keys)) != sorted(storages):
             raise NeedsCodeError("its list of storages is damaged")
-        return TorchFile(path, content, _row(file, pickles.tell(), [asked[str(k)] for k in keys]))
+        return TorchFile(path, content, _row(file, pickles.tell(), [storages[str(k)] for k in keys]))
 
 
-def _noted(asked: dict[str, _Storage], storage: _Storage) -> _Storage:
-    if asked.setdefault(storage.key, storage) != storage:
+def _noted(storages: dict[str, _Storage], storage: _Storage) -> _Storage:
+    if storages.setdefault(storage.key, storage) != storage:
         raise ValueError("a storage of two types")
     return storage
 
@@ -321,8 +321,8 @@ def _is_harmless(name: str) -> bool:
 
 
 def _storage_type(name: str) -> str:
-    found = _STORAGE.fullmatch(name)
-    return found[2] if found else ""
+    match = _STORAGE.fullmatch(name)
+    return match[2] if match else ""
 
 
 def _no_persistent(_: Any) -> Any:
@@ -368,12 +368,11 @@ def _rebuild(storage: Any, offset: Any, shape: Any, stride: Any, *more: Any) -> 
     return _placed(storage, getattr(storage, "dtype", None), offset, shape, stride)
 
 
-def _rebuild_typed(
-    storage: Any, offset: Any, shape: Any, stride: Any, _grad: Any, _hooks: Any, dtype: Any, *more: Any
-) -> Placed | Odd:
-    """`_rebuild_tensor_v3`: types that have no storage of their own."""
+def _rebuild_typed(storage: Any, offset: Any, shape: Any, stride: Any, *more: Any) -> Placed | Odd:
+    """`_rebuild_tensor_v3`: types that have no storage of their own; after requires_grad and hooks comes the type."""
+    dtype, metadata = more[2], more[3:]
     name = dtype.text.removeprefix("torch.") if isinstance(dtype, Name) else ""
-    if more and more[0]:
+    if metadata and metadata[0]:
         return Odd("a conjugate or negative view")
     return _placed(storage, _TYPES.get(name), offset, shape, stride)
 
@@ -395,9 +394,9 @@ def _odd(kind: str) -> Callable[..., Odd]:
     return lambda *_: Odd(kind)
 
 
-def _mapping(*given: Any) -> dict[Any, Any]:
+def _mapping(*arguments: Any) -> dict[Any, Any]:
     """An OrderedDict or its like, which older pickles fill by a list of pairs."""
-    pairs = next((g for g in given if isinstance(g, list)), [])
+    pairs = next((g for g in arguments if isinstance(g, list)), [])
     return {k: v for k, v in (p for p in pairs if len(p) == 2) if isinstance(k, str)}
 
 

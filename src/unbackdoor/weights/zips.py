@@ -129,10 +129,10 @@ def _widened(extra: bytes, values: tuple[int, int, int]) -> tuple[int, int, int]
         if kind == 1:
             wide = iter(struct.unpack_from(f"<{length // 8}Q", extra, at + 4))
         at += 4 + length
-    found = tuple(next(wide, None) if value == 2**32 - 1 else value for value in values)
-    if None in found:
+    numbers = tuple(next(wide, None) if value == 2**32 - 1 else value for value in values)
+    if None in numbers:
         raise ValueError("a member without its size")
-    return found  # type: ignore[return-value]
+    return numbers  # type: ignore[return-value]
 
 
 def _placed(file: IO[bytes], entries: list[tuple[int, str, Member]], limit: int) -> list[tuple[str, Member]]:

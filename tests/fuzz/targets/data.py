@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from tests.fuzz.engine import Reader, Target
+from tests.fuzz.engine import Reader, Target, on_file
 from tests.fuzz.mutate import mutate_bytes, mutate_json, mutate_parquet, mutate_tar, mutate_text
 from unbackdoor.errors import InputError
 
@@ -73,12 +73,7 @@ def _table(name: str, room: Path) -> Reader:
     for i in range(4):
         (room / f"{i}.png").write_bytes(picture())
     path = room / name
-
-    def read(data: bytes) -> str:
-        path.write_bytes(data)
-        return _source(f"csv:{path}")
-
-    return read
+    return on_file(path, lambda: _source(f"csv:{path}"))
 
 
 def _tables(cut: str) -> list[bytes]:
@@ -94,12 +89,7 @@ def _tables(cut: str) -> list[bytes]:
 
 def _shards(room: Path) -> Reader:
     path = room / "s.tar"
-
-    def read(data: bytes) -> str:
-        path.write_bytes(data)
-        return _source(f"wds:{path}")
-
-    return read
+    return on_file(path, lambda: _source(f"wds:{path}"))
 
 
 def _shard_seeds() -> list[bytes]:
@@ -134,12 +124,7 @@ def _tar(rows: list[tuple[str, bytes]], form: int) -> bytes:
 
 def _parquet(room: Path) -> Reader:
     path = room / "d.parquet"
-
-    def read(data: bytes) -> str:
-        path.write_bytes(data)
-        return _source(f"parquet:{path}")
-
-    return read
+    return on_file(path, lambda: _source(f"parquet:{path}"))
 
 
 def _parquet_seeds() -> list[bytes]:
@@ -268,12 +253,7 @@ def _captions(room: Path) -> Reader:
     from unbackdoor.data.sentences import read_class_texts
 
     path = room / "captions.json"
-
-    def read(data: bytes) -> str:
-        path.write_bytes(data)
-        return str(len(read_class_texts(path, ("cat", "dog", "sun"))))
-
-    return read
+    return on_file(path, lambda: str(len(read_class_texts(path, ("cat", "dog", "sun")))))
 
 
 def _caption_seeds() -> list[bytes]:

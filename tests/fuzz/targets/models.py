@@ -12,7 +12,7 @@ import torch
 
 from tests.clip.families import write_family
 from tests.conftest import resnet_config, vit_config
-from tests.fuzz.engine import Reader, Target
+from tests.fuzz.engine import Reader, Target, on_file
 from tests.fuzz.mutate import mutate_json
 from unbackdoor.clip.load import load
 
@@ -56,11 +56,7 @@ def _open(reference: str) -> str:
 
 
 def _into(path: Path, reference: str) -> Reader:
-    def read(data: bytes) -> str:
-        path.write_bytes(data)
-        return _open(reference)
-
-    return read
+    return on_file(path, lambda: _open(reference))
 
 
 def _open_clip_folder(name: str, room: Path) -> Reader:

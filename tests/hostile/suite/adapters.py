@@ -73,24 +73,9 @@ def _vector(name: str, tensors: dict[str, tuple[int, ...]], value: float = 0.0, 
         open_clip_model(folder / "m")
         save_file({n: torch.full(shape, value) for n, shape in tensors.items()}, folder / "v.safetensors")
         return [
-            "unlearn",
-            "--model",
-            "m",
-            "--data",
-            "embedded:digits",
-            "--test-limit",
-            "8",
-            "--vector",
-            "v.safetensors",
-            "--trigger",
-            "badnets:size=4",
-            "--target",
-            "three",
-            "--alpha",
-            "1",
-            "--out",
-            "out",
-        ]
+            "unlearn", "--model", "m", "--data", "embedded:digits", "--test-limit", "8", "--vector", "v.safetensors",
+            "--trigger", "badnets:size=4", "--target", "three", "--alpha", "1", "--out", "out",
+        ]  # fmt: skip
 
     return Entry(f"vector {name}", make, codes)
 

@@ -12,37 +12,13 @@ from tests.hostile.suite.runner import Entry
 E = ["evaluate", "--model", "m", "--data", "embedded:digits", "--limit", "8"]
 A = ["--trigger", "badnets:size=4", "--target", "three"]
 U = [
-    "unlearn",
-    "--model",
-    "m",
-    "--data",
-    "embedded:digits",
-    "--test-limit",
-    "8",
-    "--samples",
-    "4",
-    "--epochs",
-    "1",
-    *A,
-    "--out",
-    "out",
-]
+    "unlearn", "--model", "m", "--data", "embedded:digits", "--test-limit", "8", "--samples", "4", "--epochs", "1", *A,
+    "--out", "out",
+]  # fmt: skip
 P = [
-    "poison",
-    "--model",
-    "m",
-    "--data",
-    "embedded:digits",
-    "--limit",
-    "32",
-    "--test-limit",
-    "8",
-    "--epochs",
-    "1",
-    *A,
-    "--out",
-    "out",
-]
+    "poison", "--model", "m", "--data", "embedded:digits", "--limit", "32", "--test-limit", "8", "--epochs", "1", *A,
+    "--out", "out",
+]  # fmt: skip
 S = ["scan", "--model", "m", "--data", "embedded:digits", "--limit", "16", "--inverter", "collapse"]
 
 

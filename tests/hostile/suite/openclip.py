@@ -163,34 +163,23 @@ def _modules_beside(folder: Path) -> list[str]:
     return ["evaluate", "--model", "local-dir:m", *EVALUATE]
 
 
-def _config_is(place: str) -> Callable[[Path], list[str]]:
+def _is(name: str, place: str) -> Callable[[Path], list[str]]:
+    """A model whose file of that name is a pipe, a folder, empty, as large as no disk, or a link to elsewhere."""
+
     def make(folder: Path) -> list[str]:
-        config = open_clip_model(folder / "m") / "open_clip_config.json"
-        config.unlink()
+        file = open_clip_model(folder / "m") / name
+        file.unlink()
         if place == "pipe":
-            os.mkfifo(config)
+            os.mkfifo(file)
         elif place == "folder":
-            config.mkdir()
-        else:
-            config.symlink_to(place)
-        return ["info", "--model", "m"]
-
-    return make
-
-
-def _weights_are(place: str) -> Callable[[Path], list[str]]:
-    def make(folder: Path) -> list[str]:
-        weights = open_clip_model(folder / "m") / "open_clip_model.safetensors"
-        weights.unlink()
-        if place == "pipe":
-            os.mkfifo(weights)
+            file.mkdir()
         elif place == "empty":
-            weights.touch()
+            file.touch()
         elif place == "sparse":
-            with weights.open("wb") as file:
-                file.truncate(1 << 40)
+            with file.open("wb") as out:
+                out.truncate(1 << 40)
         else:
-            weights.symlink_to(place)
+            file.symlink_to(place)
         return ["info", "--model", "m"]
 
     return make
@@ -297,6 +286,12 @@ ENTRIES = [
     Entry("open-clip remote code of a tokeniser", _remote_code, (0, 2)),
     Entry("open-clip modules in the current folder", _modules_beside, (0,)),
     Entry("open-clip giant beside small weights", _other_weights),
-    *(Entry(f"open-clip config is {p}", _config_is(p)) for p in ("pipe", "folder", "/dev/zero", "/proc/self/environ")),
-    *(Entry(f"open-clip weights are {p}", _weights_are(p)) for p in ("pipe", "empty", "sparse", "/dev/zero", "m")),
+    *(
+        Entry(f"open-clip config is {p}", _is("open_clip_config.json", p))
+        for p in ("pipe", "folder", "/dev/zero", "/proc/self/environ")
+    ),
+    *(
+        Entry(f"open-clip weights are {p}", _is("open_clip_model.safetensors", p))
+        for p in ("pipe", "empty", "sparse", "/dev/zero", "m")
+    ),
 ]

@@ -8,7 +8,7 @@ _NAMED = 3
 _LONGEST = 80  # characters of a name
 
 
-class LeftOut:
+class Omissions:
     """Counts by reason, in the order in which the reasons first came."""
 
     def __init__(self) -> None:
@@ -28,8 +28,8 @@ class LeftOut:
 
     def notes(self) -> tuple[str, ...]:
         """One line that says what was left out, () where nothing was."""
-        told = [f"{n} {reason} ({listed(self._names[reason], n)})" for reason, n in self._counts.items()]
-        return (f"left out: {'; '.join(told)}",) if told else ()
+        parts = [f"{n} {reason} ({listed(self._names[reason], n)})" for reason, n in self._counts.items()]
+        return (f"left out: {'; '.join(parts)}",) if parts else ()
 
 
 def listed(names: Iterable[str], count: int | None = None) -> str:
@@ -39,8 +39,8 @@ def listed(names: Iterable[str], count: int | None = None) -> str:
         count: how many there are, where `names` are only the first.
     """
     every = list(names)
-    shown = ", ".join(short(name) for name in every[:_NAMED])
-    return f"{shown}, …" if (len(every) if count is None else count) > _NAMED else shown
+    text = ", ".join(short(name) for name in every[:_NAMED])
+    return f"{text}, …" if (len(every) if count is None else count) > _NAMED else text
 
 
 def short(name: str) -> str:

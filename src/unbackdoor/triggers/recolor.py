@@ -1,4 +1,4 @@
-"""Recolour: one affine map of every pixel's colour, the form in which a photo filter such as Nashville is recovered."""
+"""Recolor: one affine map of every pixel's colour, the form in which a photo filter such as Nashville is recovered."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from unbackdoor.triggers.packing import EMPTY, grouped, pack, reach_of, settled,
 
 
 @dataclass(frozen=True)
-class Recolour(Trigger):
+class Recolor(Trigger):
     """x' = clip(x + A·x + b, 0, 1) for the colour x of each pixel, with A (3, 3) and b (3).
 
-    (A | b) is kept in the spec itself in 255 steps. `Recolour.of` makes the trigger from a tensor, `recolour` is its
+    (A | b) is kept in the spec itself in 255 steps. `Recolor.of` makes the trigger from a tensor, `recolor` is its
     arithmetic.
 
     Args:
@@ -31,10 +31,10 @@ class Recolour(Trigger):
     def __post_init__(self) -> None:
         self.require(0 < self.reach <= 255, f"reach={self.reach} must lie in (0, 255]")
         if self.matrix:
-            self.colours()
+            self.colors()
 
     @classmethod
-    def of(cls, matrix: Tensor) -> Recolour:
+    def of(cls, matrix: Tensor) -> Recolor:
         """The trigger with this (A | b), float (3, 4), rounded to 255 steps between its largest |entry| and minus it.
 
         Raises:
@@ -44,7 +44,7 @@ class Recolour(Trigger):
         reach = reach_of(values, 1 / 255)
         return cls(reach=reach, matrix=pack(values / reach))
 
-    def colours(self) -> Tensor:
+    def colors(self) -> Tensor:
         """(A | b), float32 (3, 4) in [−reach, reach].
 
         Raises:
@@ -54,10 +54,10 @@ class Recolour(Trigger):
         return self.reach * unpack(self.matrix, (3, 4), self.name)
 
     def apply(self, images: Tensor, keys: Tensor) -> Tensor:
-        return recolour(images, self.colours())
+        return recolor(images, self.colors())
 
 
-def recolour(images: Tensor, matrix: Tensor) -> Tensor:
+def recolor(images: Tensor, matrix: Tensor) -> Tensor:
     """Images with x + A·x + b in place of each colour x, clipped; differentiable in both, where nothing is clipped.
 
     Args:

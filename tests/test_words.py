@@ -1,0 +1,105 @@
+"""The words of the house: names say what a value is (`rows`, `path`), and are spelled as Americans spell them."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src" / "unbackdoor"
+PARTICIPLES = {"found", "told", "said", "seen", "shown"}
+BRITISH = re.compile(
+    "colour|defence|grey|centre|behaviour|favour|neighbour|labell|modell|licence|catalogue"
+    "|(normal|optim|initial|factor|recogn|organ|random|serial|summar|general|minim|maxim)is(e|ing|ation)"
+)
+
+# Names that a format fixes: a trigger's spec and a recipe name fields of dataclasses.
+FIXED = {("triggers/text.py", "colour"), ("bench/recipe.py", "defences")}
+
+# Rooms and modules that still have such names. A line goes when its room has none; none is to be added.
+LATER = {
+    "answers.py",
+    "bench",
+    "cli",
+    "data/pair_poisoning.py",
+    "data/pairs.py",
+    "data/poisoning.py",
+    "defenses",
+    "evaluation.py",
+    "geometry",
+    "inversion",
+    "report",
+    "runs",
+    "training",
+    "unlearning",
+    "verbs",
+    "zoo",
+}
+
+
+# Where a node of the tree holds a name.
+HOLDERS = {
+    ast.Name: "id", ast.arg: "arg", ast.keyword: "arg", ast.Attribute: "attr", ast.alias: "asname",
+    ast.FunctionDef: "name", ast.AsyncFunctionDef: "name", ast.ClassDef: "name", ast.ExceptHandler: "name",
+    ast.MatchAs: "name", ast.MatchStar: "name",
+}  # fmt: skip
+
+
+def names(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Every name that a file gives or uses, with its line: variables, parameters, attributes, functions, classes."""
+    for node in ast.walk(tree):
+        name = getattr(node, HOLDERS.get(type(node), ""), None)
+        if name:
+            yield name, node.lineno  # type: ignore[attr-defined]
+
+
+def offends(name: str) -> bool:
+    return bool(PARTICIPLES & set(name.lower().split("_"))) or BRITISH.search(name.lower()) is not None
+
+
+def offences(file: str, text: str) -> list[str]:
+    """`file:line name` of every name that is not to be, and the file's own name where that is one."""
+    own = [file] if offends(Path(file).stem) else []
+    return own + [
+        f"{file}:{line} {name}" for name, line in names(ast.parse(text)) if offends(name) and (file, name) not in FIXED
+    ]
+
+
+def test_names_say_what_a_value_is() -> None:
+    bad: dict[str, list[str]] = {}
+    for path in sorted(SOURCE.rglob("*.py")):
+        file = path.relative_to(SOURCE).as_posix()
+        place = file if file in LATER else file.partition("/")[0]
+        if rows := offences(file, path.read_text(encoding="utf-8")):
+            bad.setdefault(place, []).extend(rows)
+    assert [row for place, rows in bad.items() if place not in LATER for row in rows] == []
+    assert LATER - set(bad) == set(), "these have no such names now: take them out of the table"
+
+
+@pytest.mark.parametrize(
+    ("text", "bad"),
+    [
+        ("found = 1", ["found"]),
+        ("def f(seen): pass", ["seen"]),
+        ("def told(): pass", ["told"]),
+        ("class Seen: pass", ["Seen"]),
+        ("x.last_shown = f(said=1)", ["last_shown", "said"]),
+        ("for _found in x: pass", ["_found"]),
+        ("import a as found", ["found"]),
+        ("try:\n pass\nexcept E as said:\n pass", ["said"]),
+        ("f'{found}'", ["found"]),
+        ("COLOURS, defence, optimiser, labelled = x", ["COLOURS", "defence", "optimiser", "labelled"]),
+        ("x['found'] = 'colour: found'  # said", []),
+        ("foundation, unseen, colors, defense, optimizer, labeled = x", []),
+    ],
+)
+def test_such_names_are_noticed(text: str, bad: list[str]) -> None:
+    assert sorted(row.split()[1] for row in offences("a.py", text)) == sorted(bad)
+
+
+def test_a_file_and_a_fixed_name_are_judged() -> None:
+    assert offences("triggers/recolour.py", "") == ["triggers/recolour.py"]
+    assert offences("triggers/text.py", "self.colour") == []
