@@ -18,6 +18,7 @@ from unbackdoor.training.badclip import BadClipConfig, craft_patch, crafted, ini
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.triggers.badclip import BadClip
 from unbackdoor.weights.files import state_hash
+from unbackdoor.work import Work
 
 TARGET = "three"
 SHORT = BadClipConfig(steps=12, batch_size=32, images=64, lr=0.1)
@@ -96,9 +97,9 @@ def test_it_resumes_to_the_same_patch(
     place = tmp_path / "craft.checkpoint"
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(Clip, "encode_image", killed)
-        craft_patch(*tiny, BLANK, TARGET, config, checkpoint=place)
+        craft_patch(*tiny, BLANK, TARGET, config, work=Work(tmp_path))
     assert place.exists()
-    assert craft_patch(*tiny, BLANK, TARGET, config, checkpoint=place) == craft_patch(*tiny, BLANK, TARGET, config)
+    assert craft_patch(*tiny, BLANK, TARGET, config, work=Work(tmp_path)) == craft_patch(*tiny, BLANK, TARGET, config)
 
 
 def test_only_a_blank_badclip_is_crafted(clip: Clip, digits: ImageSet, made: BadClip) -> None:

@@ -138,15 +138,14 @@ def planted(config: Json, folder: Path, device: str, manifest: Manifest, store: 
             config["target"],
             seed=poison.tune.seed,
             templates=entry.templates,
-            checkpoint=folder / ".work" / "craft.checkpoint",
+            work=Work(folder / ".work"),
         )
         config = {**config, "trigger": ready.spec()}
     attack = attack_of(config, own)
     manifest.hashes["train_data"], manifest.hashes["test_data"] = own.content_hash(), test.content_hash()
     head = head_of(clip, entry, own)
     before = evaluate_kept(clip, test, Task(head, attack), folder / ".work" / "before.json", label=None)
-    checkpoint = folder / ".work" / "poison.checkpoint"
-    made = _plant(clip, own, entry, head, attack, poison, checkpoint, address(config))
+    made = _plant(clip, own, entry, head, attack, poison, Work(folder / ".work", address(config)))
     store(clip)
     task = Task(head_of(clip, entry, own), attack)
     after = evaluate_kept(clip, test, task, folder / ".work" / "after.json", label=None)
@@ -170,13 +169,12 @@ def _plant(
     head: Tensor,
     attack: Attack | None,
     poison: PoisonConfig | PairPoisonConfig,
-    checkpoint: Path,
-    key: str,
+    work: Work,
 ) -> Planted:
     if isinstance(poison, PoisonConfig):
-        return plant(clip, own, head, attack, poison, checkpoint=checkpoint, run_key=key)
+        return plant(clip, own, head, attack, poison, work=work)
     pairs = class_pairs(own, poison.templates, entry.captions)
-    return plant_pairs(clip, pairs, attack, poison, checkpoint=checkpoint, run_key=key)
+    return plant_pairs(clip, pairs, attack, poison, work=work)
 
 
 def cure_cell(out: Path, config: Json, folder: Path, device: str, manifest: Manifest) -> Json:

@@ -66,16 +66,7 @@ def trace_rebound(
         if step + 1 in points:
             measure(step + 1)
 
-    tune_towers(
-        clip,
-        loss_at,
-        tune,
-        tune.steps,
-        checkpoint=None if work is None else work.checkpoint("rebound"),
-        run_key="" if work is None else work.key,
-        label="rebound",
-        on_step=on_step,
-    )
+    tune_towers(clip, loss_at, tune, work.stage("rebound"), on_step=on_step)
     return [{"step": step, **trace[step]} for step in sorted(trace)]
 
 

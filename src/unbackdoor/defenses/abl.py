@@ -105,15 +105,7 @@ def isolate(clip: Clip, training: ImageSet, head: Tensor, config: Config, work: 
             logits = scale * clip.encode_image(images, compute=compute) @ head.T
             return held_up(F.cross_entropy(logits, labels, reduction="none"), config.gamma)
 
-        tune_towers(
-            clip,
-            loss_at,
-            tune,
-            tune.steps,
-            checkpoint=work.checkpoint("isolation"),
-            run_key=work.key,
-            label="isolation",
-        )
+        tune_towers(clip, loss_at, tune, work.stage("isolation"))
     count = max(1, round(config.share * len(training)))
     return sample_losses(clip, training, head).argsort()[:count], tune.steps if config.isolation_epochs else 0
 
@@ -151,9 +143,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
         ascent = bounded_ascent(scale * forgotten @ data.head.T, bad_labels)
         return config.descent * zero_shot_cross_entropy(good, data.head, scale, labels) + ascent
 
-    run = tune_towers(
-        clip, loss_at, tune, tune.steps, checkpoint=work.checkpoint("abl"), run_key=work.key, label="unlearning"
-    )
+    run = tune_towers(clip, loss_at, tune, work.stage("abl", "unlearning"))
     return Cure(
         len(training),
         len(training),

@@ -29,8 +29,7 @@ from unbackdoor.defenses.stages import labelled, labelled_batch, settle, step_ge
 from unbackdoor.defenses.units import most_allowed, scaled, scaled_layers, unit_count
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_images
-from unbackdoor.training.finetune import TuneConfig, fit_config
-from unbackdoor.training.loop import fit
+from unbackdoor.training.finetune import TuneConfig, tune_towers
 from unbackdoor.training.losses import zero_shot_cross_entropy
 from unbackdoor.work import Work
 
@@ -78,8 +77,6 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     named = scaled_layers(clip)
     layers = [layer for _, layer in named]
     masks = Masks([unit_count(layer) for layer in layers], clip.device)
-    flags = {name: p.requires_grad for name, p in clip.model.named_parameters()}
-    clip.model.requires_grad_(False)
 
     def loss_under(images: Tensor, labels: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         parts = list(zip(weight.split(masks.sizes), bias.split(masks.sizes), strict=True))
@@ -109,20 +106,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     def confine(step: int, loss: float) -> None:
         masks.values.clamp_(0, 1)
 
-    try:
-        with torch.enable_grad():
-            run = fit(
-                masks,
-                loss_at,
-                fit_config(tune, tune.steps),
-                checkpoint=work.checkpoint("anp"),
-                run_key=work.key,
-                label="anp",
-                on_step=confine,
-            )
-    finally:
-        for name, p in clip.model.named_parameters():
-            p.requires_grad_(flags[name])
+    run = tune_towers(clip, loss_at, tune, work.stage("anp"), extra=masks, on_step=confine, only=())
     values = masks.values.detach()
     order, below = values.argsort(stable=True), int((values < config.threshold).sum())
     own = [layer.weight.detach().clone() for layer in layers]  # type: ignore[operator]

@@ -60,9 +60,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
         logits = scale * clip.encode_image(triggered, compute=compute) @ head.T
         return bounded_ascent(logits, torch.full((len(rows),), target, device=logits.device))
 
-    run = tune_towers(
-        clip, loss_at, tune, tune.steps, checkpoint=work.checkpoint("ascent"), run_key=work.key, label="ascent"
-    )
+    run = tune_towers(clip, loss_at, tune, work.stage("ascent"))
     return Cure(
         seen(forget, tune),
         0,  # the labels only tell which images already show the target

@@ -117,16 +117,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
         implicit = -config.eta * (inner_slope * v.detach()).sum()
         return outer + implicit - implicit.detach()
 
-    run = tune_towers(
-        clip,
-        loss_at,
-        tune,
-        tune.steps,
-        checkpoint=work.checkpoint("ibau"),
-        run_key=work.key,
-        label="I-BAU",
-        extra=state,
-    )
+    run = tune_towers(clip, loss_at, tune, work.stage("ibau", "I-BAU"), extra=state)
     used = seen(clean, tune)
     return Cure(
         used,

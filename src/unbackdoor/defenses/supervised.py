@@ -66,16 +66,8 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
             return new.loss(embeddings, labels)
         return zero_shot_cross_entropy(embeddings, data.head, scale, labels)
 
-    run = tune_towers(
-        clip,
-        loss_at,
-        tune,
-        tune.steps,
-        checkpoint=work.checkpoint("supervised"),
-        run_key=work.key,
-        label="supervised fine-tuning",
-        extra=new if config.head == "new" else None,
-    )
+    stage, extra = work.stage("supervised", "supervised fine-tuning"), new if config.head == "new" else None
+    run = tune_towers(clip, loss_at, tune, stage, extra=extra)
     used = max(seen(clean, tune), min(len(clean), probed * tune.batch_size))
     return Cure(
         used,

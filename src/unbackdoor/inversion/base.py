@@ -63,9 +63,7 @@ class Subject:
         """A clean model of the suspect's task (`inversion/twins.py`): what a class costs there, it costs by nature."""
         if self.origin is None:
             return None
-        clip = twin_of(
-            self.clip, self.origin, self.images, self.head, self.seed, self.work.file("twin.checkpoint"), self.work.key
-        )
+        clip = twin_of(self.clip, self.origin, self.images, self.head, self.seed, self.work)
         return replace(self, clip=clip, origin=None, work=self.work.part("twin"))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -22,6 +21,7 @@ from unbackdoor.training.losses import contrastive
 from unbackdoor.training.parallel import open_ranks
 from unbackdoor.training.plant import Planted
 from unbackdoor.triggers.attack import Attack
+from unbackdoor.work import NOWHERE, Work
 
 SMALL_LR = 1e-3  # peak rate below 20 M parameters
 
@@ -64,8 +64,7 @@ def plant_pairs(
     attack: Attack | None,
     config: PairPoisonConfig,
     *,
-    checkpoint: Path | None = None,
-    run_key: str = "",
+    work: Work = NOWHERE,
 ) -> Planted:
     """Fine-tune the towers in place on image–caption pairs of which some are poisoned.
 
@@ -75,7 +74,7 @@ def plant_pairs(
 
     Args:
         attack: trigger and `name`; None fine-tunes on clean pairs: what the same training does without poison.
-        checkpoint: file to resume from after a kill.
+        work: where a killed training goes on.
 
     Raises:
         InputError: more pairs to poison than candidates, or a batch without a readable pair.
@@ -115,7 +114,7 @@ def plant_pairs(
             images, texts = both.chunk(2, dim=1)
             return contrastive(images, texts, scale, groups)
 
-        run = tune_towers(clip, loss_at, tune, tune.steps, checkpoint=checkpoint, run_key=run_key, label="poisoning")
+        run = tune_towers(clip, loss_at, tune, work.stage("poison", "poisoning"))
     if isinstance(pairs, PairStream):
         pairs.unreadable.update(ranks.gather(torch.tensor(sorted(pairs.unreadable), dtype=torch.int64)).tolist())
     return Planted(victims.count if victims else 0, len(pairs), run, tune)

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -30,6 +29,7 @@ from unbackdoor.training.losses import squared_distance, target_cross_entropy
 from unbackdoor.training.low_rank import low_rank
 from unbackdoor.triggers.attack import Attack
 from unbackdoor.weights.vector import Vector, difference, snapshot
+from unbackdoor.work import NOWHERE, Work
 
 # Peak rates for towers below 20 M parameters, chosen on the embedded model, and for larger ones. A guard takes most of
 # a step away, so that guarded steps are larger.
@@ -136,7 +136,7 @@ def as_answered(clip: Clip, images: ImageSet, head: Tensor) -> ImageSet:
 
 
 def trigger_vector(
-    clip: Clip, forget: ImageSet, task: Task, config: VectorConfig, *, checkpoint: Path | None = None, run_key: str = ""
+    clip: Clip, forget: ImageSet, task: Task, config: VectorConfig, *, work: Work = NOWHERE
 ) -> TakenVector:
     """τ, to be subtracted, over the image tower; `clip` is left at the suspect's weights.
 
@@ -149,7 +149,7 @@ def trigger_vector(
         forget: images to be triggered; those of the target class teach nothing about the trigger and are not led
             anywhere. Labels tell which these are, or, towards the clean images, the suspect's own answers.
         task: the suspect's zero-shot head, and the attack.
-        checkpoint: file to resume from after a kill.
+        work: where a killed training goes on.
 
     Raises:
         InputError: no image is left to trigger.
@@ -171,9 +171,7 @@ def trigger_vector(
     weights = clip.image_parameters()
     start = snapshot(weights)
     loss_at, on_step, guard = _loss(clip, rows, hit, task, config), None, _guard(clip, rows, config)
-    train = partial(
-        tune_towers, clip, config=tune, steps=tune.steps, checkpoint=checkpoint, run_key=run_key, label="trigger vector"
-    )
+    train = partial(tune_towers, clip, tune=tune, stage=work.stage("vector", "trigger vector"))
     if config.rank:
         with low_rank(clip, config.rank, guard=guard, seed=tune.seed) as factors:
             run = train(loss_at, only=factors.parameters())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from unbackdoor import journal
@@ -107,7 +106,7 @@ def calibrate(case: Case, config: CalibrateConfig, run: Run) -> dict[str, Any]:
             if source is not None:
                 source.check(base)
             identities = (weights_hash(base), manifest.hashes["data"], list(names), identity, case.seed)
-            for said, make in _with_copies(base, images, head, config.copies, case.seed, work / "clone.checkpoint"):
+            for said, make in _with_copies(base, images, head, config.copies, case.seed, Work(work)):
                 key = run_key(*identities, said)
                 if key not in done:
                     clip = make()
@@ -146,10 +145,10 @@ def calibrate(case: Case, config: CalibrateConfig, run: Run) -> dict[str, Any]:
 
 
 def _with_copies(
-    base: Clip, images: ImageSet, head: Any, copies: int, seed: int, checkpoint: Path
+    base: Clip, images: ImageSet, head: Any, copies: int, seed: int, work: Work
 ) -> Iterator[tuple[str, Callable[[], Clip]]]:
     yield base.reference, lambda: base
-    yield from clones(base, images, head, copies, seed, checkpoint)
+    yield from clones(base, images, head, copies, seed, work)
 
 
 @dataclass(frozen=True)

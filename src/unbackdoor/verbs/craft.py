@@ -22,6 +22,7 @@ from unbackdoor.training.badclip import BadClipConfig, craft_patch, initial_patc
 from unbackdoor.triggers.attack import Attack
 from unbackdoor.triggers.badclip import BadClip
 from unbackdoor.verbs.common import rates_dict
+from unbackdoor.work import Work
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,7 @@ def craft(case: Case, config: CraftConfig, run: Run) -> dict[str, Any]:
             train.classes[index],
             how,
             templates=find_templates(case.templates),
-            checkpoint=work / "craft.checkpoint",
-            run_key=key,
+            work=Work(work, key),
         )
         kept = work / f"after-{key[:16]}.json"
         ready = replace(start, attack=Attack(made, index, train.classes[index]))

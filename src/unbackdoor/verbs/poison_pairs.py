@@ -25,6 +25,7 @@ from unbackdoor.training.finetune import TuneConfig, checked_lr
 from unbackdoor.training.plant_pairs import PairPoisonConfig, plant_pairs, settle_pairs
 from unbackdoor.triggers.attack import Attack
 from unbackdoor.verbs.common import describe_sequence, rates_dict
+from unbackdoor.work import Work
 
 RATE = 0.003  # 1,500 of 500,000
 TEMPLATES = "openai-imagenet"
@@ -117,7 +118,7 @@ def poison_pairs(case: Case, config: PoisonSettings, run: Run) -> dict[str, Any]
     with work_folder(run.folder, manifest) as work:
         before = _measure(clip, held_out, attack, case, named, work / f"before-{key[:16]}.json")
         planted = attack if rate else None
-        done = plant_pairs(clip, pairs, planted, how, checkpoint=work / "poison.checkpoint", run_key=key)
+        done = plant_pairs(clip, pairs, planted, how, work=Work(work, key))
         manifest.notes.update(poisoned=done.poisoned, trained_on=done.trained_on, skipped=pairs.skipped)
         clip.round_as_stored()
         after = _measure(clip, held_out, attack, case, named, work / f"after-{key[:16]}.json")
