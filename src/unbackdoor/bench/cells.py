@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from unbackdoor.attacks.badclip import crafted
 from unbackdoor.bench import results
 from unbackdoor.bench.rebound import trace_rebound
 from unbackdoor.bench.recipe import POISONS, DataEntry, Json, Rebound, method_config
@@ -35,7 +36,6 @@ from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_kept
 from unbackdoor.manifest import Manifest, reset_peak_memory, run_key, write_json
 from unbackdoor.registry import Registry
-from unbackdoor.training.badclip import crafted
 from unbackdoor.training.plant import Planted, PoisonConfig, plant, poisoned_set
 from unbackdoor.training.plant_pairs import PairPoisonConfig, plant_pairs
 from unbackdoor.triggers import parse_trigger

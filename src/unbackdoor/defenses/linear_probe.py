@@ -16,7 +16,7 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.defenses.base import Cure, Defender, Defense
 from unbackdoor.defenses.linear_head import LinearHead, train_head
 from unbackdoor.defenses.stages import labelled, seen, settle
-from unbackdoor.training.embedding import embed
+from unbackdoor.evaluation.answers import embed
 from unbackdoor.training.finetune import TuneConfig
 from unbackdoor.work import Work
 

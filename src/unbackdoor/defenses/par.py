@@ -21,8 +21,8 @@ from unbackdoor.defenses.base import Cure, Defender, Defense
 from unbackdoor.defenses.contrastive_steps import clean_pairs, encode_captions, train_on_pairs
 from unbackdoor.defenses.stages import seen, settle, step_generator
 from unbackdoor.devices import half_type
+from unbackdoor.evaluation.answers import embed
 from unbackdoor.training.augment import noise_and_erase
-from unbackdoor.training.embedding import embed
 from unbackdoor.training.finetune import TuneConfig
 from unbackdoor.training.losses import contrastive, squared_distance
 from unbackdoor.work import Work

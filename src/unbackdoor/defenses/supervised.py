@@ -21,7 +21,7 @@ from unbackdoor.defenses.linear_head import LinearHead, train_head
 from unbackdoor.defenses.stages import labelled, labelled_batch, seen, settle
 from unbackdoor.devices import half_type
 from unbackdoor.errors import InputError
-from unbackdoor.training.embedding import embed
+from unbackdoor.evaluation.answers import embed
 from unbackdoor.training.finetune import TuneConfig, tune_towers
 from unbackdoor.training.losses import zero_shot_cross_entropy
 from unbackdoor.work import Work

@@ -11,7 +11,7 @@ from torch import Tensor
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.draws import batch_rows, seeded
-from unbackdoor.inversion.base import answers
+from unbackdoor.evaluation.answers import answers
 from unbackdoor.training.finetune import LARGE_LR, LossAt, TuneConfig, settle_lr, tune_towers
 from unbackdoor.training.losses import zero_shot_cross_entropy
 from unbackdoor.weights.files import state_hash

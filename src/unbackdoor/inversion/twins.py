@@ -20,6 +20,7 @@ from unbackdoor.clip.streamline import streamlined
 from unbackdoor.data.images import ImageSet
 from unbackdoor.devices import half_type
 from unbackdoor.draws import batch_rows, seeded, step_seed
+from unbackdoor.evaluation.answers import logits
 from unbackdoor.training.finetune import LARGE_LR, TuneConfig, settle_lr, tune_towers
 from unbackdoor.work import NOWHERE, Stage, Work
 
@@ -47,15 +48,13 @@ def twin_of(
     compute = half_type(copy.device)
     tune = settle_lr(TuneConfig(steps=STEPS, batch_size=BATCH, seed=seed), copy, SMALL_LR, large=LARGE_LR)
 
-    def logits(clip: Clip, pictures: Tensor) -> Tensor:
-        return clip.logit_scale * clip.encode_image(pictures, compute=compute) @ head.T.to(pictures)
-
     def loss_at(step: int) -> Tensor:
         rows = batch_rows(len(images), tune.batch_size, tune.seed, step)
         pictures = mixup(images.float_batch(rows), step_seed(tune.seed, step)).to(copy.device)
         with torch.no_grad():
-            wanted = logits(suspect, pictures).softmax(dim=-1)
-        return F.kl_div(logits(copy, pictures).log_softmax(dim=-1), wanted, reduction="batchmean")
+            wanted = logits(suspect, pictures, head, compute=compute).softmax(dim=-1)
+        learnt = logits(copy, pictures, head, compute=compute).log_softmax(dim=-1)
+        return F.kl_div(learnt, wanted, reduction="batchmean")
 
     # The run's key is part of the name: a twin of an earlier look at another model is left aside, not refused.
     tune_towers(copy, loss_at, tune, Stage("twin", work.file("twin.checkpoint"), work.key))

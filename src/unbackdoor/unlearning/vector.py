@@ -22,7 +22,7 @@ from unbackdoor.devices import half_type
 from unbackdoor.draws import batch_rows, seeded, step_seed
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task
-from unbackdoor.inversion.base import answers
+from unbackdoor.evaluation.answers import answers
 from unbackdoor.training.finetune import LossAt, TuneConfig, settle_lr, settle_tune, tune_towers
 from unbackdoor.training.guard import Guard, guarded, learn_guard
 from unbackdoor.training.losses import squared_distance, target_cross_entropy

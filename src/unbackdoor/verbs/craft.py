@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from unbackdoor.attacks.badclip import BadClipConfig, craft_patch, initial_patch
 from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.poisoning import target_index
 from unbackdoor.data.shares import attacker_rows
@@ -18,7 +19,6 @@ from unbackdoor.manifest import Manifest, run_key, write_json
 from unbackdoor.runs.case import Case, check_labels, require_classes
 from unbackdoor.runs.run import Run, weights_hash, work_folder
 from unbackdoor.runs.verb import verb
-from unbackdoor.training.badclip import BadClipConfig, craft_patch, initial_patch
 from unbackdoor.triggers.attack import Attack
 from unbackdoor.triggers.badclip import BadClip
 from unbackdoor.verbs.common import rates_dict

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from unbackdoor.attacks.badclip import crafted
 from unbackdoor.data.shares import attacker_rows
 from unbackdoor.devices import half_type
 from unbackdoor.errors import InputError
@@ -13,7 +14,6 @@ from unbackdoor.manifest import Manifest, run_key, write_json, write_jsonl
 from unbackdoor.runs.case import Case, check_labels
 from unbackdoor.runs.run import Run, resumable, weights_hash, work_folder
 from unbackdoor.runs.verb import verb
-from unbackdoor.training.badclip import crafted
 from unbackdoor.training.finetune import TuneConfig, checked_lr
 from unbackdoor.training.plant import PoisonConfig, plant, settle
 from unbackdoor.verbs.common import describe_sequence, rates_dict

@@ -18,7 +18,8 @@ from unbackdoor.data.images import ImageSet
 from unbackdoor.data.shares import defender_rows
 from unbackdoor.data.specs import load_test
 from unbackdoor.errors import InputError
-from unbackdoor.inversion.base import WORKS, Subject, answers, works
+from unbackdoor.evaluation.answers import answers
+from unbackdoor.inversion.base import WORKS, Subject, works
 from unbackdoor.inversion.examine import split
 from unbackdoor.inversion.finding import Finding, Lead, read_finding
 from unbackdoor.manifest import Manifest, run_key, write_json

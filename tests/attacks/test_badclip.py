@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from unbackdoor import load
+from unbackdoor.attacks.badclip import BadClipConfig, craft_patch, crafted, initial_patch
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data import load_images
 from unbackdoor.data.images import ImageSet
 from unbackdoor.errors import InputError
-from unbackdoor.evaluation import class_logits
-from unbackdoor.training.badclip import BadClipConfig, craft_patch, crafted, initial_patch
+from unbackdoor.evaluation.answers import logits as logits_of
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.triggers.badclip import BadClip
 from unbackdoor.weights.files import state_hash
@@ -45,7 +45,7 @@ def target_probability(clip: Clip, trigger: BadClip) -> float:
     """Mean over held-out digits that are no threes."""
     held_out = load_images("embedded:digits", side=64, split="test", limit=100)
     rows = torch.nonzero(held_out.labels != held_out.classes.index(TARGET)).flatten()
-    logits = class_logits(clip, trigger(held_out.float_batch(rows)), clip.zero_shot_head(held_out.classes))
+    logits = logits_of(clip, trigger(held_out.float_batch(rows)), clip.zero_shot_head(held_out.classes))
     return float(logits.softmax(dim=1)[:, held_out.classes.index(TARGET)].mean())
 
 

@@ -20,7 +20,7 @@ from unbackdoor.data.poisoning import target_index
 from unbackdoor.devices import half_type
 from unbackdoor.draws import batch_rows, permutation, seeded, step_seed
 from unbackdoor.errors import InputError
-from unbackdoor.training.embedding import embed
+from unbackdoor.evaluation.answers import embed
 from unbackdoor.training.loop import FitConfig, fit
 from unbackdoor.training.losses import target_cross_entropy
 from unbackdoor.triggers.badclip import BadClip
