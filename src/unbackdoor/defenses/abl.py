@@ -33,7 +33,6 @@ from unbackdoor.errors import InputError
 from unbackdoor.evaluation.answers import embed, logits
 from unbackdoor.training.finetune import TuneConfig, tune_towers
 from unbackdoor.training.losses import zero_shot_cross_entropy
-from unbackdoor.training.plant import SMALL_LR
 from unbackdoor.work import Work
 
 STARTS = ("scratch", "pretrained", "suspect")
@@ -97,7 +96,7 @@ def isolate(clip: Clip, training: ImageSet, head: Tensor, config: Config, work: 
     """Rows of the likely poison, the likeliest first, and the steps it took; trains `clip` in place."""
     tune = replace(config.tune, epochs=config.isolation_epochs, lr=0.0, warmup=0.0)
     if config.isolation_epochs:
-        tune = settle(tune, clip, len(training), small=SMALL_LR)
+        tune = settle(tune, clip, len(training), "planting")
         compute = half_type(clip.device)
 
         def loss_at(step: int) -> Tensor:

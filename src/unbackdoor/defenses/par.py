@@ -27,8 +27,6 @@ from unbackdoor.training.finetune import TuneConfig
 from unbackdoor.training.losses import contrastive, squared_distance
 from unbackdoor.work import Work
 
-LARGE_LR = 3e-5  # the paper's peak
-
 
 @dataclass(frozen=True)
 class Config:
@@ -59,7 +57,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     """Perturb and recover `clip` in place on the clean pairs."""
     began = time.perf_counter()
     pairs = clean_pairs("par", data)
-    tune = settle(config.tune, clip, len(pairs), large=LARGE_LR)
+    tune = settle(config.tune, clip, len(pairs), "par")
     scale, compute, frozen = clip.logit_scale, half_type(clip.device), clip.clone()
 
     def loss_of(batch: PairBatch, step: int) -> Tensor:

@@ -12,12 +12,11 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.draws import batch_rows, seeded
 from unbackdoor.evaluation.answers import answers
-from unbackdoor.training.finetune import LARGE_LR, LossAt, TuneConfig, settle_lr, tune_towers
+from unbackdoor.training.finetune import LossAt, TuneConfig, tune_towers
 from unbackdoor.training.losses import zero_shot_cross_entropy
+from unbackdoor.training.rates import peak_rate
 from unbackdoor.weights.files import state_hash
 from unbackdoor.work import NOWHERE, Work
-
-SMALL_LR = 3e-4
 
 
 def clones(
@@ -39,8 +38,7 @@ def clones(
         steps = int(torch.randint(50, 201, (), generator=generator))
         factor = float(3.0 ** (2 * torch.rand((), generator=generator) - 1))
         copy = clip.clone()
-        tune = settle_lr(TuneConfig(steps=steps, batch_size=64, seed=i), copy, SMALL_LR, large=LARGE_LR)
-        tune = settle_lr(tune, copy, SMALL_LR, tune.lr * factor)
+        tune = TuneConfig(steps=steps, batch_size=64, lr=peak_rate("clone", copy) * factor, seed=i)
         loss_at = _loss(copy, images.subset(drawn), labels[drawn], head, tune)
 
         def make(copy: Clip = copy, loss_at: LossAt = loss_at, tune: TuneConfig = tune, i: int = i) -> Clip:

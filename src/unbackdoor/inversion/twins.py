@@ -21,11 +21,10 @@ from unbackdoor.data.images import ImageSet
 from unbackdoor.devices import half_type
 from unbackdoor.draws import batch_rows, seeded, step_seed
 from unbackdoor.evaluation.answers import logits
-from unbackdoor.training.finetune import LARGE_LR, TuneConfig, settle_lr, tune_towers
+from unbackdoor.training.finetune import TuneConfig, settle_lr, tune_towers
 from unbackdoor.work import NOWHERE, Stage, Work
 
 STEPS, BATCH = 200, 64
-SMALL_LR = 1e-3
 
 
 def twin_of(
@@ -46,7 +45,7 @@ def twin_of(
     """
     copy = origin.clone().to(suspect.device)
     compute = half_type(copy.device)
-    tune = settle_lr(TuneConfig(steps=STEPS, batch_size=BATCH, seed=seed), copy, SMALL_LR, large=LARGE_LR)
+    tune = settle_lr(TuneConfig(steps=STEPS, batch_size=BATCH, seed=seed), copy, "twin")
 
     def loss_at(step: int) -> Tensor:
         rows = batch_rows(len(images), tune.batch_size, tune.seed, step)

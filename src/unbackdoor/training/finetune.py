@@ -12,6 +12,7 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.draws import check_seed, steps_per_epoch
 from unbackdoor.errors import InputError
 from unbackdoor.training.loop import FitConfig, FitResult, fit
+from unbackdoor.training.rates import Purpose, peak_rate
 from unbackdoor.work import Stage
 
 LossAt = Callable[[int], Tensor]
@@ -59,10 +60,6 @@ class TuneConfig:
             raise InputError(f"towers {self.towers!r} is neither image nor both")
 
 
-SMALL_TOWER = 20_000_000  # parameters
-LARGE_LR = 1e-5  # the task-vector literature's, for full-size image towers
-
-
 def checked_lr(lr: float | None) -> float:
     """A learning rate that the user gives; 0, which stands for one by the size of the tower, where there is none.
 
@@ -74,19 +71,16 @@ def checked_lr(lr: float | None) -> float:
     return lr or 0.0
 
 
-def settle_lr(
-    tune: TuneConfig, clip: Clip, small: float, lr: float | None = None, *, large: float = LARGE_LR
-) -> TuneConfig:
-    """`tune` with its learning rate settled: `lr`, or its own, or `large` (`small` for towers below 20 M)."""
+def settle_lr(tune: TuneConfig, clip: Clip, purpose: Purpose, lr: float | None = None) -> TuneConfig:
+    """`tune` with its learning rate settled: `lr`, or its own, or that of the purpose (`training.rates`)."""
     if lr is None and not tune.lr:
-        size = sum(p.numel() for p in clip.image_parameters().values())
-        lr = small if size < SMALL_TOWER else large
+        lr = peak_rate(purpose, clip)
     return tune if lr is None else replace(tune, lr=lr)
 
 
-def settle_tune(tune: TuneConfig, clip: Clip, n: int, small: float, *, large: float = LARGE_LR) -> TuneConfig:
+def settle_tune(tune: TuneConfig, clip: Clip, n: int, purpose: Purpose) -> TuneConfig:
     """`tune` with learning rate and steps settled for n images or pairs."""
-    tune = settle_lr(tune, clip, small, large=large)
+    tune = settle_lr(tune, clip, purpose)
     return replace(tune, steps=tune.steps or tune.epochs * steps_per_epoch(n, tune.batch_size))
 
 

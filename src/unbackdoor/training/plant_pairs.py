@@ -23,8 +23,6 @@ from unbackdoor.training.plant import Planted
 from unbackdoor.triggers.attack import Attack
 from unbackdoor.work import NOWHERE, Work
 
-SMALL_LR = 1e-3  # peak rate below 20 M parameters
-
 
 @dataclass(frozen=True)
 class PairPoisonConfig:
@@ -55,7 +53,7 @@ class PairPoisonConfig:
 
 def settle_pairs(config: PairPoisonConfig, clip: Clip, n: int) -> PairPoisonConfig:
     """`config` with learning rate and steps settled for n pairs."""
-    return replace(config, tune=settle_tune(config.tune, clip, n, SMALL_LR))
+    return replace(config, tune=settle_tune(config.tune, clip, n, "planting"))
 
 
 def plant_pairs(

@@ -27,15 +27,11 @@ from unbackdoor.training.finetune import LossAt, TuneConfig, settle_lr, settle_t
 from unbackdoor.training.guard import Guard, guarded, learn_guard
 from unbackdoor.training.losses import squared_distance, target_cross_entropy
 from unbackdoor.training.low_rank import low_rank
+from unbackdoor.training.rates import Purpose
 from unbackdoor.triggers.attack import Attack
 from unbackdoor.weights.vector import Vector, difference, snapshot
 from unbackdoor.work import NOWHERE, Work
 
-# Peak rates for towers below 20 M parameters, chosen on the embedded model, and for larger ones. A guard takes most of
-# a step away, so that guarded steps are larger.
-_FREE_LR = (1e-4, 1e-5)
-_GUARDED_LR = (2e-3, 2e-4)
-_LOW_RANK_LR = (5e-3, 5e-4)
 _GUARD_BATCH, _GUARD_DRAWS, _GUARD_EVERY = 32, 4, 2  # every step softened gave no less drift of clean embeddings
 
 
@@ -115,8 +111,11 @@ class TakenVector:
 
 def settled(config: VectorConfig, clip: Clip, lr: float | None = None) -> VectorConfig:
     """`config` with its learning rate settled: `lr`, or its own, or one by the size of the tower."""
-    small, large = _LOW_RANK_LR if config.rank else _GUARDED_LR if config.guard else _FREE_LR
-    return replace(config, tune=settle_lr(config.tune, clip, small, lr, large=large))
+    return replace(config, tune=settle_lr(config.tune, clip, _purpose(config), lr))
+
+
+def _purpose(config: VectorConfig) -> Purpose:
+    return "rank vector" if config.rank else "guarded vector" if config.guard else "vector"
 
 
 def attack_of(task: Task) -> Attack:
@@ -167,7 +166,7 @@ def trigger_vector(
             f"no image outside the target class{told} is left to take the trigger vector from; give more images"
         )
     config = settled(config, clip)
-    tune = settle_tune(config.tune, clip, len(rows), 0.0)
+    tune = settle_tune(config.tune, clip, len(rows), _purpose(config))
     weights = clip.image_parameters()
     start = snapshot(weights)
     loss_at, on_step, guard = _loss(clip, rows, hit, task, config), None, _guard(clip, rows, config)
