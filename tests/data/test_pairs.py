@@ -19,9 +19,9 @@ import torch
 from PIL import Image
 
 from tests.conftest import needs_real_data, real_data
+from unbackdoor.attacks.pair_poisoning import choose_victims, mentions
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.openpairs import open_pairs
-from unbackdoor.data.pair_poisoning import choose_victims, mentions
 from unbackdoor.data.pairs import ImagePairs
 from unbackdoor.data.stream import PairStream
 from unbackdoor.errors import InputError
@@ -318,7 +318,7 @@ def test_labels_of_the_target_are_left_alone() -> None:
 MEASURE = """
 import sys
 from unbackdoor.data.openpairs import open_pairs
-from unbackdoor.data.pair_poisoning import choose_victims
+from unbackdoor.attacks.pair_poisoning import choose_victims
 from unbackdoor.triggers import parse_trigger
 import torch, resource
 pairs = open_pairs(sys.argv[1], side=8)

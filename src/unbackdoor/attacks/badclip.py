@@ -16,7 +16,7 @@ from unbackdoor.data.classes import check_named
 from unbackdoor.data.classnames import DEFAULT_TEMPLATES
 from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
-from unbackdoor.data.poisoning import target_index
+from unbackdoor.data.names import target_index
 from unbackdoor.devices import half_type
 from unbackdoor.draws import batch_rows, permutation, seeded, step_seed
 from unbackdoor.errors import InputError

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from unbackdoor.attacks.badclip import crafted
+from unbackdoor.attacks.plant import Planted, PoisonConfig, plant, poisoned_set
+from unbackdoor.attacks.plant_pairs import PairPoisonConfig, plant_pairs
 from unbackdoor.bench import results
 from unbackdoor.bench.rebound import trace_rebound
 from unbackdoor.bench.recipe import POISONS, DataEntry, Json, Rebound, method_config
@@ -25,8 +27,8 @@ from unbackdoor.clip.preprocess import Frame
 from unbackdoor.data.classes import check_named
 from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
+from unbackdoor.data.names import target_index
 from unbackdoor.data.pairs import class_pairs
-from unbackdoor.data.poisoning import target_index
 from unbackdoor.data.shares import shares
 from unbackdoor.data.specs import load_images, load_test
 from unbackdoor.defenses import defense
@@ -36,8 +38,6 @@ from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_kept
 from unbackdoor.manifest import Manifest, reset_peak_memory, run_key, write_json
 from unbackdoor.registry import Registry
-from unbackdoor.training.plant import Planted, PoisonConfig, plant, poisoned_set
-from unbackdoor.training.plant_pairs import PairPoisonConfig, plant_pairs
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.triggers.attack import Attack
 from unbackdoor.work import Work

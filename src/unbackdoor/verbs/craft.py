@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unbackdoor.attacks.badclip import BadClipConfig, craft_patch, initial_patch
 from unbackdoor.data.classnames import templates as find_templates
-from unbackdoor.data.poisoning import target_index
+from unbackdoor.data.names import target_index
 from unbackdoor.data.shares import attacker_rows
 from unbackdoor.disk import atomic, write_text
 from unbackdoor.errors import InputError

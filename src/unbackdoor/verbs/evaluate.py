@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from unbackdoor.data.poisoning import target_index
+from unbackdoor.data.names import target_index
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_images, evaluate_retrieval
 from unbackdoor.evaluation.half import Answers

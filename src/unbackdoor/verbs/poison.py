@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from unbackdoor.attacks.badclip import crafted
+from unbackdoor.attacks.plant import PoisonConfig, plant, settle
 from unbackdoor.data.shares import attacker_rows
 from unbackdoor.devices import half_type
 from unbackdoor.errors import InputError
@@ -15,7 +16,6 @@ from unbackdoor.runs.case import Case, check_labels
 from unbackdoor.runs.run import Run, resumable, weights_hash, work_folder
 from unbackdoor.runs.verb import verb
 from unbackdoor.training.finetune import TuneConfig, checked_lr
-from unbackdoor.training.plant import PoisonConfig, plant, settle
 from unbackdoor.verbs.common import describe_sequence, rates_dict
 from unbackdoor.verbs.poison_pairs import PoisonSettings, poison_pairs
 from unbackdoor.work import Work

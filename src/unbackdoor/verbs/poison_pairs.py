@@ -6,13 +6,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from unbackdoor.attacks.plant_pairs import PairPoisonConfig, plant_pairs, settle_pairs
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.classes import check_named, reconciled
 from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
+from unbackdoor.data.names import target_index
 from unbackdoor.data.openpairs import open_pairs
 from unbackdoor.data.pairs import ImagePairs, Pairs, class_pairs
-from unbackdoor.data.poisoning import target_index
 from unbackdoor.data.shares import attacker_rows
 from unbackdoor.data.specs import load_test
 from unbackdoor.devices import half_type
@@ -22,7 +23,6 @@ from unbackdoor.manifest import Manifest, run_key, write_json, write_jsonl
 from unbackdoor.runs.case import Case
 from unbackdoor.runs.run import Run, weights_hash, work_folder
 from unbackdoor.training.finetune import TuneConfig, checked_lr
-from unbackdoor.training.plant_pairs import PairPoisonConfig, plant_pairs, settle_pairs
 from unbackdoor.triggers.attack import Attack
 from unbackdoor.verbs.common import describe_sequence, rates_dict
 from unbackdoor.work import Work

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from unbackdoor.attacks.pair_poisoning import choose_victims
+from unbackdoor.attacks.plant import Planted
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.classnames import DEFAULT_TEMPLATES
-from unbackdoor.data.pair_poisoning import choose_victims
 from unbackdoor.data.pairs import PairBatch, Pairs
 from unbackdoor.data.stream import PairStream
 from unbackdoor.devices import half_type
@@ -19,7 +20,6 @@ from unbackdoor.training.ahead import Ahead
 from unbackdoor.training.finetune import TuneConfig, settle_tune, tune_towers
 from unbackdoor.training.losses import contrastive
 from unbackdoor.training.parallel import open_ranks
-from unbackdoor.training.plant import Planted
 from unbackdoor.triggers.attack import Attack
 from unbackdoor.work import NOWHERE, Work
 

@@ -14,16 +14,16 @@ from PIL import Image
 
 from tests.conftest import vit_config, write_open_clip
 from unbackdoor import evaluate, load, poison
+from unbackdoor.attacks import plant_pairs as module
+from unbackdoor.attacks.plant_pairs import PairPoisonConfig, plant_pairs
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data import load_images
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.openpairs import open_pairs
 from unbackdoor.data.pairs import ImagePairs, PairBatch, Pairs
 from unbackdoor.errors import InputError
-from unbackdoor.training import plant_pairs as module
 from unbackdoor.training.ahead import Ahead
 from unbackdoor.training.finetune import TuneConfig
-from unbackdoor.training.plant_pairs import PairPoisonConfig, plant_pairs
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.triggers.attack import Attack
 from unbackdoor.work import Work

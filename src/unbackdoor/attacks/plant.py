@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from unbackdoor.attacks.poisoning import choose_poisoned
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
-from unbackdoor.data.poisoning import choose_poisoned
 from unbackdoor.devices import half_type
 from unbackdoor.draws import batch_rows
 from unbackdoor.errors import InputError
