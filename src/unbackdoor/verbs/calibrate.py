@@ -16,7 +16,7 @@ from unbackdoor.errors import InputError
 from unbackdoor.inversion import inverter_names
 from unbackdoor.inversion.clones import clones
 from unbackdoor.inversion.detection import Null, architecture, ranked
-from unbackdoor.inversion.examine import HELD, SEARCHED, examine
+from unbackdoor.inversion.examine import HELD, SEARCHED, Examination, examine
 from unbackdoor.inversion.examine import settings as examine_settings
 from unbackdoor.manifest import Manifest, run_key
 from unbackdoor.runs.case import Case, open_model
@@ -115,9 +115,7 @@ def calibrate(case: Case, config: CalibrateConfig, run: Run) -> dict[str, Any]:
                         images,
                         head,
                         names,
-                        seed=case.seed,
-                        inverters=chosen,
-                        vocabulary=vocabulary,
+                        Examination(chosen, vocabulary, case.seed),
                         origin=clean,
                         work=Work(work, key),
                     )

@@ -13,7 +13,7 @@ from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.names import target_index
 from unbackdoor.data.openpairs import open_pairs
-from unbackdoor.data.pairs import ImagePairs, Pairs, class_pairs
+from unbackdoor.data.pairs import ImagePairs, Pairs, Wording, class_pairs
 from unbackdoor.data.shares import attacker_rows
 from unbackdoor.data.specs import load_test
 from unbackdoor.devices import half_type
@@ -158,8 +158,7 @@ def _open(case: Case, clip: Clip, sentences: tuple[str, ...], captions: str | Pa
         pairs = open_pairs(
             case.data,
             side=clip.frame,
-            templates=sentences,
-            captions=captions,
+            wording=Wording(sentences, captions),
             limit=case.limit,
             seed=case.seed,
             classes=case.classes,
