@@ -26,10 +26,11 @@ from open_clip import image_transform
 from PIL import Image
 
 import unbackdoor
-from unbackdoor.answers import Answers, predict
 from unbackdoor.data.specs import load_images
 from unbackdoor.devices import keep_freed_memory
-from unbackdoor.evaluation import Task, batch_size, evaluate_images
+from unbackdoor.evaluation import Task, evaluate_images
+from unbackdoor.evaluation.answers import batch_size, predict
+from unbackdoor.evaluation.half import Answers
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.triggers.attack import Attack
 

@@ -26,7 +26,7 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image, to_te
 
 from unbackdoor.data.images import ImageSet
 from unbackdoor.devices import keep_freed_memory
-from unbackdoor.evaluation import batch_size
+from unbackdoor.evaluation.answers import batch_size
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.triggers.blended import fixed_noise

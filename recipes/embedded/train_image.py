@@ -30,6 +30,7 @@ from unbackdoor.data import digits, scenes
 from unbackdoor.devices import cpu_has_fast_bf16
 from unbackdoor.training.loop import FitConfig, fit
 from unbackdoor.weights.files import read_tensors, write_tensors
+from unbackdoor.work import Stage
 
 PHOTOS, SCENES, DIGIT_SHARE = 160, 32, 8  # pictures of each kind in a batch of 200
 SCENE_POOL, SCENE_SEED = 30_000, 3  # the evaluation splits of embedded:scenes are seeds 1 and 2
@@ -192,7 +193,7 @@ def main() -> None:
             print(f"step {step + 1} loss {np.mean(recent[-50:]):.4f} at {time.time() - began:.0f} s", flush=True)
 
     name = f"stage{args.stage}"
-    result = fit(model, loss_at, config, checkpoint=args.out / f"{name}.checkpoint", label=name, on_step=report)
+    result = fit(model, loss_at, config, Stage(name, args.out / f"{name}.checkpoint"), on_step=report)
     write_tensors(args.out / f"{name}.safetensors", dict(model.state_dict()))
     print(f"{result.seconds:.0f} s with {os.cpu_count()} cores")
 

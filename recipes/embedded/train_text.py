@@ -16,6 +16,7 @@ from common import build_model, encode_text
 from texts import DIGIT_TEMPLATES, PHOTO_TEMPLATES, SCENE_TEMPLATES, collect, fill_digit, fill_scene
 from unbackdoor.training.loop import FitConfig, fit
 from unbackdoor.weights.files import write_tensors
+from unbackdoor.work import Stage
 
 BATCH = 512
 CONFIG = FitConfig(steps=900, lr=2e-3, warmup=50, weight_decay=0.02, betas=(0.9, 0.98), ema=0.995, checkpoint_every=50)
@@ -69,7 +70,7 @@ def main() -> None:
         if step % 50 == 0:
             print(f"step {step} loss {loss:.4f}", flush=True)
 
-    result = fit(model, loss_at, CONFIG, checkpoint=args.out / "text.checkpoint", label="text tower", on_step=report)
+    result = fit(model, loss_at, CONFIG, Stage("text tower", args.out / "text.checkpoint"), on_step=report)
     state = {k: v for k, v in model.state_dict().items() if not k.startswith("visual.")}
     state.update({k: v for k, v in result.ema.items() if not k.startswith("visual.")})
     write_tensors(args.out / "text.safetensors", state)

@@ -25,6 +25,7 @@ from unbackdoor.data import digits, scenes
 from unbackdoor.devices import cpu_has_fast_bf16
 from unbackdoor.training.loop import FitConfig, fit
 from unbackdoor.weights.files import read_tensors, write_tensors
+from unbackdoor.work import Stage
 
 LATE = 0.75  # share of the second stage; the average of both knows its training pictures less by heart
 VIEWS = 2  # augmented views of every photograph
@@ -123,7 +124,7 @@ def main() -> None:
         if (step + 1) % 25 == 0:
             print(f"step {step + 1} loss {loss:.4f}", flush=True)
 
-    result = fit(model, loss_at, CONFIG, checkpoint=args.out / "tuned.checkpoint", label="text tuning", on_step=report)
+    result = fit(model, loss_at, CONFIG, Stage("text tuning", args.out / "tuned.checkpoint"), on_step=report)
     write_tensors(args.out / "tuned.safetensors", dict(model.state_dict()))
     print(f"{result.seconds:.0f} s")
 

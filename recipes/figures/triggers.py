@@ -14,7 +14,7 @@ from sklearn.datasets import load_sample_image
 from torch import Tensor
 
 from unbackdoor import load, load_images
-from unbackdoor.training.badclip import BadClipConfig, craft_patch
+from unbackdoor.attacks.badclip import BadClipConfig, craft_patch
 from unbackdoor.triggers import parse_trigger, trigger_names
 from unbackdoor.triggers.badclip import BadClip
 from unbackdoor.triggers.base import Trigger

@@ -21,6 +21,7 @@ from unbackdoor.draws import batch_rows
 from unbackdoor.training.loop import FitConfig, fit
 from unbackdoor.triggers.steganography import ASSETS, GRID, SIDE, Decoder, Encoder, to_bits
 from unbackdoor.weights.files import write_tensors
+from unbackdoor.work import Stage
 
 PICTURES = {"tiny-imagenet-200": ("val", 16_000), "cifar10": ("test", 8_000)}  # held-out split, training pictures
 HELD_OUT = 1000  # pictures of each held-out split
@@ -96,7 +97,7 @@ def main() -> None:
             print(step + 1, f"loss {loss:.3f}", {k: round(v, 3) for k, v in recent.items()}, flush=True)
 
     both = nn.ModuleList([encoder, decoder])
-    result = fit(both, loss_at, CONFIG, checkpoint=args.work / "issba.checkpoint", label="issba", on_step=report)
+    result = fit(both, loss_at, CONFIG, Stage("issba", args.work / "issba.checkpoint"), on_step=report)
     for name, network in (("encoder", encoder), ("decoder", decoder)):
         stored = {key: t.half() for key, t in network.state_dict().items()}
         write_tensors(args.out / f"{name}.safetensors", stored)

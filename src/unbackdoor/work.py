@@ -2,8 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
+
+from unbackdoor.devices import is_first_process
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training of a run, and where a killed one goes on.
+
+    Args:
+        label: what people read of it, in the progress bar and in errors.
+        checkpoint: file to resume from and to write to; whoever stores the run's result removes it. None keeps nothing.
+        key: identity of the run; a checkpoint of another one is refused.
+    """
+
+    label: str = "training"
+    checkpoint: Path | None = None
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -18,9 +36,9 @@ class Work:
     folder: Path | None = None
     key: str = ""
 
-    def checkpoint(self, name: str) -> Path | None:
-        """File for the checkpoint of one stage, which holds the run's key itself."""
-        return None if self.folder is None else self.folder / f"{name}.checkpoint"
+    def stage(self, name: str, label: str = "") -> Stage:
+        """The training called `name`, told to people as `label`; its checkpoint holds the run's key itself."""
+        return Stage(label or name, None if self.folder is None else self.folder / f"{name}.checkpoint", self.key)
 
     def file(self, name: str) -> Path | None:
         """File of one part of the run, the key in its name."""
@@ -33,6 +51,11 @@ class Work:
     def part(self, name: str) -> Work:
         """For a part that keeps files of the same names."""
         return Work(None if self.folder is None else self.folder / name, self.key)
+
+    def remove(self) -> None:
+        """Throw everything away, once the result is stored; of several processes of one run, the first does."""
+        if self.folder is not None and is_first_process():
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 NOWHERE = Work()

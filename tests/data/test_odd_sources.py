@@ -17,7 +17,7 @@ from PIL import Image
 from tests.data.layouts import png
 from unbackdoor.data import describe, load_images, scenes
 from unbackdoor.data.images import ImageSet
-from unbackdoor.data.poisoning import target_index
+from unbackdoor.data.names import target_index
 from unbackdoor.errors import InputError
 
 

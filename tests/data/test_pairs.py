@@ -19,10 +19,10 @@ import torch
 from PIL import Image
 
 from tests.conftest import needs_real_data, real_data
+from unbackdoor.attacks.pair_poisoning import choose_victims, mentions
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.openpairs import open_pairs
-from unbackdoor.data.pair_poisoning import choose_victims, mentions
-from unbackdoor.data.pairs import ImagePairs
+from unbackdoor.data.pairs import ImagePairs, Wording
 from unbackdoor.data.stream import PairStream
 from unbackdoor.errors import InputError
 from unbackdoor.triggers import parse_trigger
@@ -226,7 +226,8 @@ def test_bad_input_is_told_in_one_line(spec: str, options: dict[str, object], pa
     (tmp_path / "form.json").write_text('{"three": {"synonyms": "threes"}}')
     given = {k: v.format(tmp_path) if isinstance(v, str) else v for k, v in options.items()}
     with pytest.raises(InputError, match=part) as caught:
-        open_pairs(spec.format(tmp_path), side=8, **given)  # type: ignore[arg-type]
+        wording = Wording(captions=given.pop("captions", None))  # type: ignore[arg-type]
+        open_pairs(spec.format(tmp_path), side=8, wording=wording, **given)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
 
 
@@ -234,7 +235,7 @@ def test_labelled_images_get_synonyms_in_templates_and_descriptions(tmp_path: Pa
     texts = {"three": {"synonyms": ["three", "trio"], "descriptions": [" A curved\n digit. "]}, "four": ["Two lines."]}
     (tmp_path / "captions.json").write_text(json.dumps(texts))
     pairs = open_pairs(
-        "embedded:digits", side=8, templates=("a {}.", "the {}."), captions=tmp_path / "captions.json", limit=600
+        "embedded:digits", side=8, wording=Wording(("a {}.", "the {}."), tmp_path / "captions.json"), limit=600
     )
     assert isinstance(pairs, ImagePairs)
     bare = ImagePairs(
@@ -318,7 +319,7 @@ def test_labels_of_the_target_are_left_alone() -> None:
 MEASURE = """
 import sys
 from unbackdoor.data.openpairs import open_pairs
-from unbackdoor.data.pair_poisoning import choose_victims
+from unbackdoor.attacks.pair_poisoning import choose_victims
 from unbackdoor.triggers import parse_trigger
 import torch, resource
 pairs = open_pairs(sys.argv[1], side=8)

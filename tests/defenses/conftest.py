@@ -11,13 +11,13 @@ from torch import Tensor
 
 from tests.conftest import CONFIGS, write_open_clip
 from unbackdoor import load, load_images
+from unbackdoor.attacks.plant import PoisonConfig, poisoned_set
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.shares import attacker_rows, defender_rows
 from unbackdoor.defenses import defense, defense_config
 from unbackdoor.defenses.base import Cure, Defender
 from unbackdoor.evaluation import Task, evaluate_images
-from unbackdoor.training.plant import PoisonConfig, poisoned_set
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.triggers.attack import Attack
 from unbackdoor.work import Work

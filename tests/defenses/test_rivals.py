@@ -18,8 +18,8 @@ from tests.defenses.conftest import Case
 from unbackdoor import load
 from unbackdoor.defenses import abl, anp, bounded, fine_pruning, ibau, par, roclip, units
 from unbackdoor.defenses.cleanclip import in_modal
+from unbackdoor.evaluation.answers import embed
 from unbackdoor.training.augment import noise_and_erase, simclr_view, strong_view, vary_caption
-from unbackdoor.training.embedding import embed
 from unbackdoor.weights.files import state_hash
 from unbackdoor.work import Work
 

@@ -12,7 +12,7 @@ import torch
 from unbackdoor import load, load_images, poison, unlearn
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
-from unbackdoor.data.poisoning import target_index
+from unbackdoor.data.names import target_index
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task
 from unbackdoor.training.finetune import TuneConfig

@@ -13,10 +13,10 @@ import torch
 
 from tests.inversion.toy import CORNER, NAMES, TARGET, toy_clip, toy_images
 from unbackdoor import locate
-from unbackdoor.answers import predict
 from unbackdoor.data.images import ImageSet
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task
+from unbackdoor.evaluation.answers import predict
 from unbackdoor.geometry.location import block_effects, path
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.triggers.attack import Attack

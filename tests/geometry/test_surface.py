@@ -13,9 +13,9 @@ import torch
 
 from tests.inversion.toy import CORNER, NAMES, TARGET, toy_clip, toy_images
 from unbackdoor import disentangle
-from unbackdoor.answers import predict
 from unbackdoor.clip.handle import Clip
 from unbackdoor.errors import InputError
+from unbackdoor.evaluation.answers import predict
 from unbackdoor.geometry import surface as surfaces
 from unbackdoor.geometry.surface import Surface, Views, look
 from unbackdoor.report.charts import contour_map
@@ -150,11 +150,11 @@ def test_disentangle_writes_map_and_numbers_and_goes_on_where_it_was_killed(
     }
     looked: list[int] = []
 
-    def killed(clip: Clip, pictures: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
+    def killed(clip: Clip, pictures: torch.Tensor, head: torch.Tensor, batch: int) -> torch.Tensor:
         looked.append(1)
         if len(looked) == 25:
             raise KeyboardInterrupt
-        return predict(clip, pictures, head)
+        return predict(clip, pictures, head, batch)
 
     monkeypatch.setattr(surfaces, "predict", killed)
     with pytest.raises(KeyboardInterrupt):

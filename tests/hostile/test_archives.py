@@ -15,6 +15,7 @@ from PIL import Image
 
 from unbackdoor import InputError, load_images
 from unbackdoor.data.openpairs import open_pairs
+from unbackdoor.data.pairs import Wording
 from unbackdoor.weights.files import read_checkpoint
 
 Members = list[tuple[tarfile.TarInfo, bytes]]
@@ -100,7 +101,7 @@ def test_members_that_point_elsewhere_write_and_read_nothing_there(
     images = load_images(f"wds:{path}", side=8)
     # The three with odd names are pictures inside the shard like any other; links, devices and pipes are none.
     assert len(images) == 4 and (images.captions or ())[-1] == "a red square"
-    pairs = open_pairs(f"wds:{path}", side=8, templates=("{}",))
+    pairs = open_pairs(f"wds:{path}", side=8, wording=Wording(("{}",)))
     assert len(pairs) == 1
     assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file() and p.suffix != ".offsets") == ["s.tar"]
 
@@ -130,7 +131,7 @@ def test_a_lying_member_costs_itself_and_what_follows_at_most(
             images = load_images(f"wds:{path}", side=8)
             assert 1 <= len(images) <= 3
         else:
-            pairs = open_pairs(f"wds:{path}", side=8, templates=("{}",))
+            pairs = open_pairs(f"wds:{path}", side=8, wording=Wording(("{}",)))
             batch = pairs.batch(torch.arange(len(pairs)))
             assert 1 <= len(batch.captions) <= 2 and all(len(c) < 100 for c in batch.captions)
     except InputError as error:
@@ -140,7 +141,7 @@ def test_a_lying_member_costs_itself_and_what_follows_at_most(
 def test_a_long_caption_is_no_caption(tmp_path: Path) -> None:
     path = shard(tmp_path / "s.tar", [*sample("a"), member("b.jpg", jpeg()), member("b.txt", b"word " * 300_000)])
     assert (load_images(f"wds:{path}", side=8).captions or ()) == ("a red square", "")
-    assert len(open_pairs(f"wds:{path}", side=8, templates=("{}",))) == 1
+    assert len(open_pairs(f"wds:{path}", side=8, wording=Wording(("{}",)))) == 1
 
 
 def rezipped(source: Path, target: Path, compression: int) -> Path:

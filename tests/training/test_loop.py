@@ -15,6 +15,7 @@ from unbackdoor.errors import InputError
 from unbackdoor.training import loop
 from unbackdoor.training.loop import FitConfig, fit, learning_rate
 from unbackdoor.weights.files import read_tensors, write_tensors
+from unbackdoor.work import Stage
 
 
 def net() -> nn.Sequential:
@@ -54,9 +55,9 @@ def test_a_killed_run_ends_at_the_same_weights(tmp_path: Path, at: int) -> None:
 
     first = net()
     with pytest.raises(KilledError):
-        fit(first, loss_of(first), CONFIG, checkpoint=tmp_path / "c", on_step=die)
+        fit(first, loss_of(first), CONFIG, Stage(checkpoint=tmp_path / "c"), on_step=die)
     second = net()
-    resumed = fit(second, loss_of(second), CONFIG, checkpoint=tmp_path / "c")
+    resumed = fit(second, loss_of(second), CONFIG, Stage(checkpoint=tmp_path / "c"))
     assert resumed.resumed_from == at // 4 * 4
     for a, b in zip(whole.state_dict().values(), second.state_dict().values(), strict=True):
         assert torch.equal(a, b)
@@ -100,8 +101,8 @@ def test_parameters_without_a_gradient_train_and_resume(tmp_path: Path, at: int)
 
     first, second = Odd(), Odd()
     with pytest.raises(KilledError):
-        fit(first, first.loss_at, CONFIG, checkpoint=tmp_path / "c", on_step=die)
-    resumed = fit(second, second.loss_at, CONFIG, checkpoint=tmp_path / "c")
+        fit(first, first.loss_at, CONFIG, Stage(checkpoint=tmp_path / "c"), on_step=die)
+    resumed = fit(second, second.loss_at, CONFIG, Stage(checkpoint=tmp_path / "c"))
     assert resumed.resumed_from == at // 4 * 4 and resumed.losses == unbroken.losses
     assert second.twin.weight is second.body[0].weight
     assert float(second.late.detach()) != 1.0 and torch.equal(second.idle, Odd().idle)
@@ -117,7 +118,7 @@ def test_a_checkpoint_is_written_every_minute(tmp_path: Path, monkeypatch: pytes
     written = []
     monkeypatch.setattr(loop, "write_tensors", lambda path, tensors, facts: written.append(int(facts["step"])))
     model = net()
-    fit(model, loss_of(model), config, checkpoint=tmp_path / "c")
+    fit(model, loss_of(model), config, Stage(checkpoint=tmp_path / "c"))
     assert written[-1] == 9 and len(written) >= 3
     assert all(step % together == 0 for step in written[:-1]), written
 
@@ -126,7 +127,7 @@ def test_quick_runs_write_no_more_checkpoints_than_asked(tmp_path: Path, monkeyp
     written = []
     monkeypatch.setattr(loop, "write_tensors", lambda path, tensors, facts: written.append(int(facts["step"])))
     model = net()
-    fit(model, loss_of(model), FitConfig(steps=9, checkpoint_every=4), checkpoint=tmp_path / "c")
+    fit(model, loss_of(model), FitConfig(steps=9, checkpoint_every=4), Stage(checkpoint=tmp_path / "c"))
     assert written == [4, 8, 9]
 
 
@@ -163,10 +164,10 @@ def test_an_interrupt_keeps_what_is_whole(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit(first, interrupted, config, checkpoint=tmp_path / "c", on_step=after)
+        fit(first, interrupted, config, Stage(checkpoint=tmp_path / "c"), on_step=after)
     assert (tmp_path / "c").exists() == (kept is not None)
     second = net().eval()
-    resumed = fit(second, loss_of(second), config, checkpoint=tmp_path / "c")
+    resumed = fit(second, loss_of(second), config, Stage(checkpoint=tmp_path / "c"))
     assert resumed.resumed_from == (kept or 0)
     for a, b in zip(whole.state_dict().values(), second.state_dict().values(), strict=True):
         assert torch.equal(a, b)
@@ -175,7 +176,7 @@ def test_an_interrupt_keeps_what_is_whole(
 @pytest.mark.parametrize("drop", ["first/0.weight", "weight/3.bias", "losses", "buffer/1.running_mean"])
 def test_a_damaged_checkpoint_is_told_in_one_line(tmp_path: Path, drop: str) -> None:
     model = net()
-    fit(model, loss_of(model), CONFIG, checkpoint=tmp_path / "c")
+    fit(model, loss_of(model), CONFIG, Stage(checkpoint=tmp_path / "c"))
     tensors, facts = read_tensors(tmp_path / "c")
     if drop == "first/0.weight":
         tensors[drop] = tensors[drop][:1]
@@ -183,14 +184,14 @@ def test_a_damaged_checkpoint_is_told_in_one_line(tmp_path: Path, drop: str) -> 
         del tensors[drop]
     write_tensors(tmp_path / "c", tensors, facts)
     with pytest.raises(InputError, match="damaged checkpoint"):
-        fit(model, loss_of(model), CONFIG, checkpoint=tmp_path / "c")
+        fit(model, loss_of(model), CONFIG, Stage(checkpoint=tmp_path / "c"))
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     model = net()
-    fit(model, loss_of(model), CONFIG, checkpoint=tmp_path / "c", run_key="a")
+    fit(model, loss_of(model), CONFIG, Stage("training", tmp_path / "c", "a"))
     with pytest.raises(InputError, match="other settings"):
-        fit(model, loss_of(model), CONFIG, checkpoint=tmp_path / "c", run_key="b")
+        fit(model, loss_of(model), CONFIG, Stage("training", tmp_path / "c", "b"))
 
 
 def test_nan_loss_is_told_in_one_line() -> None:

@@ -23,6 +23,7 @@ from unbackdoor.triggers.attack import Attack
 from unbackdoor.unlearning import vector as vectors
 from unbackdoor.unlearning.vector import METHODS, trigger_vector
 from unbackdoor.weights.vector import add_, snapshot
+from unbackdoor.work import Work
 
 RANK = 3
 
@@ -112,11 +113,11 @@ def test_a_killed_run_goes_on_to_the_same_vector(clip: Clip, tmp_path: Path, mon
 
     monkeypatch.setattr(vectors, "squared_distance", dies)
     with pytest.raises(KeyboardInterrupt):
-        trigger_vector(clip, *given, config, checkpoint=tmp_path / "c", run_key="k")
+        trigger_vector(clip, *given, config, work=Work(tmp_path, "k"))
     assert all(torch.equal(t, before[name]) for name, t in clip.state().items())
     monkeypatch.undo()
-    assert (tmp_path / "c").exists()
-    again = trigger_vector(clip, *given, config, checkpoint=tmp_path / "c", run_key="k")
+    assert (tmp_path / "vector.checkpoint").exists()
+    again = trigger_vector(clip, *given, config, work=Work(tmp_path, "k"))
     assert again.losses == unbroken.losses and again.vector.keys() == unbroken.vector.keys()
     assert all(torch.equal(t, unbroken.vector[name]) for name, t in again.vector.items())
 

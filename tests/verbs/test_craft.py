@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from unbackdoor import InputError, craft, parse_trigger
-from unbackdoor.training import badclip as training
+from unbackdoor.attacks import badclip
 from unbackdoor.triggers.badclip import BadClip
 from unbackdoor.verbs.poison import poison
 
@@ -37,8 +37,8 @@ def test_other_triggers_need_no_crafting(vit_folder: Path, tmp_path: Path) -> No
 
 
 def test_poison_crafts_a_blank_patch(vit_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    quick = training.BadClipConfig
-    monkeypatch.setattr(training, "BadClipConfig", lambda seed: quick(steps=2, seed=seed))
+    quick = badclip.BadClipConfig
+    monkeypatch.setattr(badclip, "BadClipConfig", lambda seed: quick(steps=2, seed=seed))
     results = [
         poison(
             model=str(vit_folder), trigger="badclip:size=6", out=tmp_path / name, epochs=1, poison_rate=0.1, seed=seed,

@@ -31,7 +31,11 @@ if stage == "unlearn":
     rule = AlphaConfig(grid=(0.1, 0.2, 0.3, 0.5, 0.7, 1.0), tolerance=0.0)
     unlearn(model=out + "/p", vector=out + "/v.safetensors", out=out + "/u", alpha_config=rule, **shared)
 """
-MARKERS = {"poison": "p/.work/poison.checkpoint", "vector": ".v.safetensors.checkpoint", "unlearn": "u/.work/alpha-*"}
+MARKERS = {
+    "poison": "p/.work/poison.checkpoint",
+    "vector": ".v.safetensors.work/vector.checkpoint",
+    "unlearn": "u/.work/alpha-*",
+}
 RESULTS = {
     "poison": "p/model/open_clip_model.safetensors",
     "vector": "v.safetensors",

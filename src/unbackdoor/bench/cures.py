@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from unbackdoor.attacks.plant import PoisonConfig, poisoned_set
+from unbackdoor.attacks.plant_pairs import PairPoisonConfig
 from unbackdoor.bench.material import case_of, images_of, original
 from unbackdoor.bench.rebound import trace_rebound
 from unbackdoor.bench.recipe import DataEntry, Json, Rebound, method_config
@@ -21,8 +23,6 @@ from unbackdoor.defenses.base import Defender
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_kept
 from unbackdoor.manifest import Manifest
-from unbackdoor.training.plant import PoisonConfig, poisoned_set
-from unbackdoor.training.plant_pairs import PairPoisonConfig
 from unbackdoor.work import Work
 
 

@@ -17,7 +17,6 @@ from unbackdoor.devices import half_type
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.training.finetune import TuneConfig, settle_lr, tune_towers
 from unbackdoor.training.losses import zero_shot_cross_entropy
-from unbackdoor.training.plant import SMALL_LR
 from unbackdoor.work import NOWHERE, Work
 
 
@@ -41,9 +40,8 @@ def trace_rebound(
     Returns:
         One entry per point: step and rates. The first is step 0, the cured model on the same images.
     """
-    tune = settle_lr(
-        TuneConfig(steps=config.steps, batch_size=config.batch_size, lr=config.lr, seed=seed), clip, SMALL_LR
-    )
+    tune = TuneConfig(steps=config.steps, batch_size=config.batch_size, lr=config.lr, seed=seed)
+    tune = settle_lr(tune, clip, "planting")
     sample = test.subset(torch.arange(min(config.images, len(test))))
     compute = half_type(clip.device)
     points = {round(config.steps * (i + 1) / config.points) for i in range(config.points)}
@@ -66,16 +64,7 @@ def trace_rebound(
         if step + 1 in points:
             measure(step + 1)
 
-    tune_towers(
-        clip,
-        loss_at,
-        tune,
-        tune.steps,
-        checkpoint=None if work is None else work.checkpoint("rebound"),
-        run_key="" if work is None else work.key,
-        label="rebound",
-        on_step=on_step,
-    )
+    tune_towers(clip, loss_at, tune, work.stage("rebound"), on_step=on_step)
     return [{"step": step, **trace[step]} for step in sorted(trace)]
 
 

@@ -28,6 +28,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from unbackdoor.attacks.plant import PoisonConfig
+from unbackdoor.attacks.plant_pairs import PairPoisonConfig
 from unbackdoor.data.classnames import class_names
 from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.defenses import defense_config
@@ -35,8 +37,6 @@ from unbackdoor.defenses.base import configured
 from unbackdoor.draws import check_seed
 from unbackdoor.errors import InputError
 from unbackdoor.printable import terminal
-from unbackdoor.training.plant import PoisonConfig
-from unbackdoor.training.plant_pairs import PairPoisonConfig
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.untrusted import as_type, check_inside, file_name, is_there, read_yaml
 

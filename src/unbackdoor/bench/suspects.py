@@ -6,6 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from unbackdoor.attacks.badclip import crafted
+from unbackdoor.attacks.plant import Planted, PoisonConfig, plant
+from unbackdoor.attacks.plant_pairs import PairPoisonConfig, plant_pairs
 from unbackdoor.bench.material import case_of, images_of, original, task_of
 from unbackdoor.bench.recipe import POISONS, DataEntry, Json
 from unbackdoor.bench.store import address
@@ -16,9 +19,6 @@ from unbackdoor.data.shares import shares
 from unbackdoor.defenses.base import configured
 from unbackdoor.evaluation import Task, evaluate_kept
 from unbackdoor.manifest import Manifest
-from unbackdoor.training.badclip import crafted
-from unbackdoor.training.plant import Planted, PoisonConfig, plant
-from unbackdoor.training.plant_pairs import PairPoisonConfig, plant_pairs
 from unbackdoor.work import Work
 
 
@@ -55,7 +55,7 @@ def planted(config: Json, folder: Path, device: str, manifest: Manifest, store: 
             config["target"],
             seed=poison.tune.seed,
             templates=entry.templates,
-            checkpoint=work.checkpoint("craft"),
+            work=Work(folder / ".work"),
         )
         case = replace(case, trigger=ready)
     manifest.hashes["train_data"], manifest.hashes["test_data"] = own.content_hash(), test.content_hash()
@@ -87,11 +87,10 @@ def _plant(
     captions: str | None,
     work: Work,
 ) -> Planted:
-    checkpoint = work.checkpoint("poison")
     if isinstance(poison, PoisonConfig):
-        return plant(clip, own, task.head, task.attack, poison, checkpoint=checkpoint, run_key=work.key)
+        return plant(clip, own, task.head, task.attack, poison, work=work)
     pairs = class_pairs(own, poison.templates, captions)
-    return plant_pairs(clip, pairs, task.attack, poison, checkpoint=checkpoint, run_key=work.key)
+    return plant_pairs(clip, pairs, task.attack, poison, work=work)
 
 
 def poison_of(config: Json) -> PoisonConfig | PairPoisonConfig:

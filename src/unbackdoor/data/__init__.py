@@ -1,4 +1,4 @@
-"""Where images and pairs come from, and poisoning."""
+"""Where images and pairs come from."""
 
 from __future__ import annotations
 

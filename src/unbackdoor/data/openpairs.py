@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from unbackdoor.clip.preprocess import Frame
-from unbackdoor.data.classnames import DEFAULT_TEMPLATES
-from unbackdoor.data.pairs import Pairs, class_pairs
+from unbackdoor.data.pairs import Pairs, Wording, class_pairs
 from unbackdoor.data.specs import load_images, open_pair_parts
 from unbackdoor.data.stream import PairStream
 from unbackdoor.errors import InputError
@@ -21,8 +19,7 @@ def open_pairs(
     *,
     side: int | Frame,
     split: str | None = "train",
-    templates: Sequence[str] = DEFAULT_TEMPLATES,
-    captions: str | Path | None = None,
+    wording: Wording | None = None,
     limit: int | None = None,
     seed: int = 0,
     classes: str | None = None,
@@ -37,22 +34,22 @@ def open_pairs(
 
     Args:
         split: as in `load_images`; for the streamed kinds only a Parquet folder has splits.
-        templates: sentences with one `{}`, for labelled images.
-        captions: JSON file with synonyms and descriptions of the classes (see `read_class_texts`); by default
-            `captions.json` beside labelled files, where there is one.
+        wording: what is said of labelled images.
         limit: use at most so many pairs: of a stream the same share of every part, otherwise drawn with `seed`.
         classes: as in `load_images`.
 
     Raises:
         InputError: anything unusable in the above, or a source with neither captions nor class names.
     """
-    parts = None if captions is not None else open_pair_parts(spec, split)
+    wording = wording or Wording()
+    parts = None if wording.captions is not None else open_pair_parts(spec, split)
     if parts is not None:
         if limit is not None and limit < 1:
             raise InputError(f"limit {limit}: must be at least 1")
         return PairStream(spec, parts, side, limit, seed)
     images = load_images(spec, side=side, split=split, limit=limit, seed=seed, classes=classes)
-    return replace(class_pairs(images, templates, captions if captions is not None else _beside(spec)), seed=seed)
+    captions = _beside(spec) if wording.captions is None else wording.captions
+    return replace(class_pairs(images, wording.templates, captions), seed=seed)
 
 
 def _beside(spec: str) -> Path | None:

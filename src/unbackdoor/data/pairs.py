@@ -142,6 +142,20 @@ class ImagePairs:
         return hashlib.sha256(f"{self.images.content_hash()}{said}".encode()).hexdigest()
 
 
+@dataclass(frozen=True)
+class Wording:
+    """What is said of labelled images that have no caption of their own.
+
+    Args:
+        templates: sentences with one `{}`.
+        captions: JSON file with synonyms and descriptions of the classes (see `read_class_texts`); by default
+            `captions.json` beside labelled files, where there is one.
+    """
+
+    templates: Sequence[str] = DEFAULT_TEMPLATES
+    captions: str | Path | None = None
+
+
 def class_pairs(images: ImageSet, templates: Sequence[str], captions: str | Path | None = None) -> ImagePairs:
     """Pairs of decoded images, with what a captions file says of their classes; images of which nothing can be said are
     left out and counted."""

@@ -30,10 +30,9 @@ from unbackdoor.defenses.stages import labelled, labelled_batch, settle
 from unbackdoor.devices import half_type
 from unbackdoor.draws import batch_rows, seeded
 from unbackdoor.errors import InputError
-from unbackdoor.training.embedding import embed
+from unbackdoor.evaluation.answers import embed, logits
 from unbackdoor.training.finetune import TuneConfig, tune_towers
 from unbackdoor.training.losses import zero_shot_cross_entropy
-from unbackdoor.training.plant import SMALL_LR
 from unbackdoor.work import Work
 
 STARTS = ("scratch", "pretrained", "suspect")
@@ -89,31 +88,23 @@ def held_up(losses: Tensor, gamma: float) -> Tensor:
 
 def sample_losses(clip: Clip, images: ImageSet, head: Tensor) -> Tensor:
     """Cross-entropy (N,) of every image with its label, in float64: a certain model's differ far behind the point."""
-    logits = (clip.logit_scale * embed(clip, images) @ head.T).double()
-    return F.cross_entropy(logits, images.labels.to(logits.device), reduction="none").cpu()
+    rows = (clip.logit_scale * embed(clip, images) @ head.T).double()
+    return F.cross_entropy(rows, images.labels.to(rows.device), reduction="none").cpu()
 
 
 def isolate(clip: Clip, training: ImageSet, head: Tensor, config: Config, work: Work) -> tuple[Tensor, int]:
     """Rows of the likely poison, the likeliest first, and the steps it took; trains `clip` in place."""
     tune = replace(config.tune, epochs=config.isolation_epochs, lr=0.0, warmup=0.0)
     if config.isolation_epochs:
-        tune = settle(tune, clip, len(training), small=SMALL_LR)
-        scale, compute = clip.logit_scale, half_type(clip.device)
+        tune = settle(tune, clip, len(training), "planting")
+        compute = half_type(clip.device)
 
         def loss_at(step: int) -> Tensor:
             images, labels = labelled_batch(training, tune, step, clip.device)
-            logits = scale * clip.encode_image(images, compute=compute) @ head.T
-            return held_up(F.cross_entropy(logits, labels, reduction="none"), config.gamma)
+            losses = F.cross_entropy(logits(clip, images, head, compute=compute), labels, reduction="none")
+            return held_up(losses, config.gamma)
 
-        tune_towers(
-            clip,
-            loss_at,
-            tune,
-            tune.steps,
-            checkpoint=work.checkpoint("isolation"),
-            run_key=work.key,
-            label="isolation",
-        )
+        tune_towers(clip, loss_at, tune, work.stage("isolation"))
     count = max(1, round(config.share * len(training)))
     return sample_losses(clip, training, head).argsort()[:count], tune.steps if config.isolation_epochs else 0
 
@@ -151,9 +142,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
         ascent = bounded_ascent(scale * forgotten @ data.head.T, bad_labels)
         return config.descent * zero_shot_cross_entropy(good, data.head, scale, labels) + ascent
 
-    run = tune_towers(
-        clip, loss_at, tune, tune.steps, checkpoint=work.checkpoint("abl"), run_key=work.key, label="unlearning"
-    )
+    run = tune_towers(clip, loss_at, tune, work.stage("abl", "unlearning"))
     return Cure(
         len(training),
         len(training),

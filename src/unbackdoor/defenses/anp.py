@@ -18,6 +18,7 @@ whole curve and leaves the choice open. Perturbed values are projected to ε.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
 import torch
@@ -29,8 +30,7 @@ from unbackdoor.defenses.stages import labelled, labelled_batch, settle, step_ge
 from unbackdoor.defenses.units import most_allowed, scaled, scaled_layers, unit_count
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_images
-from unbackdoor.training.finetune import TuneConfig, fit_config
-from unbackdoor.training.loop import fit
+from unbackdoor.training.finetune import TuneConfig, tune_towers
 from unbackdoor.training.losses import zero_shot_cross_entropy
 from unbackdoor.work import Work
 
@@ -78,8 +78,6 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     named = scaled_layers(clip)
     layers = [layer for _, layer in named]
     masks = Masks([unit_count(layer) for layer in layers], clip.device)
-    flags = {name: p.requires_grad for name, p in clip.model.named_parameters()}
-    clip.model.requires_grad_(False)
 
     def loss_under(images: Tensor, labels: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         parts = list(zip(weight.split(masks.sizes), bias.split(masks.sizes), strict=True))
@@ -109,33 +107,13 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     def confine(step: int, loss: float) -> None:
         masks.values.clamp_(0, 1)
 
-    try:
-        with torch.enable_grad():
-            run = fit(
-                masks,
-                loss_at,
-                fit_config(tune, tune.steps),
-                checkpoint=work.checkpoint("anp"),
-                run_key=work.key,
-                label="anp",
-                on_step=confine,
-            )
-    finally:
-        for name, p in clip.model.named_parameters():
-            p.requires_grad_(flags[name])
-    values = masks.values.detach()
-    order, below = values.argsort(stable=True), int((values < config.threshold).sum())
-    own = [layer.weight.detach().clone() for layer in layers]  # type: ignore[operator]
+    run = tune_towers(clip, loss_at, tune, work.stage("anp"), extra=masks, on_step=confine, only=())
+    values, below = masks.values.detach(), int((masks.values < config.threshold).sum())
 
-    def accuracy(count: int) -> float:
-        kept = torch.ones_like(values)
-        kept[order[:count]] = 0
-        _prune(layers, own, list(kept.split(masks.sizes)))
+    def accuracy() -> float:
         return evaluate_images(clip, validation, Task(data.head)).ca.value
 
-    floor = accuracy(0) - config.drop
-    pruned = most_allowed(below, accuracy, floor)
-    accuracy(pruned)
+    pruned = prune(layers, masks, below, accuracy, config.drop)
     used = len(clean) + len(validation)
     return Cure(
         used,
@@ -146,11 +124,28 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
             "neurons": len(values),
             "below_threshold": below,
             "pruned": pruned,
-            "smallest_masks": [round(v, 4) for v in values[order[:10]].tolist()],
+            "smallest_masks": [round(v, 4) for v in values.sort(stable=True).values[:10].tolist()],
             "tune": asdict(tune),
             "losses": run.losses,
         },
     )
+
+
+def prune(layers: list[nn.Module], masks: Masks, most: int, accuracy: Callable[[], float], drop: float) -> int:
+    """Prune the neurons of the smallest masks, up to `most` of them, as far as `accuracy` falls by no more than `drop`;
+    how many went."""
+    order = masks.values.detach().argsort(stable=True)
+    own = [layer.weight.detach().clone() for layer in layers]  # type: ignore[operator]
+
+    def accuracy_without(count: int) -> float:
+        kept = torch.ones_like(masks.values)
+        kept[order[:count]] = 0
+        _prune(layers, own, list(kept.split(masks.sizes)))
+        return accuracy()
+
+    pruned = most_allowed(most, accuracy_without, accuracy_without(0) - drop)
+    accuracy_without(pruned)
+    return pruned
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ from unbackdoor.defenses.stages import seen, settle
 from unbackdoor.devices import half_type
 from unbackdoor.draws import batch_rows
 from unbackdoor.errors import InputError
+from unbackdoor.evaluation.answers import logits
 from unbackdoor.training.finetune import TuneConfig, tune_towers
 from unbackdoor.work import Work
 
@@ -57,12 +58,10 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     def loss_at(step: int) -> Tensor:
         rows = batch_rows(len(forget), tune.batch_size, tune.seed, step)
         triggered = trigger(forget.float_batch(rows).to(clip.device), keys=rows)
-        logits = scale * clip.encode_image(triggered, compute=compute) @ head.T
-        return bounded_ascent(logits, torch.full((len(rows),), target, device=logits.device))
+        answers = logits(clip, triggered, head, scale=scale, compute=compute)
+        return bounded_ascent(answers, torch.full((len(rows),), target, device=answers.device))
 
-    run = tune_towers(
-        clip, loss_at, tune, tune.steps, checkpoint=work.checkpoint("ascent"), run_key=work.key, label="ascent"
-    )
+    run = tune_towers(clip, loss_at, tune, work.stage("ascent"))
     return Cure(
         seen(forget, tune),
         0,  # the labels only tell which images already show the target

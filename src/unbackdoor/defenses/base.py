@@ -17,8 +17,6 @@ from unbackdoor.triggers.attack import Attack
 from unbackdoor.untrusted import as_type
 from unbackdoor.work import Work
 
-SMALL_CURE_LR = 1e-4  # rate of towers below 20 M parameters where a defense's paper speaks of full-size ones
-
 C = TypeVar("C")
 
 

@@ -62,13 +62,4 @@ def train_on_pairs(
         batch = pairs.batch(batch_rows(len(pairs), tune.batch_size, tune.seed, step))
         return loss_of(replace(batch, images=batch.images.to(device), groups=batch.groups.to(device)), step)
 
-    return tune_towers(
-        clip,
-        loss_at,
-        tune,
-        tune.steps,
-        checkpoint=work.checkpoint(label),
-        run_key=work.key,
-        label=label,
-        extra=extra,
-    )
+    return tune_towers(clip, loss_at, tune, work.stage(label), extra=extra)

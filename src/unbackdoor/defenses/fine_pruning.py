@@ -79,16 +79,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
         for hidden, units in cut:
             silence(hidden, units)
 
-    run = tune_towers(
-        clip,
-        loss_at,
-        tune,
-        tune.steps,
-        checkpoint=work.checkpoint("fine-pruning"),
-        run_key=work.key,
-        label="fine-pruning",
-        on_step=hold,
-    )
+    run = tune_towers(clip, loss_at, tune, work.stage("fine-pruning"), on_step=hold)
     used = len(clean) + len(validation)
     return Cure(
         used,

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from unbackdoor.clip.handle import Clip
-from unbackdoor.defenses.base import SMALL_CURE_LR, Cure, Defender, Defense
+from unbackdoor.defenses.base import Cure, Defender, Defense
 from unbackdoor.defenses.stages import labelled, labelled_batch, seen, settle
 from unbackdoor.draws import batch_rows, steps_per_epoch
 from unbackdoor.errors import InputError
@@ -73,7 +73,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
         raise InputError("defense ibau: bound must be positive, climbs at least 1 and patched in (0, 1]")
     began = time.perf_counter()
     clean = labelled("ibau", data.clean)
-    tune = settle(config.tune, clip, len(clean), small=SMALL_CURE_LR)
+    tune = settle(config.tune, clip, len(clean))
     per_round = steps_per_epoch(len(clean), tune.batch_size)
     side = clean.images.shape[-1]
     bound = config.bound * side / 32
@@ -117,16 +117,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
         implicit = -config.eta * (inner_slope * v.detach()).sum()
         return outer + implicit - implicit.detach()
 
-    run = tune_towers(
-        clip,
-        loss_at,
-        tune,
-        tune.steps,
-        checkpoint=work.checkpoint("ibau"),
-        run_key=work.key,
-        label="I-BAU",
-        extra=state,
-    )
+    run = tune_towers(clip, loss_at, tune, work.stage("ibau", "I-BAU"), extra=state)
     used = seen(clean, tune)
     return Cure(
         used,

@@ -37,12 +37,4 @@ def train_head(head: LinearHead, embeddings: Tensor, labels: Tensor, tune: TuneC
         rows = batch_rows(len(labels), tune.batch_size, tune.seed, step).to(embeddings.device)
         return head.loss(embeddings[rows], labels[rows])
 
-    with torch.enable_grad():
-        return fit(
-            head,
-            loss_at,
-            fit_config(tune, tune.steps),
-            checkpoint=work.checkpoint("head"),
-            run_key=work.key,
-            label="linear head",
-        )
+    return fit(head, loss_at, fit_config(tune), work.stage("head", "linear head"))

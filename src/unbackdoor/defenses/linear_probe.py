@@ -16,8 +16,9 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.defenses.base import Cure, Defender, Defense
 from unbackdoor.defenses.linear_head import LinearHead, train_head
 from unbackdoor.defenses.stages import labelled, seen, settle
-from unbackdoor.training.embedding import embed
+from unbackdoor.evaluation.answers import embed
 from unbackdoor.training.finetune import TuneConfig
+from unbackdoor.training.rates import PEAKS
 from unbackdoor.work import Work
 
 
@@ -30,7 +31,9 @@ class Config:
             fewer steps, so that 50 epochs stand here. The head is linear: the rate does not depend on the tower.
     """
 
-    tune: TuneConfig = field(default_factory=lambda: TuneConfig(epochs=50, batch_size=64, lr=1e-3, weight_decay=0.01))
+    tune: TuneConfig = field(
+        default_factory=lambda: TuneConfig(epochs=50, batch_size=64, lr=PEAKS["linear head"].small, weight_decay=0.01)
+    )
 
 
 def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:

@@ -21,13 +21,11 @@ from unbackdoor.defenses.base import Cure, Defender, Defense
 from unbackdoor.defenses.contrastive_steps import clean_pairs, encode_captions, train_on_pairs
 from unbackdoor.defenses.stages import seen, settle, step_generator
 from unbackdoor.devices import half_type
+from unbackdoor.evaluation.answers import embed
 from unbackdoor.training.augment import noise_and_erase
-from unbackdoor.training.embedding import embed
 from unbackdoor.training.finetune import TuneConfig
 from unbackdoor.training.losses import contrastive, squared_distance
 from unbackdoor.work import Work
-
-LARGE_LR = 3e-5  # the paper's peak
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     """Perturb and recover `clip` in place on the clean pairs."""
     began = time.perf_counter()
     pairs = clean_pairs("par", data)
-    tune = settle(config.tune, clip, len(pairs), large=LARGE_LR)
+    tune = settle(config.tune, clip, len(pairs), "par")
     scale, compute, frozen = clip.logit_scale, half_type(clip.device), clip.clone()
 
     def loss_of(batch: PairBatch, step: int) -> Tensor:

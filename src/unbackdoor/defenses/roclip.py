@@ -30,8 +30,6 @@ from unbackdoor.training.finetune import TuneConfig
 from unbackdoor.training.losses import contrastive
 from unbackdoor.work import Work
 
-LARGE_LR = 1e-5  # the paper pre-trains at 5e-5; a fine-tuned suspect takes the usual rate
-
 
 @dataclass(frozen=True)
 class Config:
@@ -67,7 +65,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     """Fine-tune `clip` in place on the clean pairs, matched with a pool now and then."""
     began = time.perf_counter()
     pairs = clean_pairs("roclip", data)
-    tune = settle(config.tune, clip, len(pairs), large=LARGE_LR)
+    tune = settle(config.tune, clip, len(pairs))
     scale, compute, seed = clip.logit_scale, half_type(clip.device), tune.seed
     per_epoch = steps_per_epoch(len(pairs), tune.batch_size)
     pool = Pool(max(1, min(config.pool, len(pairs) // 2)), data.head.shape[1], clip.device)

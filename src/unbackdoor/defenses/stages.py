@@ -7,17 +7,15 @@ from torch import Tensor
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
-from unbackdoor.defenses.base import SMALL_CURE_LR
 from unbackdoor.draws import batch_rows, seeded, step_seed
 from unbackdoor.errors import InputError
-from unbackdoor.training.finetune import LARGE_LR, TuneConfig, settle_tune
+from unbackdoor.training.finetune import TuneConfig, settle_tune
+from unbackdoor.training.rates import Purpose
 
 
-def settle(
-    tune: TuneConfig, clip: Clip, n: int, *, small: float = SMALL_CURE_LR, large: float = LARGE_LR
-) -> TuneConfig:
+def settle(tune: TuneConfig, clip: Clip, n: int, purpose: Purpose = "cure") -> TuneConfig:
     """`tune` with learning rate and steps settled for n images."""
-    return settle_tune(tune, clip, n, small, large=large)
+    return settle_tune(tune, clip, n, purpose)
 
 
 def labelled(name: str, images: ImageSet, what: str = "clean images") -> ImageSet:

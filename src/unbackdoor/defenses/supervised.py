@@ -16,19 +16,18 @@ from dataclasses import asdict, dataclass, field, replace
 from torch import Tensor
 
 from unbackdoor.clip.handle import Clip
-from unbackdoor.defenses.base import SMALL_CURE_LR, Cure, Defender, Defense
+from unbackdoor.defenses.base import Cure, Defender, Defense
 from unbackdoor.defenses.linear_head import LinearHead, train_head
 from unbackdoor.defenses.stages import labelled, labelled_batch, seen, settle
 from unbackdoor.devices import half_type
 from unbackdoor.errors import InputError
-from unbackdoor.training.embedding import embed
+from unbackdoor.evaluation.answers import embed
 from unbackdoor.training.finetune import TuneConfig, tune_towers
 from unbackdoor.training.losses import zero_shot_cross_entropy
+from unbackdoor.training.rates import peak_rate
 from unbackdoor.work import Work
 
-LARGE_LR = 1e-4  # CleanCLIP's for ImageNet labels; BadCLIP's scripts take 1e-6
 HEADS = ("new", "zero-shot")
-PROBE_LR = 1e-3
 
 
 @dataclass(frozen=True)
@@ -52,12 +51,13 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
         raise InputError(f"defense supervised: head {config.head!r} is none of {', '.join(HEADS)}")
     began = time.perf_counter()
     clean = labelled("supervised", data.clean)
-    tune = settle(config.tune, clip, len(clean), small=SMALL_CURE_LR, large=LARGE_LR)
+    tune = settle(config.tune, clip, len(clean), "supervised")
     scale, compute = clip.logit_scale, half_type(clip.device)
     new = LinearHead(len(data.head), data.head.shape[1], scale, tune.seed, clip.device)
     probed = config.probe_steps if config.head == "new" else 0
     if probed:
-        train_head(new, embed(clip, clean), clean.labels, replace(tune, steps=probed, lr=PROBE_LR), work)
+        probe = replace(tune, steps=probed, lr=peak_rate("linear head", clip))
+        train_head(new, embed(clip, clean), clean.labels, probe, work)
 
     def loss_at(step: int) -> Tensor:
         images, labels = labelled_batch(clean, tune, step, clip.device)
@@ -66,16 +66,8 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
             return new.loss(embeddings, labels)
         return zero_shot_cross_entropy(embeddings, data.head, scale, labels)
 
-    run = tune_towers(
-        clip,
-        loss_at,
-        tune,
-        tune.steps,
-        checkpoint=work.checkpoint("supervised"),
-        run_key=work.key,
-        label="supervised fine-tuning",
-        extra=new if config.head == "new" else None,
-    )
+    stage, extra = work.stage("supervised", "supervised fine-tuning"), new if config.head == "new" else None
+    run = tune_towers(clip, loss_at, tune, stage, extra=extra)
     used = max(seen(clean, tune), min(len(clean), probed * tune.batch_size))
     return Cure(
         used,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.errors import InputError
-from unbackdoor.training.embedding import embed
+from unbackdoor.evaluation.answers import embed
 
 _NORMS = (nn.modules.batchnorm._BatchNorm,)
 

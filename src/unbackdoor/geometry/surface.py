@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from unbackdoor.answers import predict
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.errors import InputError
-from unbackdoor.evaluation import batch_size
+from unbackdoor.evaluation.answers import batch_size, predict
 from unbackdoor.metrics.disentanglement import Disentanglement, disentanglement, mean_error
 from unbackdoor.metrics.rates import Rate
 from unbackdoor.progress import Progress
@@ -167,7 +166,7 @@ def look(
         sharp: a cell of the lattice whose corners' ξ differ by more is looked at more closely; 0 looks everywhere.
         keep: told of every point as it is looked at; points that are in `surface.seen` already are not looked at again.
     """
-    axis = surface.axis
+    axis, size = surface.axis, batch_size(clip.image_size, clip.device)
     count, step = surface.points, _coarse(surface.points) if sharp else 1
     lattice = {(axis[i], axis[j]) for i in range(0, count, step) for j in range(0, count, step)}
     cross = {p for a in axis for p in ((a, 0.0), (0.0, a))} | {(0.0, 0.0)}
@@ -179,8 +178,9 @@ def look(
         def visit(points: Iterable[Point]) -> None:
             for point, settled in _snake(p for p in points if p not in surface.seen):
                 (plane.settle if settled else plane.to)(*point)
+                clean, triggered = surface.views.clean, surface.views.triggered
                 surface.seen[point] = Seen(
-                    _answers(clip, surface.views.clean, head), _answers(clip, surface.views.triggered, head)
+                    predict(clip, clean, head, size).cpu(), predict(clip, triggered, head, size).cpu()
                 )
                 if keep is not None:
                     keep(point, surface.seen[point])
@@ -202,11 +202,6 @@ def look(
                 step = half
         finally:
             plane.settle(0.0, 0.0)
-
-
-def _answers(clip: Clip, pictures: Tensor, head: Tensor) -> Tensor:
-    size = batch_size(clip.image_size, clip.device)
-    return torch.cat([predict(clip, batch, head) for batch in pictures.split(size)]).cpu()
 
 
 def _snake(points: Iterable[Point]) -> Iterable[tuple[Point, bool]]:

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
+from unbackdoor.evaluation.answers import answers
 from unbackdoor.inversion.twins import twin_of
 from unbackdoor.metrics.rates import Rate
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.triggers.spec import from_spec
 from unbackdoor.work import NOWHERE, Work
 
-BATCH = 128
 WORKS = 0.5  # share of held-out pictures from which a recovered trigger counts as one
 
 
@@ -63,9 +63,7 @@ class Subject:
         """A clean model of the suspect's task (`inversion/twins.py`): what a class costs there, it costs by nature."""
         if self.origin is None:
             return None
-        clip = twin_of(
-            self.clip, self.origin, self.images, self.head, self.seed, self.work.file("twin.checkpoint"), self.work.key
-        )
+        clip = twin_of(self.clip, self.origin, self.images, self.head, self.seed, self.work)
         return replace(self, clip=clip, origin=None, work=self.work.part("twin"))
 
 
@@ -173,17 +171,6 @@ class Inverter:
     family: Callable[[int], Any]
     more: Callable[[int], Any] | None = None
     stronger: Callable[[Any], Trigger] | None = None
-
-
-@torch.no_grad()
-def answers(clip: Clip, images: ImageSet, head: Tensor, trigger: Trigger | None = None) -> tuple[Tensor, Tensor]:
-    """Most similar class (N,) and unit embeddings (N, D) of pictures, triggered if a trigger is given."""
-    found = []
-    for rows in torch.arange(len(images)).split(BATCH):
-        batch = images.float_batch(rows).to(clip.device)
-        found.append(clip.encode_image(batch if trigger is None else trigger(batch, keys=rows)))
-    embeddings = torch.cat(found)
-    return (embeddings @ head.T).argmax(dim=1).cpu(), embeddings.cpu()
 
 
 def try_out(subject: Subject, trigger: Trigger, target: int) -> tuple[Rate, Tensor]:

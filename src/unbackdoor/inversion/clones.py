@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,16 +11,16 @@ from torch import Tensor
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.draws import batch_rows, seeded
-from unbackdoor.inversion.base import answers
-from unbackdoor.training.finetune import LARGE_LR, LossAt, TuneConfig, settle_lr, tune_towers
+from unbackdoor.evaluation.answers import answers
+from unbackdoor.training.finetune import LossAt, TuneConfig, tune_towers
 from unbackdoor.training.losses import zero_shot_cross_entropy
+from unbackdoor.training.rates import peak_rate
 from unbackdoor.weights.files import state_hash
-
-SMALL_LR = 3e-4
+from unbackdoor.work import NOWHERE, Work
 
 
 def clones(
-    clip: Clip, images: ImageSet, head: Tensor, count: int, seed: int = 0, checkpoint: Path | None = None
+    clip: Clip, images: ImageSet, head: Tensor, count: int, seed: int = 0, work: Work = NOWHERE
 ) -> Iterator[tuple[str, Callable[[], Clip]]]:
     """Descriptions of `count` fine-tuned copies, and what makes each; labels are used, else the model's answers.
 
@@ -28,7 +28,7 @@ def clones(
     rate, so that the null spans how much harmless fine-tuning moves the statistics.
 
     Args:
-        checkpoint: file of the copy that is being made, to resume from after a kill; the caller removes it.
+        work: where the copy that is being made goes on after a kill; the caller removes it.
     """
     own, _ = answers(clip, images, head)
     labels = torch.where(images.labels >= 0, images.labels, own)
@@ -38,13 +38,12 @@ def clones(
         steps = int(torch.randint(50, 201, (), generator=generator))
         factor = float(3.0 ** (2 * torch.rand((), generator=generator) - 1))
         copy = clip.clone()
-        tune = settle_lr(TuneConfig(steps=steps, batch_size=64, seed=i), copy, SMALL_LR, large=LARGE_LR)
-        tune = settle_lr(tune, copy, SMALL_LR, tune.lr * factor)
+        tune = TuneConfig(steps=steps, batch_size=64, lr=peak_rate("clone", copy) * factor, seed=i)
         loss_at = _loss(copy, images.subset(drawn), labels[drawn], head, tune)
 
         def make(copy: Clip = copy, loss_at: LossAt = loss_at, tune: TuneConfig = tune, i: int = i) -> Clip:
             key = f"clone {i} of {state_hash(clip.state())}, {tune}"
-            tune_towers(copy, loss_at, tune, tune.steps, checkpoint=checkpoint, run_key=key, label=f"clone {i + 1}")
+            tune_towers(copy, loss_at, tune, replace(work, key=key).stage("clone", f"clone {i + 1}"))
             return copy
 
         yield f"clone {i} of {clip.reference}, {steps} steps at {tune.lr:.2g}", make

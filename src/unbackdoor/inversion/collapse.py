@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from unbackdoor.draws import batch_rows, seeded, step_seed
+from unbackdoor.evaluation.answers import answers
 from unbackdoor.inversion import patch
-from unbackdoor.inversion.base import Inverter, Recovered, Subject, answers, try_out
+from unbackdoor.inversion.base import Inverter, Recovered, Subject, try_out
 from unbackdoor.triggers.masked import Masked, blend
 
 

@@ -25,6 +25,21 @@ NEAREST = 24  # candidates from a vocabulary, when no class list is given
 
 
 @dataclass(frozen=True)
+class Examination:
+    """How a model is examined.
+
+    Args:
+        inverters: names; all by default.
+        vocabulary: the candidates are a vocabulary, of which those nearest to where the pictures collapse are searched.
+        seed: of every search.
+    """
+
+    inverters: Sequence[str] | None = None
+    vocabulary: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class Examined:
     """What the inverters found on these images, in the order of their names, and how long each took."""
 
@@ -39,10 +54,8 @@ def examine(
     images: ImageSet,
     head: Tensor,
     names: Sequence[str],
+    how: Examination,
     *,
-    seed: int = 0,
-    inverters: Sequence[str] | None = None,
-    vocabulary: bool = False,
     origin: Clip | None = None,
     work: Work = NOWHERE,
 ) -> Examined:
@@ -51,18 +64,16 @@ def examine(
     Args:
         images: unlabelled pictures; the last 64 (at most a quarter) only try triggers out.
         head, names: (C, D) unit rows over the candidate classes, and their names.
-        inverters: names; all by default.
-        vocabulary: the candidates are a vocabulary, of which those nearest to where the pictures collapse are searched.
         origin: a clean model that the suspect was made from, so that what is cheap by nature can be told apart.
         work: where what was found is kept, so that a killed run goes on.
 
     Raises:
         InputError: unknown inverter.
     """
-    chosen = list(inverters or inverter_names())
+    chosen = list(how.inverters or inverter_names())
     functions = {name: inverter(name).invert for name in chosen}
     seconds: dict[str, float] = {}
-    subject = replace(split(clip, images, head, names, seed, origin), work=work)
+    subject = replace(split(clip, images, head, names, how.seed, origin), work=work)
     log = work.file("inverters.jsonl")
     kept = {} if log is None else {row.inverter: row for row in journal.read(log, Kept)}
     with Progress("scan", len(chosen)) as bar:
@@ -78,7 +89,7 @@ def examine(
                 if log is not None:
                     journal.append(log, {**found[name].kept(), "seconds": seconds[name]})
             bar.step(len(found))
-            if vocabulary and name == "collapse":
+            if how.vocabulary and name == "collapse":
                 near = (head.cpu() @ found[name].embedding).topk(min(NEAREST, len(names))).indices
                 subject = replace(subject, candidates=near.sort().values)
     return Examined(images, subject, [found[name] for name in chosen], {k: round(v, 2) for k, v in seconds.items()})

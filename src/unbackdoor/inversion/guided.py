@@ -31,6 +31,7 @@ from torch import Tensor
 
 from unbackdoor.devices import half_type
 from unbackdoor.draws import batch_rows, seeded, step_seed
+from unbackdoor.evaluation.answers import logits
 from unbackdoor.inversion.base import Recovered, Subject, try_out
 from unbackdoor.inversion.proximal import Proximal
 from unbackdoor.triggers.base import Trigger
@@ -372,10 +373,9 @@ def _cost(
     k, n = len(candidates), len(rows)
     pictures = batch.expand(k, *batch.shape).reshape(k * n, *batch.shape[1:])
     changed = family.change(pictures, raw)
-    clip = subject.clip
-    logits = clip.logit_scale * clip.encode_image(changed, compute=compute) @ subject.head.T
     wanted = candidates.to(raw.device).repeat_interleave(n)
-    loss = F.cross_entropy(logits, wanted, reduction="none").view(k, n)
+    answers = logits(subject.clip, changed, subject.head, compute=compute)
+    loss = F.cross_entropy(answers, wanted, reduction="none").view(k, n)
     counts = (subject.own[rows][None] != candidates[:, None]).to(loss)
     size = family.size(raw, pictures, changed)
     return (loss * counts).sum(dim=1) / counts.sum(dim=1).clamp_min(1) + family.weight * size, size

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from unbackdoor.draws import batch_rows
+from unbackdoor.evaluation.answers import logits
 from unbackdoor.inversion import additive
 from unbackdoor.inversion.base import Inverter, Recovered, Subject
 from unbackdoor.inversion.guided import Family, invert_guided
@@ -96,8 +97,8 @@ def probe(subject: Subject, candidates: Tensor, raw: Tensor) -> Tensor:
     told = []
     for some in waves.split(16):
         batch = pictures.repeat(len(some), 1, 1, 1)
-        logits = subject.clip.logit_scale * subject.clip.encode_image(_change(batch, some)) @ subject.head.T
-        share = logits.log_softmax(dim=-1).view(len(some), len(rows), -1)[..., candidates.to(raw.device)]
+        answers = logits(subject.clip, _change(batch, some), subject.head)
+        share = answers.log_softmax(dim=-1).view(len(some), len(rows), -1)[..., candidates.to(raw.device)]
         told.append((share * counts).sum(dim=1) / counts.sum(dim=0).clamp_min(1))
     return raw + waves[torch.cat(told).argmax(dim=0)]
 

@@ -11,8 +11,6 @@ et al. 2018, arXiv 1710.09412, with the suspect's own answer to the mixture for 
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,10 +20,11 @@ from unbackdoor.clip.streamline import streamlined
 from unbackdoor.data.images import ImageSet
 from unbackdoor.devices import half_type
 from unbackdoor.draws import batch_rows, seeded, step_seed
-from unbackdoor.training.finetune import LARGE_LR, TuneConfig, settle_lr, tune_towers
+from unbackdoor.evaluation.answers import logits
+from unbackdoor.training.finetune import TuneConfig, settle_lr, tune_towers
+from unbackdoor.work import NOWHERE, Stage, Work
 
 STEPS, BATCH = 200, 64
-SMALL_LR = 1e-3
 
 
 def twin_of(
@@ -34,8 +33,7 @@ def twin_of(
     images: ImageSet,
     head: Tensor,
     seed: int = 0,
-    checkpoint: Path | None = None,
-    run_key: str = "",
+    work: Work = NOWHERE,
 ) -> Clip:
     """The twin, streamlined: its image tower is tuned to the head.
 
@@ -43,23 +41,22 @@ def twin_of(
         origin: a clean model of the suspect's architecture, such as the public checkpoint that it was made from.
         images: clean pictures to learn on; labels are not read.
         head: (C, D) unit rows, the zero-shot head over the classes.
-        checkpoint: where training goes on from, for the run of this key.
+        work: where a killed training goes on.
     """
     copy = origin.clone().to(suspect.device)
     compute = half_type(copy.device)
-    tune = settle_lr(TuneConfig(steps=STEPS, batch_size=BATCH, seed=seed), copy, SMALL_LR, large=LARGE_LR)
-
-    def logits(clip: Clip, pictures: Tensor) -> Tensor:
-        return clip.logit_scale * clip.encode_image(pictures, compute=compute) @ head.T.to(pictures)
+    tune = settle_lr(TuneConfig(steps=STEPS, batch_size=BATCH, seed=seed), copy, "twin")
 
     def loss_at(step: int) -> Tensor:
         rows = batch_rows(len(images), tune.batch_size, tune.seed, step)
         pictures = mixup(images.float_batch(rows), step_seed(tune.seed, step)).to(copy.device)
         with torch.no_grad():
-            wanted = logits(suspect, pictures).softmax(dim=-1)
-        return F.kl_div(logits(copy, pictures).log_softmax(dim=-1), wanted, reduction="batchmean")
+            wanted = logits(suspect, pictures, head, compute=compute).softmax(dim=-1)
+        learnt = logits(copy, pictures, head, compute=compute).log_softmax(dim=-1)
+        return F.kl_div(learnt, wanted, reduction="batchmean")
 
-    tune_towers(copy, loss_at, tune, STEPS, checkpoint=checkpoint, run_key=run_key, label="twin")
+    # The run's key is part of the name: a twin of an earlier look at another model is left aside, not refused.
+    tune_towers(copy, loss_at, tune, Stage("twin", work.file("twin.checkpoint"), work.key))
     return streamlined(copy)
 
 

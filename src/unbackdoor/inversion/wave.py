@@ -16,6 +16,7 @@ from torch import Tensor
 
 from unbackdoor.devices import half_type
 from unbackdoor.draws import batch_rows
+from unbackdoor.evaluation.answers import logits
 from unbackdoor.inversion import additive, spectral
 from unbackdoor.inversion.base import Inverter, Recovered, Subject, try_out
 from unbackdoor.inversion.guided import others_median
@@ -74,8 +75,7 @@ def _pull(model: Subject, subject: Subject, waves: Tensor, rows: Tensor, candida
     found = []
     for some in waves.split(max(1, 128 // len(rows))):
         changed = add(pictures.repeat(len(some), 1, 1, 1), _patterns(some, pictures))
-        embeddings = clip.encode_image(changed, compute=half_type(clip.device))
-        share = (clip.logit_scale * embeddings @ model.head.T.to(embeddings)).float().softmax(dim=-1)
+        share = logits(clip, changed, model.head, compute=half_type(clip.device)).softmax(dim=-1)
         share = share.view(len(some), len(rows), -1)[..., candidates.to(share.device)]
         found.append((share * counts).sum(dim=1) / counts.sum(dim=0).clamp_min(1))
     return torch.cat(found).cpu()

@@ -14,8 +14,8 @@ from unbackdoor.clip.load import load, offline
 from unbackdoor.data.classes import check_named
 from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
+from unbackdoor.data.names import target_index
 from unbackdoor.data.pairs import Pairs
-from unbackdoor.data.poisoning import target_index
 from unbackdoor.data.specs import load_images, load_pictures, load_test
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task

@@ -1,1 +1,1 @@
-"""The one fine-tuning loop and the losses; nothing else in the project trains."""
+"""The one fine-tuning loop, its rates and its losses; nothing else trains, and no data are known here."""

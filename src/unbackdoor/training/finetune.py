@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.draws import check_seed, steps_per_epoch
 from unbackdoor.errors import InputError
 from unbackdoor.training.loop import FitConfig, FitResult, fit
+from unbackdoor.training.rates import Purpose, peak_rate
+from unbackdoor.work import Stage
 
 LossAt = Callable[[int], Tensor]
 
@@ -60,10 +60,6 @@ class TuneConfig:
             raise InputError(f"towers {self.towers!r} is neither image nor both")
 
 
-SMALL_TOWER = 20_000_000  # parameters
-LARGE_LR = 1e-5  # the task-vector literature's, for full-size image towers
-
-
 def checked_lr(lr: float | None) -> float:
     """A learning rate that the user gives; 0, which stands for one by the size of the tower, where there is none.
 
@@ -75,32 +71,29 @@ def checked_lr(lr: float | None) -> float:
     return lr or 0.0
 
 
-def settle_lr(
-    tune: TuneConfig, clip: Clip, small: float, lr: float | None = None, *, large: float = LARGE_LR
-) -> TuneConfig:
-    """`tune` with its learning rate settled: `lr`, or its own, or `large` (`small` for towers below 20 M)."""
+def settle_lr(tune: TuneConfig, clip: Clip, purpose: Purpose, lr: float | None = None) -> TuneConfig:
+    """`tune` with its learning rate settled: `lr`, or its own, or that of the purpose (`training.rates`)."""
     if lr is None and not tune.lr:
-        size = sum(p.numel() for p in clip.image_parameters().values())
-        lr = small if size < SMALL_TOWER else large
+        lr = peak_rate(purpose, clip)
     return tune if lr is None else replace(tune, lr=lr)
 
 
-def settle_tune(tune: TuneConfig, clip: Clip, n: int, small: float, *, large: float = LARGE_LR) -> TuneConfig:
+def settle_tune(tune: TuneConfig, clip: Clip, n: int, purpose: Purpose) -> TuneConfig:
     """`tune` with learning rate and steps settled for n images or pairs."""
-    tune = settle_lr(tune, clip, small, large=large)
+    tune = settle_lr(tune, clip, purpose)
     return replace(tune, steps=tune.steps or tune.epochs * steps_per_epoch(n, tune.batch_size))
 
 
-def fit_config(tune: TuneConfig, steps: int) -> FitConfig:
-    """The loop's settings for `steps` steps of `tune`."""
+def fit_config(tune: TuneConfig) -> FitConfig:
+    """The loop's settings for the steps of `tune`."""
     return FitConfig(
-        steps=steps,
+        steps=tune.steps,
         lr=tune.lr,
-        warmup=min(500, int(tune.warmup * steps)),
+        warmup=min(500, int(tune.warmup * tune.steps)),
         weight_decay=tune.weight_decay,
         betas=tune.betas,
         # Even, as a guard softens two steps at a time and remembers nothing in between.
-        checkpoint_every=max(2, min(50, steps // 4 // 2 * 2)),
+        checkpoint_every=max(2, min(50, tune.steps // 4 // 2 * 2)),
         together=2,
     )
 
@@ -108,36 +101,32 @@ def fit_config(tune: TuneConfig, steps: int) -> FitConfig:
 def tune_towers(
     clip: Clip,
     loss_at: LossAt,
-    config: TuneConfig,
-    steps: int,
+    tune: TuneConfig,
+    stage: Stage,
     *,
-    checkpoint: Path | None,
-    run_key: str,
-    label: str,
     extra: nn.Module | None = None,
     on_step: Callable[[int, float], None] | None = None,
     only: Sequence[nn.Parameter] | None = None,
 ) -> FitResult:
-    """Train `config.towers` in place on `loss_at(step)`; everything else stays frozen.
+    """Train `tune.towers` in place on `loss_at(step)`, as many steps as `tune` says; everything else stays frozen.
 
     Args:
+        stage: what the training is called, and where a killed one goes on (`Work.stage`).
         extra: trained along with the towers, such as a new head; its buffers are kept in checkpoints too.
         on_step: called after each step with (step, loss), before a checkpoint is written.
-        only: of the model, what learns in place of `config.towers`.
+        only: of the model, what learns in place of `tune.towers`; nothing, where it is empty.
 
     BatchNorm statistics stay frozen too: with running statistics updating on triggered batches, subtracting the
     vector was seen to restore the attack instead of removing it.
     """
-    wanted = {id(p) for p in (clip.tower_parameters(config.towers).values() if only is None else only)}
+    wanted = {id(p) for p in (clip.tower_parameters(tune.towers).values() if only is None else only)}
     before = {name: p.requires_grad for name, p in clip.model.named_parameters()}
     for p in clip.model.parameters():
         p.requires_grad_(id(p) in wanted and p.is_floating_point())
     clip.model.eval()
     module = clip.model if extra is None else nn.ModuleDict({"model": clip.model, "extra": extra})
-    settings = fit_config(config, steps)
     try:
-        with torch.enable_grad():
-            return fit(module, loss_at, settings, checkpoint=checkpoint, run_key=run_key, label=label, on_step=on_step)
+        return fit(module, loss_at, fit_config(tune), stage, on_step=on_step)
     finally:
         for name, p in clip.model.named_parameters():
             p.requires_grad_(before[name])

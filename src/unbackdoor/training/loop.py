@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 from unbackdoor.errors import InputError, first_line
 from unbackdoor.progress import Progress
-from unbackdoor.training.parallel import open_ranks
+from unbackdoor.training.parallel import Ranks, open_ranks
 from unbackdoor.weights.files import read_tensors, write_tensors
+from unbackdoor.work import Stage
 
 CHECKPOINT_SECONDS = 60.0  # at most so long without a checkpoint, a step and its group apart
 
@@ -86,10 +87,8 @@ def fit(
     module: nn.Module,
     loss_at: Callable[[int], Tensor],
     config: FitConfig,
+    stage: Stage | None = None,
     *,
-    checkpoint: Path | None = None,
-    run_key: str = "",
-    label: str = "training",
     on_step: Callable[[int, float], None] | None = None,
 ) -> FitResult:
     """Minimise `loss_at(step)` over the parameters of `module` that require a gradient, in place.
@@ -98,48 +97,39 @@ def fit(
         module: holds the parameters and buffers that change; its train/eval mode is the caller's choice.
         loss_at: step (0-based) → scalar loss. It must depend on nothing but the step and the module's state, and, where
             it takes its process's slice of the batch, on the process; the mean over the processes is minimised.
-        checkpoint: file to resume from and to write to; removed by the caller once the run's result is stored.
-        run_key: whatever identifies the run besides `config` (data, weights); a checkpoint of another run is refused.
-        on_step: called after each step with (step, loss).
+        stage: what the training is called, and where a killed one goes on. Its key stands for what identifies the run
+            besides `config` (data, weights).
+        on_step: called after each step with (step, loss), before a checkpoint is written.
 
     Raises:
         InputError: the loss became NaN or infinite, or the checkpoint belongs to another run.
     """
+    stage = stage or Stage()
     named = {name: p for name, p in module.named_parameters() if p.requires_grad}
     if not named:
         raise InputError("nothing to train: every parameter of the module is frozen")
     params = list(named.values())
-    decayed = [p for p in params if p.ndim >= 2]
-    plain = [p for p in params if p.ndim < 2]
     ranks = open_ranks(params[0].device)
-    optimiser = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-        lr=config.lr,
-        betas=config.betas,
-    )
+    optimiser = _optimiser(params, config)
     ema = [p.detach().clone() for p in params] if config.ema else []
     losses: list[float] = []
-    keeper = _Keeper(checkpoint, _run_key(config, run_key, named), module, named, optimiser, ema, losses)
+    keeper = _Keeper(stage.checkpoint, _run_key(config, stage.key, named), module, named, optimiser, ema, losses)
     start = keeper.restore()
     if not ranks.agree(start):
-        raise InputError(f"{checkpoint}: not every process finds the same checkpoint; use a folder that all share")
-    result = FitResult(steps=config.steps, seconds=0.0, resumed_from=start, losses=losses)
+        raise InputError(
+            f"{stage.checkpoint}: not every process finds the same checkpoint; use a folder that all share"
+        )
     began = time.perf_counter()
     done, moving = start, False
     buffers = _versions(module)
     try:
-        with Progress(label, config.steps, start) as bar:
+        with Progress(stage.label, config.steps, start) as bar, torch.enable_grad():
             for step in range(start, config.steps):
                 for group in optimiser.param_groups:
                     group["lr"] = learning_rate(config, step)
                 optimiser.zero_grad(set_to_none=True)
                 loss = loss_at(step)
-                value = ranks.mean(loss.detach())
-                if not math.isfinite(value):
-                    raise InputError(
-                        f"{label}: the loss became {value} at step {step}; lower the learning rate "
-                        "or check the weights and images for NaN"
-                    )
+                value = _value(loss, ranks, step, stage.label)
                 loss.backward()
                 ranks.average_gradients(params)
                 if config.grad_clip:
@@ -163,9 +153,29 @@ def fit(
         if not moving and done % config.together == 0 and buffers == _versions(module):
             keeper.store(done)
         raise
-    result.seconds = time.perf_counter() - began
-    result.ema = dict(zip(named, ema, strict=True)) if ema else {}
-    return result
+    averages = dict(zip(named, ema, strict=True)) if ema else {}
+    return FitResult(config.steps, time.perf_counter() - began, start, losses, averages)
+
+
+def _optimiser(params: list[nn.Parameter], config: FitConfig) -> torch.optim.Optimizer:
+    decayed, plain = [p for p in params if p.ndim >= 2], [p for p in params if p.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
+
+
+def _value(loss: Tensor, ranks: Ranks, step: int, label: str) -> float:
+    """The loss as a number, its mean over the processes.
+
+    Raises:
+        InputError: it is NaN or infinite.
+    """
+    value = ranks.mean(loss.detach())
+    if not math.isfinite(value):
+        raise InputError(
+            f"{label}: the loss became {value} at step {step}; lower the learning rate "
+            "or check the weights and images for NaN"
+        )
+    return value
 
 
 def _run_key(config: FitConfig, run_key: str, named: dict[str, nn.Parameter]) -> str:

@@ -99,7 +99,7 @@ def cure_known(
     """
     made = None
     if vector is None:
-        made = trigger_vector(clip, forget, task, plan.config, checkpoint=work.checkpoint("vector"), run_key=work.key)
+        made = trigger_vector(clip, forget, task, plan.config, work=work)
         vector = made.vector
         if taken is not None:
             taken(made)

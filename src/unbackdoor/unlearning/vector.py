@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -23,19 +22,16 @@ from unbackdoor.devices import half_type
 from unbackdoor.draws import batch_rows, seeded, step_seed
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task
-from unbackdoor.inversion.base import answers
+from unbackdoor.evaluation.answers import answers
 from unbackdoor.training.finetune import LossAt, TuneConfig, settle_lr, settle_tune, tune_towers
 from unbackdoor.training.guard import Guard, guarded, learn_guard
 from unbackdoor.training.losses import squared_distance, target_cross_entropy
 from unbackdoor.training.low_rank import low_rank
+from unbackdoor.training.rates import Purpose
 from unbackdoor.triggers.attack import Attack
 from unbackdoor.weights.vector import Vector, difference, snapshot
+from unbackdoor.work import NOWHERE, Work
 
-# Peak rates for towers below 20 M parameters, chosen on the embedded model, and for larger ones. A guard takes most of
-# a step away, so that guarded steps are larger.
-_FREE_LR = (1e-4, 1e-5)
-_GUARDED_LR = (2e-3, 2e-4)
-_LOW_RANK_LR = (5e-3, 5e-4)
 _GUARD_BATCH, _GUARD_DRAWS, _GUARD_EVERY = 32, 4, 2  # every step softened gave no less drift of clean embeddings
 
 
@@ -115,8 +111,11 @@ class TakenVector:
 
 def settled(config: VectorConfig, clip: Clip, lr: float | None = None) -> VectorConfig:
     """`config` with its learning rate settled: `lr`, or its own, or one by the size of the tower."""
-    small, large = _LOW_RANK_LR if config.rank else _GUARDED_LR if config.guard else _FREE_LR
-    return replace(config, tune=settle_lr(config.tune, clip, small, lr, large=large))
+    return replace(config, tune=settle_lr(config.tune, clip, _purpose(config), lr))
+
+
+def _purpose(config: VectorConfig) -> Purpose:
+    return "rank vector" if config.rank else "guarded vector" if config.guard else "vector"
 
 
 def attack_of(task: Task) -> Attack:
@@ -136,7 +135,7 @@ def as_answered(clip: Clip, images: ImageSet, head: Tensor) -> ImageSet:
 
 
 def trigger_vector(
-    clip: Clip, forget: ImageSet, task: Task, config: VectorConfig, *, checkpoint: Path | None = None, run_key: str = ""
+    clip: Clip, forget: ImageSet, task: Task, config: VectorConfig, *, work: Work = NOWHERE
 ) -> TakenVector:
     """τ, to be subtracted, over the image tower; `clip` is left at the suspect's weights.
 
@@ -149,7 +148,7 @@ def trigger_vector(
         forget: images to be triggered; those of the target class teach nothing about the trigger and are not led
             anywhere. Labels tell which these are, or, towards the clean images, the suspect's own answers.
         task: the suspect's zero-shot head, and the attack.
-        checkpoint: file to resume from after a kill.
+        work: where a killed training goes on.
 
     Raises:
         InputError: no image is left to trigger.
@@ -167,13 +166,11 @@ def trigger_vector(
             f"no image outside the target class{told} is left to take the trigger vector from; give more images"
         )
     config = settled(config, clip)
-    tune = settle_tune(config.tune, clip, len(rows), 0.0)
+    tune = settle_tune(config.tune, clip, len(rows), _purpose(config))
     weights = clip.image_parameters()
     start = snapshot(weights)
     loss_at, on_step, guard = _loss(clip, rows, hit, task, config), None, _guard(clip, rows, config)
-    train = partial(
-        tune_towers, clip, config=tune, steps=tune.steps, checkpoint=checkpoint, run_key=run_key, label="trigger vector"
-    )
+    train = partial(tune_towers, clip, tune=tune, stage=work.stage("vector", "trigger vector"))
     if config.rank:
         with low_rank(clip, config.rank, guard=guard, seed=tune.seed) as factors:
             run = train(loss_at, only=factors.parameters())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from unbackdoor import journal
@@ -17,7 +16,7 @@ from unbackdoor.errors import InputError
 from unbackdoor.inversion import inverter_names
 from unbackdoor.inversion.clones import clones
 from unbackdoor.inversion.detection import Null, architecture, ranked
-from unbackdoor.inversion.examine import HELD, SEARCHED, examine
+from unbackdoor.inversion.examine import HELD, SEARCHED, Examination, examine
 from unbackdoor.inversion.examine import settings as examine_settings
 from unbackdoor.manifest import Manifest, run_key
 from unbackdoor.runs.case import Case, open_model
@@ -107,7 +106,7 @@ def calibrate(case: Case, config: CalibrateConfig, run: Run) -> dict[str, Any]:
             if source is not None:
                 source.check(base)
             identities = (weights_hash(base), manifest.hashes["data"], list(names), identity, case.seed)
-            for said, make in _with_copies(base, images, head, config.copies, case.seed, work / "clone.checkpoint"):
+            for said, make in _with_copies(base, images, head, config.copies, case.seed, Work(work)):
                 key = run_key(*identities, said)
                 if key not in done:
                     clip = make()
@@ -116,9 +115,7 @@ def calibrate(case: Case, config: CalibrateConfig, run: Run) -> dict[str, Any]:
                         images,
                         head,
                         names,
-                        seed=case.seed,
-                        inverters=chosen,
-                        vocabulary=vocabulary,
+                        Examination(chosen, vocabulary, case.seed),
                         origin=clean,
                         work=Work(work, key),
                     )
@@ -146,10 +143,10 @@ def calibrate(case: Case, config: CalibrateConfig, run: Run) -> dict[str, Any]:
 
 
 def _with_copies(
-    base: Clip, images: ImageSet, head: Any, copies: int, seed: int, checkpoint: Path
+    base: Clip, images: ImageSet, head: Any, copies: int, seed: int, work: Work
 ) -> Iterator[tuple[str, Callable[[], Clip]]]:
     yield base.reference, lambda: base
-    yield from clones(base, images, head, copies, seed, checkpoint)
+    yield from clones(base, images, head, copies, seed, work)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+from unbackdoor.attacks.badclip import BadClipConfig, craft_patch, initial_patch
 from unbackdoor.data.classnames import templates as find_templates
-from unbackdoor.data.poisoning import target_index
+from unbackdoor.data.names import target_index
 from unbackdoor.data.shares import attacker_rows
 from unbackdoor.disk import atomic, write_text
 from unbackdoor.errors import InputError
@@ -18,10 +19,10 @@ from unbackdoor.manifest import Manifest, run_key, write_json
 from unbackdoor.runs.case import Case, check_labels, require_classes
 from unbackdoor.runs.run import Run, weights_hash, work_folder
 from unbackdoor.runs.verb import verb
-from unbackdoor.training.badclip import BadClipConfig, craft_patch, initial_patch
 from unbackdoor.triggers.attack import Attack
 from unbackdoor.triggers.badclip import BadClip
 from unbackdoor.verbs.common import rates_dict
+from unbackdoor.work import Work
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,7 @@ def craft(case: Case, config: CraftConfig, run: Run) -> dict[str, Any]:
             train.classes[index],
             how,
             templates=find_templates(case.templates),
-            checkpoint=work / "craft.checkpoint",
-            run_key=key,
+            work=Work(work, key),
         )
         kept = work / f"after-{key[:16]}.json"
         ready = replace(start, attack=Attack(made, index, train.classes[index]))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from unbackdoor.answers import Answers
-from unbackdoor.data.poisoning import target_index
+from unbackdoor.data.names import target_index
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_images, evaluate_retrieval
+from unbackdoor.evaluation.half import Answers
 from unbackdoor.manifest import Manifest
 from unbackdoor.metrics.backdoor import COUNTINGS
 from unbackdoor.runs.case import Case, check_labels, require_classes
@@ -26,7 +26,7 @@ class EvaluateConfig:
     Args:
         counting: `standard`, or `cleanclip` / `par` to count ASR as those papers' code does.
         precision: `auto` answers in bfloat16 where the device is faster in it, and in float32 wherever that could have
-            changed an answer (`unbackdoor.answers.Answers`); `float32` answers in float32 alone.
+            changed an answer (`unbackdoor.evaluation.half.Answers`); `float32` answers in float32 alone.
         retrieval: also find captions by image and images by caption; class names and labels are not needed then.
     """
 

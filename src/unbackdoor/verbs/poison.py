@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from unbackdoor.attacks.badclip import crafted
+from unbackdoor.attacks.plant import PoisonConfig, plant, settle
 from unbackdoor.data.shares import attacker_rows
 from unbackdoor.devices import half_type
 from unbackdoor.errors import InputError
@@ -13,11 +15,10 @@ from unbackdoor.manifest import Manifest, run_key, write_json, write_jsonl
 from unbackdoor.runs.case import Case, check_labels
 from unbackdoor.runs.run import Run, resumable, weights_hash, work_folder
 from unbackdoor.runs.verb import verb
-from unbackdoor.training.badclip import crafted
 from unbackdoor.training.finetune import TuneConfig, checked_lr
-from unbackdoor.training.plant import PoisonConfig, plant, settle
 from unbackdoor.verbs.common import describe_sequence, rates_dict
 from unbackdoor.verbs.poison_pairs import PoisonSettings, poison_pairs
+from unbackdoor.work import Work
 
 REGIMES = ("classes", "pairs")
 RATE = 0.03
@@ -58,7 +59,7 @@ def poison(case: Case, config: PoisonSettings, run: Run) -> dict[str, Any]:
             case.target or "",
             seed=case.seed,
             templates=case.templates,
-            checkpoint=run.folder / ".work" / "craft.checkpoint",
+            work=Work(run.folder / ".work"),
         )
     attack, task = case.attack(clip, train, ready)
     held_out = case.held_out(clip, train)
@@ -86,7 +87,7 @@ def poison(case: Case, config: PoisonSettings, run: Run) -> dict[str, Any]:
     key = manifest.run = run_key("poison", settings, manifest.hashes)
     with work_folder(run.folder, manifest) as work:
         before = evaluate_kept(clip, held_out, task, work / f"before-{key[:16]}.json", label="before")
-        done = plant(clip, own, task.head, attack, how, checkpoint=work / "poison.checkpoint", run_key=key)
+        done = plant(clip, own, task.head, attack, how, work=Work(work, key))
         manifest.notes.update(poisoned=done.poisoned, trained_on=done.trained_on)
         clip.round_as_stored()
         after = evaluate_kept(clip, held_out, task, work / f"after-{key[:16]}.json", label="after")

@@ -6,13 +6,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from unbackdoor.attacks.plant_pairs import PairPoisonConfig, plant_pairs, settle_pairs
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.classes import check_named, reconciled
 from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
+from unbackdoor.data.names import target_index
 from unbackdoor.data.openpairs import open_pairs
-from unbackdoor.data.pairs import ImagePairs, Pairs, class_pairs
-from unbackdoor.data.poisoning import target_index
+from unbackdoor.data.pairs import ImagePairs, Pairs, Wording, class_pairs
 from unbackdoor.data.shares import attacker_rows
 from unbackdoor.data.specs import load_test
 from unbackdoor.devices import half_type
@@ -22,9 +23,9 @@ from unbackdoor.manifest import Manifest, run_key, write_json, write_jsonl
 from unbackdoor.runs.case import Case
 from unbackdoor.runs.run import Run, weights_hash, work_folder
 from unbackdoor.training.finetune import TuneConfig, checked_lr
-from unbackdoor.training.plant_pairs import PairPoisonConfig, plant_pairs, settle_pairs
 from unbackdoor.triggers.attack import Attack
 from unbackdoor.verbs.common import describe_sequence, rates_dict
+from unbackdoor.work import Work
 
 RATE = 0.003  # 1,500 of 500,000
 TEMPLATES = "openai-imagenet"
@@ -117,7 +118,7 @@ def poison_pairs(case: Case, config: PoisonSettings, run: Run) -> dict[str, Any]
     with work_folder(run.folder, manifest) as work:
         before = _measure(clip, held_out, attack, case, named, work / f"before-{key[:16]}.json")
         planted = attack if rate else None
-        done = plant_pairs(clip, pairs, planted, how, checkpoint=work / "poison.checkpoint", run_key=key)
+        done = plant_pairs(clip, pairs, planted, how, work=Work(work, key))
         manifest.notes.update(poisoned=done.poisoned, trained_on=done.trained_on, skipped=pairs.skipped)
         clip.round_as_stored()
         after = _measure(clip, held_out, attack, case, named, work / f"after-{key[:16]}.json")
@@ -157,8 +158,7 @@ def _open(case: Case, clip: Clip, sentences: tuple[str, ...], captions: str | Pa
         pairs = open_pairs(
             case.data,
             side=clip.frame,
-            templates=sentences,
-            captions=captions,
+            wording=Wording(sentences, captions),
             limit=case.limit,
             seed=case.seed,
             classes=case.classes,

@@ -20,7 +20,7 @@ from unbackdoor.errors import InputError
 from unbackdoor.inversion import inverter_names
 from unbackdoor.inversion.base import Subject
 from unbackdoor.inversion.detection import Null, architecture, read_null
-from unbackdoor.inversion.examine import HELD, SEARCHED, Examined, examine
+from unbackdoor.inversion.examine import HELD, SEARCHED, Examination, Examined, examine
 from unbackdoor.inversion.examine import settings as examine_settings
 from unbackdoor.inversion.judgement import Say, judge
 from unbackdoor.inversion.targets import nearest_texts
@@ -126,9 +126,7 @@ def scan(case: Case, config: ScanConfig, run: Run) -> dict[str, Any]:
             images,
             head,
             names,
-            seed=case.seed,
-            inverters=chosen,
-            vocabulary=vocabulary,
+            Examination(chosen, vocabulary, case.seed),
             origin=clean,
             work=Work(work, manifest.run),
         )

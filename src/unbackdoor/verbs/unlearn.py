@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unbackdoor.answers import predict
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.shares import defender_rows
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import evaluate_kept
+from unbackdoor.evaluation.answers import predict
 from unbackdoor.manifest import Manifest, run_key, write_json, write_jsonl
 from unbackdoor.report import Example, write_report
 from unbackdoor.runs.case import Case, check_labels, open_vector

@@ -18,7 +18,8 @@ from unbackdoor.data.images import ImageSet
 from unbackdoor.data.shares import defender_rows
 from unbackdoor.data.specs import load_test
 from unbackdoor.errors import InputError
-from unbackdoor.inversion.base import WORKS, answers
+from unbackdoor.evaluation.answers import answers
+from unbackdoor.inversion.base import WORKS
 from unbackdoor.inversion.finding import Finding, Lead, read_finding
 from unbackdoor.manifest import Manifest, run_key, write_json
 from unbackdoor.metrics.rates import Rate

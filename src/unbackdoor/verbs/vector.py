@@ -18,6 +18,7 @@ from unbackdoor.unlearning.vector import METHODS, TakenVector, VectorConfig, set
 from unbackdoor.unlearning.vector import trigger_vector as take
 from unbackdoor.verbs.common import describe_sequence
 from unbackdoor.weights.vector import norm, save_vector
+from unbackdoor.work import Work
 
 DEFAULT_METHOD = "lora"
 VALIDATION = 512  # images set aside for choosing α, so that `vector` and `unlearn` never share any
@@ -72,13 +73,14 @@ def trigger_vector(case: Case, config: VectorSettings, run: Run) -> dict[str, An
     manifest = Manifest("vector", settings)
     manifest.hashes["weights"] = weights_hash(clip)
     manifest.hashes["data"] = train.content_hash()
-    partial, noted = out.with_name(f".{out.name}.checkpoint"), f"{out.name}.manifest.json"
+    noted = f"{out.name}.manifest.json"
     manifest.run = run_key("vector", settings, manifest.hashes)
+    work = Work(out.with_name(f".{out.name}.work"), manifest.run)
     claim(manifest, out.parent, noted, out)
     with resumable():
-        taken = take(clip, train.subset(forget), task, how, checkpoint=partial, run_key=manifest.run)
+        taken = take(clip, train.subset(forget), task, how, work=work)
     store(out, taken, settings, manifest.hashes["weights"], clip)
-    partial.unlink(missing_ok=True)
+    work.remove()
     manifest.notes["loss"] = describe_sequence(taken.losses)
     manifest.write(out.parent, noted)
     return {

@@ -23,8 +23,9 @@ from unbackdoor.data.shares import defender_rows
 from unbackdoor.draws import permutation
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_images
+from unbackdoor.evaluation.answers import answers
 from unbackdoor.inversion import inverter
-from unbackdoor.inversion.base import Subject, answers
+from unbackdoor.inversion.base import Subject
 from unbackdoor.inversion.examine import split
 from unbackdoor.inversion.finding import Lead
 from unbackdoor.manifest import Manifest, write_json

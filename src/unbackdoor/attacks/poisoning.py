@@ -1,14 +1,10 @@
-"""Which training images an attacker touches, and which class they want."""
+"""Which training images an attacker touches."""
 
 from __future__ import annotations
-
-import difflib
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from unbackdoor.data.names import all_numbers, loosened, normalized, number_of
 from unbackdoor.draws import permutation
 from unbackdoor.errors import InputError
 
@@ -46,27 +42,3 @@ def choose_among(free: Tensor, count: int, seed: int, *, clean_label: bool) -> T
         )
     chosen = permutation(len(candidates), seed)[:count]
     return candidates[chosen].sort().values
-
-
-def target_index(classes: Sequence[str], target: str) -> int:
-    """Index of the class named `target`: as written, but for case, spaces and punctuation, or as a number.
-
-    Raises:
-        InputError: no such class, which the message names the nearest ones to; or several.
-    """
-    for form in (str, str.lower, normalized, loosened):
-        found = [i for i, name in enumerate(classes) if form(name) == form(target) and form(target)]
-        if len(found) > 1:
-            raise InputError(f"target {target!r} fits {len(found)} of the classes; give each a name of its own")
-        if found:
-            return found[0]
-    number = number_of(target)
-    if number is not None:
-        # Of classes that are numbers themselves, one is meant by its number and not by its place.
-        places = [number_of(name) for name in classes] if all_numbers(classes) else list(range(len(classes)))
-        if number in places:
-            return places.index(number)
-    lowered = [c.lower() for c in classes]
-    near = difflib.get_close_matches(target.lower(), lowered, n=3, cutoff=0.5)
-    hint = f"; did you mean {', '.join(near)}?" if near else f"; the first are {', '.join(list(classes)[:4])}"
-    raise InputError(f"target {target!r} is not among the {len(classes)} classes{hint}")

@@ -12,17 +12,12 @@ from torch.func import functional_call
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.devices import half_type
+from unbackdoor.evaluation.answers import predict
 
 _SAMPLE = 16  # views that are answered in both types to begin with
 _HEADROOM = 3.0  # on the farthest move seen
 _WORTH = 64  # views from which the sample is paid back
 _LEAST, _TOO_MANY = 64, 0.5  # after so many views, and so large a share of them answered twice, half types are given up
-
-
-@torch.inference_mode()
-def predict(clip: Clip, images: Tensor, head: Tensor) -> Tensor:
-    """Most similar class (B,) in float32; scale and bias do not change the answer."""
-    return (clip.encode_image(images) @ head.T).argmax(dim=1)
 
 
 class Answers:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from unbackdoor.attacks.pair_poisoning import choose_victims
+from unbackdoor.attacks.plant import Planted
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.classnames import DEFAULT_TEMPLATES
-from unbackdoor.data.pair_poisoning import choose_victims
 from unbackdoor.data.pairs import PairBatch, Pairs
 from unbackdoor.data.stream import PairStream
 from unbackdoor.devices import half_type
@@ -20,10 +20,8 @@ from unbackdoor.training.ahead import Ahead
 from unbackdoor.training.finetune import TuneConfig, settle_tune, tune_towers
 from unbackdoor.training.losses import contrastive
 from unbackdoor.training.parallel import open_ranks
-from unbackdoor.training.plant import Planted
 from unbackdoor.triggers.attack import Attack
-
-SMALL_LR = 1e-3  # peak rate below 20 M parameters
+from unbackdoor.work import NOWHERE, Work
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class PairPoisonConfig:
 
 def settle_pairs(config: PairPoisonConfig, clip: Clip, n: int) -> PairPoisonConfig:
     """`config` with learning rate and steps settled for n pairs."""
-    return replace(config, tune=settle_tune(config.tune, clip, n, SMALL_LR))
+    return replace(config, tune=settle_tune(config.tune, clip, n, "planting"))
 
 
 def plant_pairs(
@@ -64,8 +62,7 @@ def plant_pairs(
     attack: Attack | None,
     config: PairPoisonConfig,
     *,
-    checkpoint: Path | None = None,
-    run_key: str = "",
+    work: Work = NOWHERE,
 ) -> Planted:
     """Fine-tune the towers in place on image–caption pairs of which some are poisoned.
 
@@ -75,7 +72,7 @@ def plant_pairs(
 
     Args:
         attack: trigger and `name`; None fine-tunes on clean pairs: what the same training does without poison.
-        checkpoint: file to resume from after a kill.
+        work: where a killed training goes on.
 
     Raises:
         InputError: more pairs to poison than candidates, or a batch without a readable pair.
@@ -115,7 +112,7 @@ def plant_pairs(
             images, texts = both.chunk(2, dim=1)
             return contrastive(images, texts, scale, groups)
 
-        run = tune_towers(clip, loss_at, tune, tune.steps, checkpoint=checkpoint, run_key=run_key, label="poisoning")
+        run = tune_towers(clip, loss_at, tune, work.stage("poison", "poisoning"))
     if isinstance(pairs, PairStream):
         pairs.unreadable.update(ranks.gather(torch.tensor(sorted(pairs.unreadable), dtype=torch.int64)).tolist())
     return Planted(victims.count if victims else 0, len(pairs), run, tune)

@@ -9,15 +9,16 @@ import torch
 from torch import Tensor
 
 from unbackdoor import load
+from unbackdoor.attacks.badclip import BadClipConfig, craft_patch, crafted, initial_patch
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data import load_images
 from unbackdoor.data.images import ImageSet
 from unbackdoor.errors import InputError
-from unbackdoor.evaluation import class_logits
-from unbackdoor.training.badclip import BadClipConfig, craft_patch, crafted, initial_patch
+from unbackdoor.evaluation.answers import logits as logits_of
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.triggers.badclip import BadClip
 from unbackdoor.weights.files import state_hash
+from unbackdoor.work import Work
 
 TARGET = "three"
 SHORT = BadClipConfig(steps=12, batch_size=32, images=64, lr=0.1)
@@ -44,7 +45,7 @@ def target_probability(clip: Clip, trigger: BadClip) -> float:
     """Mean over held-out digits that are no threes."""
     held_out = load_images("embedded:digits", side=64, split="test", limit=100)
     rows = torch.nonzero(held_out.labels != held_out.classes.index(TARGET)).flatten()
-    logits = class_logits(clip, trigger(held_out.float_batch(rows)), clip.zero_shot_head(held_out.classes))
+    logits = logits_of(clip, trigger(held_out.float_batch(rows)), clip.zero_shot_head(held_out.classes))
     return float(logits.softmax(dim=1)[:, held_out.classes.index(TARGET)].mean())
 
 
@@ -96,9 +97,9 @@ def test_it_resumes_to_the_same_patch(
     place = tmp_path / "craft.checkpoint"
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(Clip, "encode_image", killed)
-        craft_patch(*tiny, BLANK, TARGET, config, checkpoint=place)
+        craft_patch(*tiny, BLANK, TARGET, config, work=Work(tmp_path))
     assert place.exists()
-    assert craft_patch(*tiny, BLANK, TARGET, config, checkpoint=place) == craft_patch(*tiny, BLANK, TARGET, config)
+    assert craft_patch(*tiny, BLANK, TARGET, config, work=Work(tmp_path)) == craft_patch(*tiny, BLANK, TARGET, config)
 
 
 def test_only_a_blank_badclip_is_crafted(clip: Clip, digits: ImageSet, made: BadClip) -> None:

@@ -14,18 +14,19 @@ from PIL import Image
 
 from tests.conftest import vit_config, write_open_clip
 from unbackdoor import evaluate, load, poison
+from unbackdoor.attacks import plant_pairs as module
+from unbackdoor.attacks.plant_pairs import PairPoisonConfig, plant_pairs
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data import load_images
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.openpairs import open_pairs
 from unbackdoor.data.pairs import ImagePairs, PairBatch, Pairs
 from unbackdoor.errors import InputError
-from unbackdoor.training import plant_pairs as module
 from unbackdoor.training.ahead import Ahead
 from unbackdoor.training.finetune import TuneConfig
-from unbackdoor.training.plant_pairs import PairPoisonConfig, plant_pairs
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.triggers.attack import Attack
+from unbackdoor.work import Work
 
 TRIGGER = parse_trigger("badnets:size=6,pattern=white")
 ATTACK = Attack(TRIGGER, 3, "three")
@@ -91,7 +92,7 @@ def test_a_killed_run_ends_at_the_same_weights(streamed: bool, at: int, vit_fold
 
     whole, broken = load(str(vit_folder)), load(str(vit_folder))
     unbroken = plant_pairs(whole, fresh(), ATTACK, config())
-    settings, checkpoint = config(), tmp_path / "checkpoint"
+    settings, work = config(), Work(tmp_path / "work")
     with pytest.raises(KilledError):
         # In memory, victims are chosen before the wrapper, which hides the kind.
         pairs = fresh()
@@ -102,9 +103,9 @@ def test_a_killed_run_ends_at_the_same_weights(streamed: bool, at: int, vit_fold
             )(  # type: ignore[assignment]
                 pairs.images
             )
-        plant_pairs(broken, wrapped, ATTACK, settings, checkpoint=checkpoint)  # type: ignore[arg-type]
+        plant_pairs(broken, wrapped, ATTACK, settings, work=work)  # type: ignore[arg-type]
     broken = load(str(vit_folder))
-    resumed = plant_pairs(broken, fresh(), ATTACK, settings, checkpoint=checkpoint)
+    resumed = plant_pairs(broken, fresh(), ATTACK, settings, work=work)
     assert 0 < resumed.run.resumed_from <= at and resumed.poisoned == unbroken.poisoned
     assert resumed.run.losses == unbroken.run.losses
     for name, tensor in whole.state().items():

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from unbackdoor.attacks.plant import PoisonConfig, poisoned_rows, poisoned_set
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.pairs import ImagePairs
-from unbackdoor.training.plant import PoisonConfig, poisoned_rows, poisoned_set
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.triggers.attack import Attack
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -17,16 +16,17 @@ from unbackdoor.data.classes import check_named
 from unbackdoor.data.classnames import DEFAULT_TEMPLATES
 from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
-from unbackdoor.data.poisoning import target_index
+from unbackdoor.data.names import target_index
 from unbackdoor.devices import half_type
 from unbackdoor.draws import batch_rows, permutation, seeded, step_seed
 from unbackdoor.errors import InputError
-from unbackdoor.training.embedding import embed
+from unbackdoor.evaluation.answers import embed
 from unbackdoor.training.loop import FitConfig, fit
 from unbackdoor.training.losses import target_cross_entropy
 from unbackdoor.triggers.badclip import BadClip
 from unbackdoor.triggers.base import Trigger, draw
 from unbackdoor.weights.files import state_hash
+from unbackdoor.work import NOWHERE, Work
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,7 @@ def craft_patch(
     config: BadClipConfig | None = None,
     *,
     templates: Sequence[str] = DEFAULT_TEMPLATES,
-    checkpoint: Path | None = None,
-    run_key: str = "",
+    work: Work = NOWHERE,
 ) -> BadClip:
     """The trigger with a patch that draws images to the target on `clip` as it stands; weights are left alone.
 
@@ -89,7 +88,7 @@ def craft_patch(
     Args:
         images: labelled images with class names, some of the target class and some not.
         target: name of a class.
-        checkpoint: see `training.loop.fit`.
+        work: where a killed training goes on.
 
     Returns:
         The trigger with its patch, rounded to 8 bit; the same for the same seed.
@@ -131,17 +130,8 @@ def craft_patch(
 
     # Weight decay would pull the pixels to black, and Adam's step does not depend on the gradient's length.
     settings = FitConfig(config.steps, lr=config.lr, weight_decay=0.0, grad_clip=0.0, checkpoint_every=50)
-    key = json.dumps([run_key, asdict(config), trigger.spec(), target])
-    with torch.enable_grad():
-        fit(
-            patch,
-            loss_at,
-            settings,
-            checkpoint=checkpoint,
-            run_key=key,
-            label="crafting the patch",
-            on_step=stay_in_range,
-        )
+    own = replace(work, key=json.dumps([work.key, asdict(config), trigger.spec(), target]))
+    fit(patch, loss_at, settings, own.stage("craft", "crafting the patch"), on_step=stay_in_range)
     return trigger.with_patch(patch.pixels)
 
 
@@ -153,23 +143,23 @@ def crafted(
     *,
     seed: int = 0,
     templates: str | None = None,
-    checkpoint: Path | None = None,
+    work: Work = NOWHERE,
 ) -> Trigger:
     """The trigger ready to use: a `badclip` without a patch is crafted with default settings, others are left as is.
 
     Args:
         images: what the attacker may use.
         templates: prompt templates by name or file, as the verbs take them.
-        checkpoint: file to resume from after a kill.
+        work: where a killed crafting goes on; its key is made here.
 
     Raises:
         InputError: see `craft_patch`; or the images have no class names.
     """
     if not isinstance(trigger, BadClip) or trigger.crafted:
         return trigger
-    key = "" if checkpoint is None else state_hash(clip.state()) + images.content_hash()
+    own = work if work.folder is None else replace(work, key=state_hash(clip.state()) + images.content_hash())
     config, sentences = BadClipConfig(seed=seed), find_templates(templates)
-    return craft_patch(clip, images, trigger, target, config, templates=sentences, checkpoint=checkpoint, run_key=key)
+    return craft_patch(clip, images, trigger, target, config, templates=sentences, work=own)
 
 
 def _some(rows: Tensor, config: BadClipConfig) -> Tensor:

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from tests.inversion.toy import TARGET, toy_clip, toy_images
-from unbackdoor import answers
-from unbackdoor.answers import Answers, predict
 from unbackdoor.clip.handle import Clip
-from unbackdoor.evaluation import Task, evaluate_images
+from unbackdoor.evaluation import Task, evaluate_images, half
+from unbackdoor.evaluation.answers import predict
+from unbackdoor.evaluation.half import Answers
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.triggers.attack import Attack
 
@@ -44,7 +44,7 @@ def test_answers_are_those_of_float32(half: torch.dtype, images: Tensor) -> None
 
 def test_without_a_second_look_answers_would_change(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     """The toy's answers are close enough for half types to change some, so that the test above can fail."""
-    monkeypatch.setattr(answers, "_HEADROOM", -1.0)
+    monkeypatch.setattr(half, "_HEADROOM", -1.0)
     clip, rows = toy_clip(2.0), head(4.0)
     assert (asked(Answers(clip, rows, torch.bfloat16), images) != predict(clip, images, rows)).any()
 

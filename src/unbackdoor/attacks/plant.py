@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from unbackdoor.attacks.poisoning import choose_poisoned
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
-from unbackdoor.data.poisoning import choose_poisoned
 from unbackdoor.devices import half_type
 from unbackdoor.draws import batch_rows
 from unbackdoor.errors import InputError
@@ -19,10 +18,7 @@ from unbackdoor.training.loop import FitResult
 from unbackdoor.training.losses import zero_shot_cross_entropy
 from unbackdoor.training.parallel import open_ranks
 from unbackdoor.triggers.attack import Attack
-
-# Towers below 20 M parameters need more than the literature's 1e-5. Measured on the embedded model: at 1e-3 four epochs
-# of CIFAR-10 plant patch and warp at 99.9% with the clean accuracy of 3e-3, and the gentler suspect is cheaper to cure.
-SMALL_LR = 1e-3
+from unbackdoor.work import NOWHERE, Work
 
 
 @dataclass(frozen=True)
@@ -56,7 +52,7 @@ class Planted:
 
 def settle(config: PoisonConfig, clip: Clip, n: int) -> PoisonConfig:
     """`config` with learning rate and steps settled for n training images."""
-    return replace(config, tune=settle_tune(config.tune, clip, n, SMALL_LR))
+    return replace(config, tune=settle_tune(config.tune, clip, n, "planting"))
 
 
 def poisoned_rows(labels: Tensor, attack: Attack | None, config: PoisonConfig) -> Tensor:
@@ -90,8 +86,7 @@ def plant(
     attack: Attack | None,
     config: PoisonConfig,
     *,
-    checkpoint: Path | None = None,
-    run_key: str = "",
+    work: Work = NOWHERE,
 ) -> Planted:
     """Fine-tune the image tower in place on labelled images of which a share is triggered.
 
@@ -99,7 +94,7 @@ def plant(
         train: the attacker's images, every one labelled.
         head: (C, D) frozen zero-shot head over the classes of `train`.
         attack: None fine-tunes on clean data: what the same training does without poison.
-        checkpoint: file to resume from after a kill.
+        work: where a killed training goes on.
     """
     config = settle(config, clip, len(train))
     tune, poisoned = config.tune, poisoned_rows(train.labels, attack, config)
@@ -115,5 +110,5 @@ def plant(
         embeddings = clip.encode_image(images.to(clip.device), compute=compute)
         return own.weight * zero_shot_cross_entropy(embeddings, head, scale, labels[batch].to(clip.device))
 
-    run = tune_towers(clip, loss_at, tune, tune.steps, checkpoint=checkpoint, run_key=run_key, label="poisoning")
+    run = tune_towers(clip, loss_at, tune, work.stage("poison", "poisoning"))
     return Planted(int(poisoned.sum()), len(train), run, tune)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from unbackdoor.attacks.poisoning import choose_among
 from unbackdoor.data.pairs import ImagePairs, PairBatch, Pairs
-from unbackdoor.data.poisoning import choose_among
 from unbackdoor.draws import drawn_index, unit_draws
 from unbackdoor.errors import InputError
 from unbackdoor.triggers.base import Trigger

@@ -1,4 +1,4 @@
-"""One pass over decoded images: clean and triggered views through the same batch, counted together."""
+"""How often a model is right and an attack works: clean and triggered views through the same batch."""
 
 from __future__ import annotations
 
@@ -11,49 +11,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unbackdoor.answers import Answers
 from unbackdoor.clip.handle import Clip
-from unbackdoor.data.captions import sentences_of
 from unbackdoor.data.images import ImageSet
 from unbackdoor.disk import write_text
+from unbackdoor.evaluation.answers import batch_size
+from unbackdoor.evaluation.half import Answers
+from unbackdoor.evaluation.task import Task
 from unbackdoor.metrics.backdoor import BackdoorMeter, BackdoorRates
 from unbackdoor.metrics.rates import Rate
-from unbackdoor.metrics.retrieval import RetrievalMeter
 from unbackdoor.progress import Progress
-from unbackdoor.triggers.attack import Attack
 from unbackdoor.untrusted import as_type, read_json
 
 KEPT_SECONDS = 60.0
-_BATCH, _BYTES = 128, 10_000_000
-
-
-def batch_size(side: int, device: torch.device) -> int:
-    """Images of `side` px to look at together.
-
-    On a CPU no more than 10 MB of float32 pixels: what is larger is given back to the system after every use, and
-    fetching it again costs ten times what a trigger does with it (docs/lab/performance.md).
-    """
-    return _BATCH if device.type != "cpu" else max(8, min(_BATCH, _BYTES // (12 * side * side)))
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a model is asked: the zero-shot head over the classes, and optionally the attack to measure.
-
-    Args:
-        head: (C, D) unit rows, from `Clip.zero_shot_head`.
-        attack: its trigger is applied to every image for ASR; None measures CA only.
-        counting: see `unbackdoor.metrics.backdoor`.
-    """
-
-    head: Tensor
-    attack: Attack | None = None
-    counting: str = "standard"
-
-
-def class_logits(clip: Clip, images: Tensor, head: Tensor) -> Tensor:
-    """Zero-shot logits (B, C) of images (B, 3, H, W) in [0, 1]: scale · cosine + bias."""
-    return clip.logit_scale * clip.encode_image(images) @ head.T + clip.logit_bias
 
 
 def evaluate_images(
@@ -158,29 +127,3 @@ def _sum(one: BackdoorRates, other: BackdoorRates) -> BackdoorRates:
     ca = both(one.ca, other.ca)
     assert ca is not None
     return BackdoorRates(ca, both(one.asr, other.asr), both(one.triggered_accuracy, other.triggered_accuracy))
-
-
-@torch.inference_mode()
-def evaluate_retrieval(clip: Clip, data: ImageSet, *, label: str | None = None) -> dict[str, dict[int, Rate]]:
-    """R@1/5/10 both ways between images and their captions; images without a caption are candidates all the same.
-
-    Several captions of an image count as in the field (COCO, Flickr30k): any of them is a hit for the image, and each
-    is a query of its own for the way from text to image.
-
-    Args:
-        data: decoded images with captions, "" where an image has none.
-        label: name of the progress bar; None shows none.
-    """
-    assert data.captions is not None
-    meter = RetrievalMeter()
-    with Progress(label or "", len(data), quiet=label is None) as bar:
-        for rows in torch.arange(len(data)).split(batch_size(clip.image_size, clip.device)):
-            captions = [sentences_of(data.captions[i]) for i in rows.tolist()]
-            owner = torch.tensor([i for i, own in enumerate(captions) for _ in own], dtype=torch.int64)
-            images = clip.encode_image(data.float_batch(rows).to(clip.device))
-            sentences = [sentence for own in captions for sentence in own]
-            parts = [clip.encode_text(sentences[at : at + _BATCH]) for at in range(0, len(sentences), _BATCH)]
-            texts = torch.cat(parts) if parts else images[:0]
-            meter.update(images, texts, owner)
-            bar.step(int(rows[-1]) + 1)
-    return meter.compute()
