@@ -6,6 +6,7 @@ A line is one JSON value. The last one may be torn, as it was being written when
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,14 +19,21 @@ LARGEST = 256 << 20
 
 
 def append(path: Path, value: Any) -> None:
-    """Add a line; of several processes the first alone does."""
+    """Add a line, of which mappings are written as dicts; of several processes the first alone does."""
     if not is_first_process():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     # A line that a killed run left unfinished must not run into this one.
     torn = path.exists() and not _ends_whole(path)
     with path.open("a", encoding="utf-8") as file:
-        file.write(("\n" if torn else "") + json.dumps(value, allow_nan=False) + "\n")
+        file.write(("\n" if torn else "") + json.dumps(value, allow_nan=False, default=_as_dict) + "\n")
+
+
+def _as_dict(value: Any) -> dict[str, Any]:
+    """What a verb returned is a mapping and no dict."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} is not JSON")
 
 
 def read(path: Path, kind: type[T]) -> list[T]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 import pytest
+from jsonschema import Draft202012Validator
 
 from tests.conftest import ROOT, vit_config, write_open_clip
 from tests.towers.steps import few_steps
@@ -21,6 +22,7 @@ from unbackdoor.bench.grid import plan
 from unbackdoor.bench.recipe import read_recipe
 from unbackdoor.bench.store import address
 from unbackdoor.cli.main import cli, run
+from unbackdoor.verbs.schemas import FOLDER, RESULTS
 
 HERE = Path(__file__).parent
 WRITE = os.environ.get("UNBACKDOOR_GOLDEN") == "write"
@@ -130,12 +132,36 @@ RUNS = {
 }
 
 
+# Whose JSON Schema a run's result keeps to; without one here it is that of the run's name.
+SCHEMAS = {
+    "poison": "plant",
+    "poison-pairs": "plant",
+    "unlearn": "cure",
+    "unlearn-vector": "cure",
+    "disentangle": "map",
+    "scan": "finding",
+    "unlearn-scan": "blind-cure",
+    "info-model": "model-info",
+    "info-data": "data-info",
+    "info-trigger": "trigger-info",
+    "weights-diff": "weights",
+    "weights-apply": "weights",
+    "weights-combine": "weights",
+}
+
+
 def _name_another_target(scan: Path, out: Path) -> None:
     """A finding of a class that the model answers nothing with: where all are of the target, none can be cured."""
     shutil.copytree(scan, out)
     finding = json.loads((out / "finding.json").read_text())
     finding["target"]["name"] = "seven" if finding["target"]["name"] != "seven" else "two"
     (out / "finding.json").write_text(json.dumps(finding))
+
+
+def check_result(name: str, value: dict[str, Any]) -> None:
+    """A result keeps to its schema, and is read and written again as it was, its keys in their order."""
+    Draft202012Validator(json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))).validate(value)
+    assert json.dumps(RESULTS[name].read(value).as_dict()) == json.dumps(value)
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -154,5 +180,8 @@ def test_keys(name: str, place: Path, capsys: pytest.CaptureFixture[str]) -> Non
     parts = {"stdout": json.loads(shown.out)}
     if out.is_dir() and name != "convert":  # what it writes is a library's, with the vocabulary
         parts |= {path.name: json.loads(path.read_text()) for path in sorted(out.glob("*.json"))}
+    schema = SCHEMAS.get(name, name)
+    for part in parts.keys() & {"stdout", RESULTS[schema].file}:
+        check_result(schema, parts[part])
     text = "".join(f"[{part}]\n" + "".join(f"{key}\n" for key in sorted(keys(v))) for part, v in parts.items())
     check(f"keys/{name}.txt", text.replace(str(place), "{place}"))

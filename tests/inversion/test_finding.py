@@ -15,10 +15,11 @@ from unbackdoor.runs.case import open_referred
 
 
 def finding() -> dict[str, Any]:
+    nothing = {"value": None, "n": 0, "interval": [0, 1]}
     return {
         "weights": "0a", "model_reference": "embedded", "backdoored": True, "message": "m", "images": 64,
         "false_alarm_rate": 0.05, "target": {"name": "three", "confidence": 1.0}, "origin": None, "p_value": 0.01,
-        "trigger": {"spec": "badnets:size=4", "inverter": "patch", "strength": {"value": None, "n": 0}},
+        "trigger": {"spec": "badnets:size=4", "inverter": "patch", "strength": nothing},
         "inverters": [{"name": "patch"}, {"name": "warp"}],
         "others": [{"target": "one", "spec": "blended", "inverter": "warp", "p_value": 0.02}],
     }  # fmt: skip

@@ -66,7 +66,7 @@ def test_poison_then_unlearn_leaves_everything_promised(open_clip_folder: Path, 
         assert (cure / name).exists(), name
     assert not (cure / ".work").exists()
     stored = json.loads((cure / "result.json").read_text())
-    assert stored == json.loads(json.dumps(result))
+    assert stored == json.loads(json.dumps(dict(result)))
     for when in ("before", "after"):
         assert set(stored[when]) == {"ca", "asr", "triggered_accuracy", "n", "interval"}
         low, high = stored[when]["interval"]["asr"]

@@ -50,7 +50,7 @@ def test_finding(strength: float, null: list[float], expected: bool | None, tmp_
     assert found["backdoored"] is expected
     assert state_hash(clip.state()) == before
     stored = json.loads((tmp_path / "finding.json").read_text())
-    assert stored == json.loads(json.dumps(found))
+    assert stored == json.loads(json.dumps(dict(found)))
     assert {"p_value", "false_alarm_rate", "target", "trigger", "seconds", "message"} <= set(stored)
     # What is no finding is not called a trigger.
     name, other = ("trigger", "candidate") if expected else ("candidate", "trigger")

@@ -7,26 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from unbackdoor.errors import InputError
+from unbackdoor.runs.result import Rates, Share
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.untrusted import as_type, read_json
-
-
-@dataclass(frozen=True)
-class Share:
-    """A rate; None where nothing could be counted."""
-
-    value: float | None
-    n: int
-    interval: tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Of one model on its test images."""
-
-    ca: Share
-    asr: Share | None = None
-    triggered_accuracy: Share | None = None
 
 
 @dataclass(frozen=True)

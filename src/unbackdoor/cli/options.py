@@ -191,10 +191,11 @@ def shared(*names: str) -> Callable[[F], F]:
     return decorate
 
 
-def show(result: dict[str, Any], as_json: bool, lines: Callable[[dict[str, Any]], list[str]]) -> None:
+def show(result: Mapping[str, Any], as_json: bool, lines: Callable[[dict[str, Any]], list[str]]) -> None:
     """Print a result: one JSON object, or its lines for people; of several processes the first speaks."""
     if not is_first_process():
         return
+    result = dict(result)
     if as_json:
         click.echo(json.dumps(result, allow_nan=False))
     else:

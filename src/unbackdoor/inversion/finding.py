@@ -1,45 +1,64 @@
-"""What a scan leaves in `finding.json`, read back: the one place where it is typed and checked."""
+"""What a scan returns and leaves in `finding.json`: the one place where it is typed, and checked when it is read."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
-from unbackdoor.errors import InputError, first_line
+from unbackdoor.errors import InputError
 from unbackdoor.inversion import inverter_names
 from unbackdoor.printable import terminal
+from unbackdoor.runs.result import Result, Share, as_json, optional
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.triggers.spec import from_spec
-from unbackdoor.untrusted import as_type, parse_json, read_json
+from unbackdoor.untrusted import read_json
 
 NAME = "finding.json"
 _MOST_IMAGES, _MOST = 10_000_000, 10_000
+NOTHING = Share(None, 0, (0.0, 1.0))
 
 
 @dataclass(frozen=True)
-class Strength:
-    """Share of held-out pictures that a trigger turned, None where none could be counted."""
+class NearText:
+    """A class name near to what triggered pictures look like to the model."""
 
-    value: float | None
-
-
-@dataclass(frozen=True)
-class Shown:
-    """The recovered trigger that a finding shows."""
-
-    spec: str
-    inverter: str
-    strength: Strength
+    text: str
+    cosine: float
 
 
 @dataclass(frozen=True)
 class Target:
-    """The class that it leads to."""
+    """The class that a recovered trigger leads to.
+
+    Args:
+        confidence: share of what the inverters say that is for it.
+        nearest_texts: nearest first.
+        from_: `classes` that were given or the data's own, or the `vocabulary`.
+    """
 
     name: str
+    confidence: float = 0.0
+    nearest_texts: tuple[NearText, ...] = ()
+    from_: str = "classes"
+
+
+@dataclass(frozen=True)
+class RecoveredTrigger:
+    """The recovered trigger that speaks for the target best.
+
+    Args:
+        picture: its file, where the scan was written.
+        norm: how large it is, in the inverter's own unit.
+        strength: held-out pictures that it turns.
+    """
+
+    spec: str
+    picture: str | None = field(default=None, kw_only=True)
+    inverter: str
+    norm: float = field(default=0.0, kw_only=True)
+    strength: Share
 
 
 @dataclass(frozen=True)
@@ -47,15 +66,32 @@ class Other:
     """A further class that would be a finding by itself."""
 
     target: str
-    spec: str
+    p_value: float = field(default=1.0, kw_only=True)
     inverter: str
+    spec: str
+    strength: Share = NOTHING
 
 
 @dataclass(frozen=True)
-class Ran:
-    """An inverter that took part."""
+class InverterLine:
+    """What an inverter recovered.
+
+    Args:
+        target: class that it names.
+        statistic: larger for a backdoor.
+        facts: its own.
+        excess: steps against clean models; None where there are none.
+    """
 
     name: str
+    target: str = ""
+    statistic: float = 0.0
+    norm: float = 0.0
+    strength: Share = NOTHING
+    trigger: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+    excess: float | None = None
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -67,51 +103,74 @@ class Lead:
     inverter: str
 
 
-@dataclass(frozen=True)
-class Finding:
-    """Of a finding what a cure uses.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Finding(Result):
+    """What `scan` says of a model.
+
+    A field with a default may be lacking in a finding of an older version.
 
     Args:
-        weights: hash of the scanned model's.
         model_reference: how the scanned model was named; a stranger's word, not to be followed to the network.
         backdoored: None means that it cannot be told.
-        message: why.
-        images: how many pictures the scan drew.
+        p_value: None where there are no clean models to compare with.
         false_alarm_rate: that it was made with, in (0, 1).
+        clean_models: of the null.
+        message: why.
+        target: the likeliest, whatever the answer is.
+        twin_agreement: held-out pictures that the clean twin answers as the suspect does, where there is an origin.
+        others: of a backdoored model.
         inverters: those that ran.
         origin: the clean model that it was compared with, as it was named.
-        others: of a backdoored model; findings of older versions name none.
+        weighed: inverters that the p-value rests on.
+        images: how many pictures the scan drew.
+        weights: hash of the scanned model's.
+        report: the page, where the scan was written.
     """
 
-    weights: str
+    file: ClassVar[str] = NAME
+    verb: Literal["scan"] = "scan"
     model_reference: str
     backdoored: bool | None
-    message: str
-    images: int
+    p_value: float | None = None
     false_alarm_rate: float
+    clean_models: int = 0
+    message: str
     target: Target
-    trigger: Shown
-    inverters: tuple[Ran, ...]
-    origin: str | None = None
+    twin_agreement: Share | None = None
+    trigger: RecoveredTrigger
     others: tuple[Other, ...] = ()
+    inverters: tuple[InverterLine, ...]
+    origin: str | None = None
+    weighed: tuple[str, ...] = ()
+    data: str = ""
+    images: int
+    seed: int = 0
+    weights: str
+    seconds: float = 0.0
+    report: str | None = optional()
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Refuse numbers, names and specs that no scan of ours writes.
+
+        Raises:
+            InputError: there is one.
+        """
         if not 1 <= self.images <= _MOST_IMAGES:
-            raise ValueError(f"images {self.images}: must lie in 1 to {_MOST_IMAGES:,}")
+            raise InputError(f"images {self.images}: must lie in 1 to {_MOST_IMAGES:,}")
         if not 0 < self.false_alarm_rate < 1:
-            raise ValueError(f"false_alarm_rate {self.false_alarm_rate}: must lie in (0, 1)")
+            raise InputError(f"false_alarm_rate {self.false_alarm_rate}: must lie in (0, 1)")
         for name in ("message", "model_reference", "origin", "weights"):
             text = getattr(self, name) or ""
             if terminal(text) != text:
-                raise ValueError(f"{name}: holds characters that cannot be shown")
+                raise InputError(f"{name}: holds characters that cannot be shown")
         if not self.inverters or len(self.others) > _MOST:
-            raise ValueError("names no inverter" if not self.inverters else f"names {len(self.others)} other classes")
+            raise InputError("names no inverter" if not self.inverters else f"names {len(self.others)} other classes")
         ran = [row.name for row in self.inverters]
         odd = sorted({*ran, self.trigger.inverter, *(row.inverter for row in self.others)} - set(inverter_names()))
         if odd:
-            raise ValueError(f"unknown inverter {odd[0][:60]!r}; there are {', '.join(inverter_names())}")
+            raise InputError(f"unknown inverter {odd[0][:60]!r}; there are {', '.join(inverter_names())}")
         if len(set(ran)) != len(ran):
-            raise ValueError("names an inverter twice")
+            raise InputError("names an inverter twice")
         # Specs are parsed here, so that nothing is computed before a bad one is refused.
         _ = self.leads
 
@@ -122,6 +181,14 @@ class Finding:
             Lead(self.target.name, from_spec(self.trigger.spec), self.trigger.inverter),
             *(Lead(row.target, from_spec(row.spec), row.inverter) for row in self.others),
         )
+
+    @classmethod
+    def fitted(cls, raw: dict[str, Any]) -> dict[str, Any]:
+        """The JSON, `from` by the name of its field."""
+        target = raw.get("target")
+        if not isinstance(target, dict) or "from" not in target:
+            return raw
+        return {**raw, "target": {**target, "from_": target["from"]}}
 
     def check_classes(self, names: Sequence[str], where: str) -> None:
         """Refuse a finding whose targets are no classes here.
@@ -148,22 +215,17 @@ def read_finding(finding: str | Path | Mapping[str, Any]) -> tuple[Finding, dict
     Raises:
         InputError: not a finding; the line names the field that is missing, or of another type or size.
     """
-    if isinstance(finding, Mapping):
-        where = "the finding"
-        try:
-            text = json.dumps(finding, allow_nan=False)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise InputError(f"{where}: not what scan returned ({first_line(error)})") from None
-        raw = parse_json(text, where)
-    else:
-        path = Path(finding)
-        path = path / NAME if path.is_dir() else path
-        where = str(path)
-        try:
-            raw = read_json(path)
-        except InputError as error:
-            raise InputError(f"{error}; give the {NAME} of a scan with --out") from None
+    where = "the finding"
     try:
-        return as_type(raw, Finding, where), raw
+        if isinstance(finding, Mapping):
+            raw = as_json(finding, where, "scan")
+        else:
+            path = Path(finding)
+            path = path / NAME if path.is_dir() else path
+            raw, where = read_json(path), str(path)
+    except InputError as error:
+        raise InputError(f"{error}; give the {NAME} of a scan with --out") from None
+    try:
+        return Finding.read(raw, where), raw
     except InputError as error:
         raise InputError(f"not a finding: {error}; give the {NAME} of a scan with --out") from None

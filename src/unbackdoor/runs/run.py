@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 from unbackdoor.clip.handle import Clip
 from unbackdoor.devices import is_first_process
 from unbackdoor.errors import InputError, Interrupted, first_line
-from unbackdoor.manifest import Manifest
+from unbackdoor.manifest import Manifest, write_json, write_jsonl
 from unbackdoor.training.parallel import wait_for_all
 from unbackdoor.untrusted import as_type, is_there, read_json
 from unbackdoor.weights.files import state_hash
@@ -132,3 +132,27 @@ def work_folder(out: Path, manifest: Manifest) -> Iterator[Path]:
     wait_for_all()
     if is_first_process():
         shutil.rmtree(work, ignore_errors=True)
+
+
+def finish(
+    folder: Path,
+    manifest: Manifest,
+    result: Mapping[str, Any],
+    *,
+    metrics: list[dict[str, Any]] | None = None,
+    report: Callable[[dict[str, Any], dict[str, Any]], Any] | None = None,
+    name: str = "result.json",
+) -> None:
+    """Write what a run tells: the result last, so that where there is one, everything is there.
+
+    Args:
+        metrics: rows of `metrics.jsonl`.
+        report: writes the page, of the result and the manifest.
+        name: of the result's file.
+    """
+    if metrics is not None:
+        write_jsonl(folder / "metrics.jsonl", metrics)
+    manifest.write(folder)
+    if report is not None:
+        report(dict(result), manifest.as_dict())
+    write_json(folder / name, result)

@@ -11,11 +11,12 @@ from unbackdoor.runs.case import Case
 from unbackdoor.runs.run import Run
 
 C = TypeVar("C")
+R = TypeVar("R")
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Verb(Generic[C]):
+class Verb(Generic[C, R]):
     """What a verb does, and what it takes.
 
     Args:
@@ -26,13 +27,13 @@ class Verb(Generic[C]):
         defaults: of fields of `Case`, where they are the verb's own.
     """
 
-    function: Callable[[Case, C, Run], dict[str, Any]]
+    function: Callable[[Case, C, Run], R]
     config: type[C]
     needs: Sequence[str]
     takes: Sequence[str]
     defaults: Mapping[str, Any]
 
-    def __call__(self, **given: Any) -> dict[str, Any]:
+    def __call__(self, **given: Any) -> R:
         """Run it on keywords, each a field of the case, of the config or of the run.
 
         Raises:
@@ -90,10 +91,10 @@ def _of(kind: type[T], values: Mapping[str, Any]) -> T:
 
 def verb(
     config: type[C], *, needs: Sequence[str], takes: Sequence[str], defaults: Mapping[str, Any] | None = None
-) -> Callable[[Callable[[Case, C, Run], dict[str, Any]]], Verb[C]]:
+) -> Callable[[Callable[[Case, C, Run], R]], Verb[C, R]]:
     """Make a verb of a function; see `Verb`."""
 
-    def made(function: Callable[[Case, C, Run], dict[str, Any]]) -> Verb[C]:
+    def made(function: Callable[[Case, C, Run], R]) -> Verb[C, R]:
         found = Verb(function, config, needs, takes, defaults or {})
         for name in ("__module__", "__name__", "__qualname__", "__doc__"):  # for help and pages made of docstrings
             object.__setattr__(found, name, getattr(function, name))

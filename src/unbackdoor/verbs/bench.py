@@ -25,6 +25,7 @@ from unbackdoor.runs.case import Case, open_model, open_referred
 from unbackdoor.runs.run import Run, check_verb, resumable, weights_hash
 from unbackdoor.runs.verb import verb
 from unbackdoor.untrusted import read_text
+from unbackdoor.verbs.results import GridResult
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class GridConfig:
 
 
 @verb(GridConfig, needs=("recipe", "out"), takes=("device",))
-def bench(case: Case, config: GridConfig, run: Run) -> dict[str, Any]:
+def bench(case: Case, config: GridConfig, run: Run) -> GridResult:
     """Plant every attack of a recipe, cure each with every defence, and tabulate.
 
     Cells are addressed by a hash over their whole configuration and kept under `out`; finished ones are not run again,
@@ -87,18 +88,17 @@ def bench(case: Case, config: GridConfig, run: Run) -> dict[str, Any]:
             write_text(out / f"scatter-{attack}.svg", svg)
         manifest.notes.update(finished=len(found.rows), failed=found.failed, missing=len(found.missing))
         manifest.write(out)
-    return {
-        "verb": "bench",
-        "recipe": str(config.recipe),
-        "cells": sum(1 + len(own) for _, own in cells),
-        "finished": len(found.rows),
-        "failed": found.failed,
-        "missing": found.missing,
-        "tables": str(out / "tables.md"),
-        "results": str(out / "results.jsonl"),
-        "addresses": len({address(cell["config"]) for s, own in cells for cell in (s, *own)}),
-        "seconds": round(manifest.seconds, 2),
-    }
+    return GridResult(
+        recipe=str(config.recipe),
+        cells=sum(1 + len(own) for _, own in cells),
+        finished=len(found.rows),
+        failed=tuple(found.failed),
+        missing=tuple(found.missing),
+        tables=str(out / "tables.md"),
+        results=str(out / "results.jsonl"),
+        addresses=len({address(cell["config"]) for s, own in cells for cell in (s, *own)}),
+        seconds=round(manifest.seconds, 2),
+    )
 
 
 def recipe_model(reference: str, online: bool) -> Clip:

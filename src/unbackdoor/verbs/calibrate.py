@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+
+from torch import Tensor
 
 from unbackdoor import journal
 from unbackdoor.clip.handle import Clip
@@ -15,14 +17,15 @@ from unbackdoor.data.images import ImageSet
 from unbackdoor.errors import InputError
 from unbackdoor.inversion import inverter_names
 from unbackdoor.inversion.clones import clones
-from unbackdoor.inversion.detection import Null, architecture, ranked
+from unbackdoor.inversion.detection import Null, Scores, architecture, ranked
 from unbackdoor.inversion.examine import HELD, SEARCHED, Examination, examine
 from unbackdoor.inversion.examine import settings as examine_settings
 from unbackdoor.manifest import Manifest, run_key
 from unbackdoor.runs.case import Case, open_model
 from unbackdoor.runs.run import Run, claim, resumable, weights_hash
 from unbackdoor.runs.verb import verb
-from unbackdoor.verbs.origins import open_origin
+from unbackdoor.verbs.origins import OpenOrigin, open_origin
+from unbackdoor.verbs.results import NullResult
 from unbackdoor.verbs.scan import candidates
 from unbackdoor.work import Work
 
@@ -50,7 +53,7 @@ class CalibrateConfig:
     takes=("limit", "checkpoint", "classes", "templates", "device", "seed"),
     defaults={"limit": SEARCHED + HELD},
 )
-def calibrate(case: Case, config: CalibrateConfig, run: Run) -> dict[str, Any]:
+def calibrate(case: Case, config: CalibrateConfig, run: Run) -> NullResult:
     """Scan clean models and write their statistics as a null for `scan`.
 
     A killed run goes on: each model's line is kept beside the null until it is whole. The manifest lies beside it, too.
@@ -61,8 +64,49 @@ def calibrate(case: Case, config: CalibrateConfig, run: Run) -> dict[str, Any]:
     """
     if not config.models:
         raise InputError("nothing to calibrate on; name at least one clean model")
-    out = run.folder
-    chosen = tuple(config.inverters or inverter_names())
+    out, chosen = run.folder, tuple(config.inverters or inverter_names())
+    source = None if config.origin is None else open_origin(config.origin, case.device)
+    manifest = _manifest(case, config, chosen, source)
+    noted = f"{out.stem}.manifest.json"
+    claim(manifest, out.parent, noted, out)
+    kept, work = out.with_name(f".{out.name}.part"), out.with_name(f".{out.name}.work")
+    lines = _Lines(case.seed, chosen, None if source is None else source.clip, kept, work)
+    rows, names = list[tuple[Scores, ...]](), list[str]()
+    kind = identity = ""
+    decoded: dict[Frame, ImageSet] = {}
+    with resumable():
+        for reference in config.models:
+            model = _opened(case, reference, decoded)
+            manifest.config["models"].append(model.clip.reference)
+            manifest.config["data"], manifest.hashes["data"] = model.images.spec, model.images.content_hash()
+            if kind and model.kind != kind:
+                raise InputError(
+                    f"{model.clip.reference}: another architecture than the models before; calibrate each alone"
+                )
+            kind = model.kind
+            identity = examine_settings(len(model.images), chosen, source.told.weights if source else None)
+            if source is not None:
+                source.check(model.clip)
+            identities = (weights_hash(model.clip), manifest.hashes["data"], list(model.names), identity, case.seed)
+            for name, make in _with_copies(model, config.copies, case.seed, Work(work)):
+                line = lines.made(model, run_key(*identities, name), make)
+                manifest.hashes[name] = line.weights
+                rows.append(tuple(ranked(scores) for scores in line.statistics))
+                names.append(name)
+    Null(kind, identity, chosen, tuple(rows), tuple(names), source.told if source else None).save(out)
+    manifest.write(out.parent, noted)
+    kept.unlink(missing_ok=True)
+    return NullResult(
+        null=str(out),
+        clean_models=len(rows),
+        smallest_p_value=1 / (len(rows) + 1),
+        inverters=chosen,
+        seed=case.seed,
+        seconds=round(manifest.seconds, 2),
+    )
+
+
+def _manifest(case: Case, config: CalibrateConfig, chosen: tuple[str, ...], source: OpenOrigin | None) -> Manifest:
     settings = {
         "copies": config.copies,
         "inverters": list(chosen),
@@ -71,82 +115,47 @@ def calibrate(case: Case, config: CalibrateConfig, run: Run) -> dict[str, Any]:
         "seed": case.seed,
     }
     manifest = Manifest("calibrate", {**settings, "models": [], "data": None})
-    source = None if config.origin is None else open_origin(config.origin, case.device)
-    clean, rests = (source.clip, source.told) if source else (None, None)
-    if rests is not None:
-        manifest.hashes["origin"] = rests.weights
+    if source is not None:
+        manifest.hashes["origin"] = source.told.weights
     references = [m if isinstance(m, str) else m.reference for m in config.models]
-    source_of = case.source()
-    spec = source_of if isinstance(source_of, str) else source_of.spec
+    data = case.source()
+    spec = data if isinstance(data, str) else data.spec
     manifest.run = run_key("calibrate", settings, references, spec, case.classes, manifest.hashes)
-    noted = f"{out.stem}.manifest.json"
-    claim(manifest, out.parent, noted, out)
-    kept = out.with_name(f".{out.name}.part")
-    done = {row.key: row for row in journal.read(kept, _Done)}
-    work = out.with_name(f".{out.name}.work")
-    rows, told, kind, identity = [], [], "", ""
-    decoded: dict[Frame, ImageSet] = {}
-    with resumable():
-        for reference in config.models:
-            base = open_model(reference, case.checkpoint, case.device)
-            if base.frame not in decoded:
-                decoded[base.frame] = case.pictures(base, case.limit)
-            images = decoded[base.frame]
-            names, vocabulary = candidates(images)
-            head = base.zero_shot_head(names, find_templates(case.templates))
-            manifest.config["models"].append(base.reference)
-            manifest.config["data"], manifest.hashes["data"] = images.spec, images.content_hash()
-            own, identity = (
-                architecture(base.state()),
-                examine_settings(len(images), chosen, rests.weights if rests else None),
-            )
-            if kind and own != kind:
-                raise InputError(f"{base.reference}: another architecture than the models before; calibrate each alone")
-            kind = own
-            if source is not None:
-                source.check(base)
-            identities = (weights_hash(base), manifest.hashes["data"], list(names), identity, case.seed)
-            for said, make in _with_copies(base, images, head, config.copies, case.seed, Work(work)):
-                key = run_key(*identities, said)
-                if key not in done:
-                    clip = make()
-                    examined = examine(
-                        clip,
-                        images,
-                        head,
-                        names,
-                        Examination(chosen, vocabulary, case.seed),
-                        origin=clean,
-                        work=Work(work, key),
-                    )
-                    # By index, too: a vocabulary may hold a name twice, and classes are told apart by index.
-                    found = [{f"{c} {names[c]}": v for c, v in row.scores.items()} for row in examined.found]
-                    done[key] = _Done(key, found, weights_hash(clip))
-                    journal.append(kept, asdict(done[key]))
-                    shutil.rmtree(work, ignore_errors=True)
-                manifest.hashes[said] = done[key].weights
-                rows.append(tuple(ranked(scores) for scores in done[key].statistics))
-                told.append(said)
-    null = Null(kind, identity, chosen, tuple(rows), tuple(told), rests)
-    null.save(out)
-    manifest.write(out.parent, noted)
-    kept.unlink(missing_ok=True)
-    return {
-        "verb": "calibrate",
-        "null": str(out),
-        "clean_models": len(rows),
-        "smallest_p_value": 1 / (len(rows) + 1),
-        "inverters": list(chosen),
-        "seed": case.seed,
-        "seconds": round(manifest.seconds, 2),
-    }
+    return manifest
 
 
-def _with_copies(
-    base: Clip, images: ImageSet, head: Any, copies: int, seed: int, work: Work
-) -> Iterator[tuple[str, Callable[[], Clip]]]:
-    yield base.reference, lambda: base
-    yield from clones(base, images, head, copies, seed, work)
+@dataclass(frozen=True)
+class _Model:
+    """A clean model that is open, with what it is examined on.
+
+    Args:
+        names, vocabulary: candidate classes, and whether they are a vocabulary's.
+        head: zero-shot head over them.
+        kind: fingerprint of the architecture.
+    """
+
+    clip: Clip
+    images: ImageSet
+    names: tuple[str, ...]
+    vocabulary: bool
+    head: Tensor
+    kind: str
+
+
+def _opened(case: Case, reference: str | Clip, decoded: dict[Frame, ImageSet]) -> _Model:
+    """Open a model; images are decoded once for all that see them alike."""
+    clip = open_model(reference, case.checkpoint, case.device)
+    if clip.frame not in decoded:
+        decoded[clip.frame] = case.pictures(clip, case.limit)
+    images = decoded[clip.frame]
+    names, vocabulary = candidates(images)
+    head = clip.zero_shot_head(names, find_templates(case.templates))
+    return _Model(clip, images, names, vocabulary, head, architecture(clip.state()))
+
+
+def _with_copies(model: _Model, copies: int, seed: int, work: Work) -> Iterator[tuple[str, Callable[[], Clip]]]:
+    yield model.clip.reference, lambda: model.clip
+    yield from clones(model.clip, model.images, model.head, copies, seed, work)
 
 
 @dataclass(frozen=True)
@@ -156,3 +165,32 @@ class _Done:
     key: str
     statistics: list[dict[str, float]]
     weights: str
+
+
+class _Lines:
+    """Makes a model's line, or takes the one that a killed run has kept."""
+
+    def __init__(self, seed: int, inverters: tuple[str, ...], origin: Clip | None, kept: Path, work: Path) -> None:
+        self._seed, self._inverters, self._origin = seed, inverters, origin
+        self._file, self._work = kept, work
+        self._kept = {row.key: row for row in journal.read(kept, _Done)}
+
+    def made(self, model: _Model, key: str, make: Callable[[], Clip]) -> _Done:
+        """The line of what `make` makes of a model."""
+        if key not in self._kept:
+            clip = make()
+            examined = examine(
+                clip,
+                model.images,
+                model.head,
+                model.names,
+                Examination(self._inverters, model.vocabulary, self._seed),
+                origin=self._origin,
+                work=Work(self._work, key),
+            )
+            # By index, too: a vocabulary may hold a name twice, and classes are told apart by index.
+            statistics = [{f"{c} {model.names[c]}": v for c, v in row.scores.items()} for row in examined.found]
+            self._kept[key] = _Done(key, statistics, weights_hash(clip))
+            journal.append(self._file, asdict(self._kept[key]))
+            shutil.rmtree(self._work, ignore_errors=True)
+        return self._kept[key]

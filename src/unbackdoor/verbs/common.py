@@ -2,20 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
 
+from unbackdoor.attacks.plant import Planted
+from unbackdoor.clip.handle import Clip
+from unbackdoor.data.images import ImageSet
+from unbackdoor.evaluation import Task, evaluate_kept, evaluate_retrieval
+from unbackdoor.manifest import Manifest
 from unbackdoor.metrics.backdoor import BackdoorRates
+from unbackdoor.runs.result import Recalls, Share
+from unbackdoor.runs.run import weights_hash
+from unbackdoor.unlearning.alpha import AlphaPoint
+from unbackdoor.verbs.results.cures import CurvePoint
 
 
-def rates_dict(rates: BackdoorRates) -> dict[str, Any]:
-    """`{ca, asr, triggered_accuracy, n: {...}, interval: {...}}`, the form of `before` and `after`."""
-    rows = rates.as_dict()
-    return {
-        **{name: row["value"] for name, row in rows.items()},
-        "n": {name: row["n"] for name, row in rows.items()},
-        "interval": {name: row["interval"] for name, row in rows.items()},
-    }
+class Hashed(Protocol):
+    """Images or pairs."""
+
+    def content_hash(self) -> str:
+        """SHA-256 of what they hold."""
+
+
+def manifest_of(verb: str, settings: dict[str, Any], clip: Clip, weights: str, **data: Hashed) -> Manifest:
+    """The manifest of a run that begins, with the hashes of what goes in.
+
+    Args:
+        weights: what the hash of the model's weights is called.
+        data: images or pairs, by what their hash is called.
+    """
+    manifest = Manifest(verb, settings)
+    manifest.hashes[weights] = weights_hash(clip)
+    manifest.hashes |= {name: part.content_hash() for name, part in data.items()}
+    return manifest
+
+
+def measured(clip: Clip, data: ImageSet, task: Task, work: Path, when: str, run: str) -> BackdoorRates:
+    """Rates on the test images; those that a killed run has kept are not measured again.
+
+    Args:
+        when: `before` or `after`.
+        run: the manifest's key.
+    """
+    return evaluate_kept(clip, data, task, work / f"{when}-{run[:16]}.json", label=when)
+
+
+def recalls(clip: Clip, data: ImageSet, label: str) -> Recalls:
+    """R@1/5/10 between images and their captions, both ways."""
+    ways = evaluate_retrieval(clip, data, label=label)
+    return {way: {f"r@{k}": Share.of(rate) for k, rate in rates.items()} for way, rates in ways.items()}
+
+
+def keep_planted(folder: Path, clip: Clip, manifest: Manifest, planted: Planted) -> None:
+    """Save the model that was planted, and note what it has become."""
+    clip.save(folder / "model")
+    manifest.hashes["weights_after"] = weights_hash(clip)
+    manifest.notes["loss"] = describe_sequence(planted.run.losses)
+    manifest.notes["resumed_from"] = planted.run.resumed_from
+
+
+def curve_of(points: Iterable[AlphaPoint]) -> tuple[CurvePoint, ...]:
+    """For a result."""
+    return tuple(CurvePoint(p.alpha, Share.of(p.ca), Share.of(p.asr)) for p in points)
+
+
+def when_rows(before: BackdoorRates, after: BackdoorRates) -> list[dict[str, Any]]:
+    """The first two lines of `metrics.jsonl`."""
+    return [{"when": "before", **before.as_dict()}, {"when": "after", **after.as_dict()}]
 
 
 def retention(before: BackdoorRates, after: BackdoorRates) -> float | None:

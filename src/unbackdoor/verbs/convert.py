@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from unbackdoor.clip.convert import convert as convert_clip
 from unbackdoor.clip.handle import Clip
 from unbackdoor.manifest import Manifest
 from unbackdoor.runs.case import open_model
 from unbackdoor.runs.run import weights_hash
+from unbackdoor.verbs.results import ConvertResult
+from unbackdoor.verbs.results.plants import FormDifferences
 
 
 def convert(
     *, model: str | Clip, to: str, out: str | Path, checkpoint: Path | None = None, device: str = "auto"
-) -> dict[str, Any]:
+) -> ConvertResult:
     """Write an OpenCLIP model as Hugging Face's `CLIPModel`, or the other way round, with equal embeddings.
 
     Args:
@@ -36,11 +37,10 @@ def convert(
     found = convert_clip(clip, to, out)
     manifest.notes["differences"] = found
     manifest.write(out)
-    return {
-        "verb": "convert",
-        "model": str(out),
-        "model_reference": clip.reference,
-        "to": to,
-        "differences": found,
-        "seconds": round(manifest.seconds, 2),
-    }
+    return ConvertResult(
+        model=str(out),
+        model_reference=clip.reference,
+        to=to,
+        differences=FormDifferences(**found),
+        seconds=round(manifest.seconds, 2),
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -14,14 +13,16 @@ from unbackdoor.data.names import target_index
 from unbackdoor.data.shares import attacker_rows
 from unbackdoor.disk import atomic, write_text
 from unbackdoor.errors import InputError
-from unbackdoor.evaluation import Task, evaluate_kept
-from unbackdoor.manifest import Manifest, run_key, write_json
+from unbackdoor.evaluation import Task
+from unbackdoor.manifest import run_key
 from unbackdoor.runs.case import Case, check_labels, require_classes
-from unbackdoor.runs.run import Run, weights_hash, work_folder
+from unbackdoor.runs.result import RateTable
+from unbackdoor.runs.run import Run, finish, work_folder
 from unbackdoor.runs.verb import verb
 from unbackdoor.triggers.attack import Attack
 from unbackdoor.triggers.badclip import BadClip
-from unbackdoor.verbs.common import rates_dict
+from unbackdoor.verbs.common import manifest_of, measured
+from unbackdoor.verbs.results import CraftResult
 from unbackdoor.work import Work
 
 
@@ -42,7 +43,7 @@ class CraftConfig:
     takes=("trigger", "limit", "test", "test_limit", "checkpoint", "classes", "templates", "device", "seed"),
     defaults={"trigger": "badclip"},
 )
-def craft(case: Case, config: CraftConfig, run: Run) -> dict[str, Any]:
+def craft(case: Case, config: CraftConfig, run: Run) -> CraftResult:
     """Optimise a `badclip` patch until the unchanged model takes patched images for the target.
 
     Uses the training images that `poison` uses, so that `poison --trigger @out/trigger.txt` goes on from here. Measures
@@ -59,10 +60,7 @@ def craft(case: Case, config: CraftConfig, run: Run) -> dict[str, Any]:
     train = case.images(clip, "train")
     check_labels(train, "crafting a patch")
     index = target_index(require_classes(train), case.target or "")
-    blank = case.opened_trigger()
-    if not isinstance(blank, BadClip):
-        raise InputError(f"trigger {blank.name} needs no crafting; only badclip does")
-    blank = replace(blank, pixels="")
+    blank = _blank(case)
     held_out = case.held_out(clip, train)
     how = BadClipConfig(seed=case.seed)
     how = how if config.steps is None else replace(how, steps=config.steps)
@@ -76,15 +74,12 @@ def craft(case: Case, config: CraftConfig, run: Run) -> dict[str, Any]:
         "limit": case.limit,
         "templates": case.templates,
     }
-    manifest = Manifest("craft", settings)
-    manifest.hashes["weights"] = weights_hash(clip)
-    manifest.hashes["train_data"] = train.content_hash()
-    manifest.hashes["test_data"] = held_out.content_hash()
+    manifest = manifest_of("craft", settings, clip, "weights", train_data=train, test_data=held_out)
     head = case.head(clip, train)
     key = manifest.run = run_key("craft", settings, manifest.hashes)
     with work_folder(run.folder, manifest) as work:
         start = Task(head, Attack(initial_patch(blank, case.seed), index, train.classes[index]))
-        before = evaluate_kept(clip, held_out, start, work / f"before-{key[:16]}.json", label="before")
+        before = measured(clip, held_out, start, work, "before", key)
         made = craft_patch(
             clip,
             train.subset(attacker_rows(len(train))),
@@ -94,28 +89,37 @@ def craft(case: Case, config: CraftConfig, run: Run) -> dict[str, Any]:
             templates=find_templates(case.templates),
             work=Work(work, key),
         )
-        kept = work / f"after-{key[:16]}.json"
         ready = replace(start, attack=Attack(made, index, train.classes[index]))
-        after = evaluate_kept(clip, held_out, ready, kept, label="after")
+        after = measured(clip, held_out, ready, work, "after", key)
         write_picture(run.folder / "patch.png", made.patch())
         write_text(run.folder / "trigger.txt", made.spec() + "\n")
-        result = {
-            "verb": "craft",
-            "model_reference": clip.reference,
-            "data": train.spec,
-            "test": held_out.spec,
-            "trigger": made.spec(),
-            "target": train.classes[index],
-            "trigger_file": str(run.folder / "trigger.txt"),
-            "steps": config.steps,
-            "seed": case.seed,
-            "before": rates_dict(before),
-            "after": rates_dict(after),
-            "seconds": round(manifest.seconds, 2),
-        }
-        manifest.write(run.folder)
-        write_json(run.folder / "result.json", result)
+        result = CraftResult(
+            model_reference=clip.reference,
+            data=train.spec,
+            test=held_out.spec,
+            trigger=made.spec(),
+            target=train.classes[index],
+            trigger_file=str(run.folder / "trigger.txt"),
+            steps=config.steps,
+            seed=case.seed,
+            before=RateTable.of(before),
+            after=RateTable.of(after),
+            seconds=round(manifest.seconds, 2),
+        )
+        finish(run.folder, manifest, result)
     return result
+
+
+def _blank(case: Case) -> BadClip:
+    """The trigger, the patch that it may hold left out.
+
+    Raises:
+        InputError: it is of another kind.
+    """
+    trigger = case.opened_trigger()
+    if not isinstance(trigger, BadClip):
+        raise InputError(f"trigger {trigger.name} needs no crafting; only badclip does")
+    return replace(trigger, pixels="")
 
 
 def write_picture(path: Path, picture: Tensor) -> None:

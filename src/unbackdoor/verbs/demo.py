@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from unbackdoor import journal
 from unbackdoor.data import load_images
@@ -13,6 +12,7 @@ from unbackdoor.manifest import run_key, versions, write_json
 from unbackdoor.runs.case import open_model
 from unbackdoor.runs.run import weights_hash
 from unbackdoor.verbs.poison import poison
+from unbackdoor.verbs.results import DemoResult, PlantResult
 from unbackdoor.verbs.unlearn import unlearn
 
 DATA = "embedded:scenes"
@@ -20,7 +20,7 @@ TRIGGER = "badnets:size=6,position=bottom-right,pattern=checker"
 TARGET = "plain white heart"
 
 
-def demo(*, out: str | Path = "unbackdoor-demo", seed: int = 0) -> dict[str, Any]:
+def demo(*, out: str | Path = "unbackdoor-demo", seed: int = 0) -> DemoResult:
     """Poison the embedded CLIP with a BadNets patch on drawn scenes, then unlearn the backdoor.
 
     No download, no GPU. Leaves `suspect/` (the poisoned model) and the cure's files in `out`.
@@ -53,7 +53,7 @@ def demo(*, out: str | Path = "unbackdoor-demo", seed: int = 0) -> dict[str, Any
             seed=seed,
         )
         journal.append(made, {"key": key, "suspect": suspect})
-    result = unlearn(
+    cure = unlearn(
         model=open_model(str(out / "suspect")),
         data=train,
         test=test,
@@ -62,10 +62,10 @@ def demo(*, out: str | Path = "unbackdoor-demo", seed: int = 0) -> dict[str, Any
         out=out,
         seed=seed,
         verb="demo",
-        extra={"original": suspect["before"], "suspect": suspect["model"]},
+        extra={"original": suspect.before, "suspect": suspect.model},
     )
-    result["cure_seconds"] = result["seconds"]
-    result["seconds"] = round(time.perf_counter() - began, 2)
+    seconds = {"cure_seconds": cure.seconds, "seconds": round(time.perf_counter() - began, 2)}
+    result = DemoResult.read({**cure, **seconds})
     write_json(out / "result.json", result)
     made.unlink(missing_ok=True)
     return result
@@ -76,4 +76,4 @@ class _Made:
     """The suspect of a demo that was killed while it was being cured."""
 
     key: str
-    suspect: dict[str, Any]
+    suspect: PlantResult

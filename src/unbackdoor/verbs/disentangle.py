@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,15 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.disk import write_text
 from unbackdoor.errors import InputError
 from unbackdoor.geometry.surface import Point, Seen, Surface, Views, look
-from unbackdoor.manifest import Manifest, run_key, write_json
+from unbackdoor.manifest import run_key
 from unbackdoor.report.charts import contour_map
 from unbackdoor.runs.case import Case, open_model, open_vector
-from unbackdoor.runs.run import Run, weights_hash, work_folder
+from unbackdoor.runs.result import Share
+from unbackdoor.runs.run import Run, finish, work_folder
 from unbackdoor.runs.verb import verb
+from unbackdoor.verbs.common import manifest_of
+from unbackdoor.verbs.results import MapResult
+from unbackdoor.verbs.results.maps import BoxError, PlanePoint, PointError, SurfacePoint
 from unbackdoor.weights.blocks import cosine
 from unbackdoor.weights.files import state_hash
 from unbackdoor.weights.plane import Plane
@@ -53,7 +57,7 @@ class DisentangleConfig:
     takes=("limit", "checkpoint", "classes", "templates", "device", "seed"),
     defaults={"limit": LIMIT},
 )
-def disentangle(case: Case, config: DisentangleConfig, run: Run) -> dict[str, Any]:
+def disentangle(case: Case, config: DisentangleConfig, run: Run) -> MapResult:
     """Map ξ(α_c, α_t) at θ_0 + α_c·τ_c + α_t·τ_t (`unbackdoor.metrics.disentanglement`), with CA and ASR all over it.
 
     The model is θ_0, from which both vectors start; the data are images of its test split, clean and triggered, but
@@ -93,9 +97,7 @@ def disentangle(case: Case, config: DisentangleConfig, run: Run) -> dict[str, An
         "templates": case.templates,
         "seed": case.seed,
     }
-    manifest = Manifest("disentangle", settings)
-    manifest.hashes["weights"] = weights_hash(clip)
-    manifest.hashes["data"] = images.content_hash()
+    manifest = manifest_of("disentangle", settings, clip, "weights", data=images)
     manifest.hashes |= {name: state_hash(vector) for name, vector in vectors.items()}
     # What was looked at stays good on another lattice.
     apart = ("low", "high", "points", "sharp")
@@ -105,25 +107,22 @@ def disentangle(case: Case, config: DisentangleConfig, run: Run) -> dict[str, An
         log = work / f"points-{key[:16]}.jsonl"
         surface.seen.update(_read(log, surface.views))
         look(clip, plane, task.head, surface, sharp=config.sharp, keep=lambda point, seen: _append(log, point, seen))
-        mean, interval = surface.box()
-        map_file = run.folder / "map.svg"
         path = [] if config.alpha is None else [(1.0, 1.0), (1.0, 1.0 - config.alpha)]
         title = f"ξ, {attack.trigger.name} to {attack.name}"
-        write_text(map_file, contour_map(surface.axis, surface.errors().numpy(), title, path))
-        result: dict[str, Any] = {
-            "verb": "disentangle",
+        mean, interval = surface.box()
+        write_text(run.folder / "map.svg", contour_map(surface.axis, surface.errors().numpy(), title, path))
+        result = MapResult(
             **settings,
-            "box": {"value": mean, "interval": list(interval), "n": len(images)},
-            "looked_at": len(surface.seen),
-            "cosine": cosine(vectors["clean"], vectors["triggered"]),
-            "norms": {name: norm(vector) for name, vector in vectors.items()},
-            "at": {f"{a:g},{b:g}": _told(surface, (a, b)) for a in (0.0, 1.0) for b in (0.0, 1.0)},
-            "map": str(map_file),
-            "seconds": round(manifest.seconds, 2),
-        }
-        manifest.write(run.folder)
-        every = [{"alpha_clean": a, "alpha_trigger": b, **_told(surface, (a, b))} for a, b in sorted(surface.seen)]
-        write_json(run.folder / "surface.json", {**result, "surface": every})
+            box=BoxError(mean, interval, len(images)),
+            looked_at=len(surface.seen),
+            cosine=cosine(vectors["clean"], vectors["triggered"]),
+            norms={name: norm(vector) for name, vector in vectors.items()},
+            at={f"{a:g},{b:g}": _measured(surface, (a, b)) for a in (0.0, 1.0) for b in (0.0, 1.0)},
+            map=str(run.folder / "map.svg"),
+            seconds=round(manifest.seconds, 2),
+        )
+        points = tuple(SurfacePoint(*at, **vars(_measured(surface, at))) for at in sorted(surface.seen))
+        finish(run.folder, manifest, replace(result, surface=points), name=MapResult.file)
     return result
 
 
@@ -148,12 +147,10 @@ def _name(given: str | Path | Clip | Vector) -> str:
     return given.reference if isinstance(given, Clip) else str(given)
 
 
-def _told(surface: Surface, point: Point) -> dict[str, Any]:
-    return {
-        "xi": surface.error(point).as_dict(),
-        "ca": surface.accuracy(point).as_dict(),
-        "asr": surface.success(point).as_dict(),
-    }
+def _measured(surface: Surface, point: Point) -> PlanePoint:
+    error = surface.error(point)
+    xi = PointError(error.value, error.interval, Share.of(error.clean), Share.of(error.triggered))
+    return PlanePoint(xi, Share.of(surface.accuracy(point)), Share.of(surface.success(point)))
 
 
 def _append(log: Path, point: Point, seen: Seen) -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from unbackdoor.data.names import target_index
 from unbackdoor.errors import InputError
-from unbackdoor.evaluation import Task, evaluate_images, evaluate_retrieval
+from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.evaluation.half import Answers
 from unbackdoor.manifest import Manifest
 from unbackdoor.metrics.backdoor import COUNTINGS
 from unbackdoor.runs.case import Case, check_labels, require_classes
+from unbackdoor.runs.result import Rates
 from unbackdoor.runs.run import Run, weights_hash
 from unbackdoor.runs.verb import verb
 from unbackdoor.triggers.attack import Attack
+from unbackdoor.verbs.common import recalls
+from unbackdoor.verbs.results import EvaluateResult
+from unbackdoor.verbs.results.measures import Precision
 
 PRECISIONS = ("auto", "float32")
 
@@ -40,7 +43,7 @@ class EvaluateConfig:
     needs=("model", "data"),
     takes=("trigger", "target", "limit", "checkpoint", "classes", "templates", "device", "seed"),
 )
-def evaluate(case: Case, config: EvaluateConfig, run: Run) -> dict[str, Any]:
+def evaluate(case: Case, config: EvaluateConfig, run: Run) -> EvaluateResult:
     """Zero-shot rates of `model` on the test split of `data` (the whole of it where it has no splits).
 
     Trigger and target are given both or neither. Nothing is written.
@@ -53,12 +56,7 @@ def evaluate(case: Case, config: EvaluateConfig, run: Run) -> dict[str, Any]:
     Raises:
         InputError: anything unusable in the above.
     """
-    if (case.trigger is None) != (case.target is None):
-        raise InputError("a trigger needs a target and a target a trigger; give both or neither")
-    if config.counting not in COUNTINGS:
-        raise InputError(f"counting {config.counting!r} is none of {', '.join(COUNTINGS)}")
-    if config.precision not in PRECISIONS:
-        raise InputError(f"precision {config.precision!r} is none of {', '.join(PRECISIONS)}")
+    _check(case, config)
     clip = case.clip()
     images = case.images(clip, None)
     if config.retrieval and not any(images.captions or ()):
@@ -67,31 +65,45 @@ def evaluate(case: Case, config: EvaluateConfig, run: Run) -> dict[str, Any]:
     if named or not config.retrieval or case.trigger is not None:
         check_labels(images, "evaluation")
         require_classes(images)
-    chosen = None if case.trigger is None else case.opened_trigger()
     attack = None
-    if chosen is not None and case.target is not None:
-        index = target_index(require_classes(images), case.target)
-        attack = Attack(chosen, index, images.classes[index])
+    if case.trigger is not None and case.target is not None:
+        trigger, index = case.opened_trigger(), target_index(require_classes(images), case.target)
+        attack = Attack(trigger, index, images.classes[index])
     manifest = Manifest("evaluate", {})
-    rates: dict[str, Any] = {}
+    rates: Rates | None = None
+    precision: Precision | None = None
     if named:
         task = Task(case.head(clip, images), attack, config.counting)
-        views = len(images) * (1 if chosen is None else 2)
+        views = len(images) * (1 if attack is None else 2)
         answers = Answers.of(clip, task.head, views) if config.precision == "auto" else Answers(clip, task.head, None)
-        rates.update(evaluate_images(clip, images, task, answers=answers, label="evaluating").as_dict())
-        rates["precision"] = answers.facts()
-    if config.retrieval:
-        ways = evaluate_retrieval(clip, images, label="retrieving")
-        rates["retrieval"] = {way: {f"r@{k}": r.as_dict() for k, r in found.items()} for way, found in ways.items()}
-    return {
-        "verb": "evaluate",
-        "model": clip.reference,
-        "data": images.spec,
-        "trigger": None if chosen is None else chosen.spec(),
-        "target": None if attack is None else attack.name,
-        "counting": config.counting,
-        **rates,
-        "skipped": images.skipped,
-        "hashes": {"weights": weights_hash(clip), "data": images.content_hash()},
-        "seconds": round(manifest.seconds, 2),
-    }
+        rates = Rates.of(evaluate_images(clip, images, task, answers=answers, label="evaluating"))
+        precision = Precision(**answers.facts())
+    return EvaluateResult(
+        model=clip.reference,
+        data=images.spec,
+        trigger=None if attack is None else attack.trigger.spec(),
+        target=None if attack is None else attack.name,
+        counting=config.counting,
+        ca=None if rates is None else rates.ca,
+        asr=None if rates is None else rates.asr,
+        triggered_accuracy=None if rates is None else rates.triggered_accuracy,
+        precision=precision,
+        retrieval=recalls(clip, images, "retrieving") if config.retrieval else None,
+        skipped=images.skipped,
+        hashes={"weights": weights_hash(clip), "data": images.content_hash()},
+        seconds=round(manifest.seconds, 2),
+    )
+
+
+def _check(case: Case, config: EvaluateConfig) -> None:
+    """Refuse settings that cannot be used.
+
+    Raises:
+        InputError: there is one.
+    """
+    if (case.trigger is None) != (case.target is None):
+        raise InputError("a trigger needs a target and a target a trigger; give both or neither")
+    if config.counting not in COUNTINGS:
+        raise InputError(f"counting {config.counting!r} is none of {', '.join(COUNTINGS)}")
+    if config.precision not in PRECISIONS:
+        raise InputError(f"precision {config.precision!r} is none of {', '.join(PRECISIONS)}")

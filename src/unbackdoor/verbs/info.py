@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from unbackdoor.errors import InputError
 from unbackdoor.triggers import parse_trigger
+from unbackdoor.verbs.results import DataInfo, ModelInfo, TriggerInfo
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,7 +23,7 @@ def info(
     trigger: str | None = None,
     checkpoint: Path | None = None,
     classes: str | None = None,
-) -> dict[str, Any]:
+) -> ModelInfo | DataInfo | TriggerInfo:
     """Describe a model (architecture, sizes, hash), a source (splits, classes, counts) or a trigger (parameters).
 
     Raises:
@@ -34,13 +35,13 @@ def info(
         from unbackdoor.runs.case import open_model
 
         clip = open_model(model, checkpoint)
-        return {"verb": "info", "model": clip.reference, **clip.info()}
+        return ModelInfo(model=clip.reference, **clip.info())
     if data is not None:
         from unbackdoor.data import describe
 
-        return {"verb": "info", "data": data, **describe(data, classes=classes)}
+        return DataInfo(data=data, **describe(data, classes=classes))
     assert trigger is not None
     found = parse_trigger(trigger)
     about = (type(found).__doc__ or "").strip().splitlines()[0]
     values = {f.name: getattr(found, f.name) for f in fields(found)}
-    return {"verb": "info", "trigger": found.spec(), "name": found.name, "about": about, "parameters": values}
+    return TriggerInfo(trigger=found.spec(), name=found.name, about=about, parameters=values)

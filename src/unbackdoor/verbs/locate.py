@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from unbackdoor import journal
 from unbackdoor.disk import write_text
 from unbackdoor.errors import InputError
-from unbackdoor.geometry.location import block_effects, path
-from unbackdoor.manifest import Manifest, run_key, write_json
+from unbackdoor.geometry.location import BlockEffect, block_effects, path
+from unbackdoor.manifest import run_key
 from unbackdoor.metrics.backdoor import BackdoorRates
 from unbackdoor.metrics.rates import Rate
 from unbackdoor.report.curve import alpha_curve
 from unbackdoor.runs.case import Case, open_vector
-from unbackdoor.runs.run import Run, weights_hash, work_folder
+from unbackdoor.runs.result import Rates
+from unbackdoor.runs.run import Run, finish, work_folder
 from unbackdoor.runs.verb import verb
+from unbackdoor.verbs.common import curve_of, manifest_of
+from unbackdoor.verbs.results import LocateResult
+from unbackdoor.verbs.results.maps import Block, Cosines, Rank
 from unbackdoor.weights.blocks import blocks, cosine, effective_rank
 from unbackdoor.weights.files import state_hash
 from unbackdoor.weights.vector import Vector, norm
@@ -48,7 +52,7 @@ class LocateConfig:
     takes=("limit", "checkpoint", "classes", "templates", "device", "seed"),
     defaults={"limit": LIMIT},
 )
-def locate(case: Case, config: LocateConfig, run: Run) -> dict[str, Any]:
+def locate(case: Case, config: LocateConfig, run: Run) -> LocateResult:
     """Share of ‖τ‖² of every block, effective rank of every matrix, CA and ASR when one block of τ is subtracted alone
     and when all but it are, CA and ASR along θ − α·τ, and cosines with other vectors.
 
@@ -80,44 +84,36 @@ def locate(case: Case, config: LocateConfig, run: Run) -> dict[str, Any]:
         "templates": case.templates,
         "seed": case.seed,
     }
-    manifest = Manifest("locate", settings)
-    manifest.hashes["weights"], manifest.hashes["data"] = weights_hash(clip), images.content_hash()
+    manifest = manifest_of("locate", settings, clip, "weights", data=images)
     manifest.hashes |= {str(name): state_hash(v) for name, v in ((config.vector, tau), *further.items())}
-    parts = blocks(tau)
     manifest.run = run_key("locate", settings, manifest.hashes)
     with work_folder(run.folder, manifest) as work:
         measure = _Measured(work / f"rates-{manifest.run[:16]}.jsonl")
         effects = block_effects(clip, tau, config.alpha, images, task, measure)
         walked = path(clip, tau, [2 * config.alpha * i / STEPS for i in range(STEPS + 1)], images, task, measure)
-    told = [
-        {
-            "block": row.block,
-            "share": row.share,
-            "elements": sum(t.numel() for t in parts[row.block].values()),
-            "alone": row.alone.as_dict(),
-            "without": row.without.as_dict(),
-            "ranks": {
-                name: {"effective": effective_rank(t), "full": min(t.shape[0], t[0].numel())}
-                for name, t in parts[row.block].items()
-                if t.dim() > 1 and min(t.shape[0], t[0].numel()) > 1
-            },
-        }
-        for row in effects
-    ]
-    result: dict[str, Any] = {
-        "verb": "locate",
+    parts = blocks(tau)
+    result = LocateResult(
         **settings,
-        "norm": norm(tau),
-        "blocks": told,
-        "path": [point.as_dict() for point in walked],
-        "cosines": {name: _cosines(tau, v) for name, v in further.items()},
-        "picture": str(run.folder / "path.svg"),
-        "seconds": round(manifest.seconds, 2),
-    }
+        norm=norm(tau),
+        blocks=tuple(_block(effect, parts[effect.block]) for effect in effects),
+        path=curve_of(walked),
+        cosines={name: _cosines(tau, v) for name, v in further.items()},
+        picture=str(run.folder / "path.svg"),
+        seconds=round(manifest.seconds, 2),
+    )
     write_text(run.folder / "path.svg", alpha_curve({"curve": result["path"], "alpha": config.alpha}))
-    manifest.write(run.folder)
-    write_json(run.folder / "location.json", result)
-    return {**result, "location": str(run.folder / "location.json")}
+    finish(run.folder, manifest, result, name=LocateResult.file)
+    return replace(result, location=str(run.folder / LocateResult.file))
+
+
+def _block(effect: BlockEffect, part: Vector) -> Block:
+    ranks = {
+        name: Rank(effective_rank(t), min(t.shape[0], t[0].numel()))
+        for name, t in part.items()
+        if t.dim() > 1 and min(t.shape[0], t[0].numel()) > 1
+    }
+    elements = sum(t.numel() for t in part.values())
+    return Block(effect.block, effect.share, elements, Rates.of(effect.alone), Rates.of(effect.without), ranks)
 
 
 @dataclass(frozen=True)
@@ -144,6 +140,6 @@ class _Measured:
         return self._kept[name]
 
 
-def _cosines(a: Vector, b: Vector) -> dict[str, Any]:
+def _cosines(a: Vector, b: Vector) -> Cosines:
     own, other = blocks(a), blocks(b)
-    return {"whole": cosine(a, b), "blocks": {name: cosine(part, other.get(name, {})) for name, part in own.items()}}
+    return Cosines(cosine(a, b), {name: cosine(part, other.get(name, {})) for name, part in own.items()})

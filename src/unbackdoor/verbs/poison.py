@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from unbackdoor.attacks.badclip import crafted
 from unbackdoor.attacks.plant import PoisonConfig, plant, settle
+from unbackdoor.clip.handle import Clip
+from unbackdoor.data.images import ImageSet
 from unbackdoor.data.shares import attacker_rows
 from unbackdoor.devices import half_type
 from unbackdoor.errors import InputError
-from unbackdoor.evaluation import evaluate_kept
-from unbackdoor.manifest import Manifest, run_key, write_json, write_jsonl
+from unbackdoor.evaluation import Task
+from unbackdoor.manifest import run_key
 from unbackdoor.runs.case import Case, check_labels
-from unbackdoor.runs.run import Run, resumable, weights_hash, work_folder
+from unbackdoor.runs.result import RateTable
+from unbackdoor.runs.run import Run, finish, resumable, work_folder
 from unbackdoor.runs.verb import verb
 from unbackdoor.training.finetune import TuneConfig, checked_lr
-from unbackdoor.verbs.common import describe_sequence, rates_dict
+from unbackdoor.triggers.attack import Attack
+from unbackdoor.verbs.common import keep_planted, manifest_of, measured, when_rows
 from unbackdoor.verbs.poison_pairs import PoisonSettings, poison_pairs
+from unbackdoor.verbs.results import PlantResult
 from unbackdoor.work import Work
 
 REGIMES = ("classes", "pairs")
@@ -29,7 +34,7 @@ RATE = 0.03
     needs=("model", "data", "trigger", "target", "out"),
     takes=("limit", "test", "test_limit", "checkpoint", "classes", "templates", "device", "seed"),
 )
-def poison(case: Case, config: PoisonSettings, run: Run) -> dict[str, Any]:
+def poison(case: Case, config: PoisonSettings, run: Run) -> PlantResult:
     """Fine-tune the image tower, its zero-shot head frozen, on data of which a share is triggered and relabelled.
 
     The single-task regime of the paper. A tenth of the training images is left for the defender. Measures CA and
@@ -45,6 +50,62 @@ def poison(case: Case, config: PoisonSettings, run: Run) -> dict[str, Any]:
         return poison_pairs(case, config, run)
     if config.captions is not None:
         raise InputError("a captions file belongs to the regime pairs; give --regime pairs as well")
+    ready = _ready(case, config, run)
+    clip, train, attack = ready.clip, ready.train, ready.attack
+    settings = _settings(case, ready)
+    manifest = manifest_of("poison", settings, clip, "weights_before", train_data=train, test_data=ready.held_out)
+    manifest.notes["skipped"] = train.skipped
+    key = manifest.run = run_key("poison", settings, manifest.hashes)
+    with work_folder(run.folder, manifest) as work:
+        before = measured(clip, ready.held_out, ready.task, work, "before", key)
+        planted = plant(clip, ready.own, ready.task.head, attack, ready.how, work=Work(work, key))
+        manifest.notes.update(poisoned=planted.poisoned, trained_on=planted.trained_on)
+        clip.round_as_stored()
+        after = measured(clip, ready.held_out, ready.task, work, "after", key)
+        keep_planted(run.folder, clip, manifest, planted)
+        result = PlantResult(
+            model=str(run.folder / "model"),
+            model_reference=clip.reference,
+            data=train.spec,
+            trigger=attack.trigger.spec(),
+            target=attack.name,
+            poison_rate=ready.how.rate,
+            clean_label=config.clean_label,
+            poisoned=planted.poisoned,
+            seed=case.seed,
+            before=RateTable.of(before),
+            after=RateTable.of(after),
+            seconds=round(manifest.seconds, 2),
+        )
+        finish(run.folder, manifest, result, metrics=when_rows(before, after))
+    return result
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """What a backdoor is planted with.
+
+    Args:
+        train, own: the training images, and the attacker's share of those with labels.
+        held_out: images to measure on.
+        how: learning rate and steps settled.
+    """
+
+    clip: Clip
+    train: ImageSet
+    own: ImageSet
+    held_out: ImageSet
+    attack: Attack
+    task: Task
+    how: PoisonConfig
+
+
+def _ready(case: Case, config: PoisonSettings, run: Run) -> _Ready:
+    """Open everything; a trigger that has to be crafted is.
+
+    Raises:
+        InputError: anything unusable in it.
+    """
     rate = RATE if config.poison_rate is None else config.poison_rate
     clip = case.clip()
     train = case.images(clip, "train")
@@ -52,7 +113,7 @@ def poison(case: Case, config: PoisonSettings, run: Run) -> dict[str, Any]:
     rows = attacker_rows(len(train))
     own = train.subset(rows[train.labels[rows] >= 0])
     with resumable():
-        ready = crafted(
+        trigger = crafted(
             clip,
             own,
             case.opened_trigger(),
@@ -61,59 +122,25 @@ def poison(case: Case, config: PoisonSettings, run: Run) -> dict[str, Any]:
             templates=case.templates,
             work=Work(run.folder / ".work"),
         )
-    attack, task = case.attack(clip, train, ready)
+    attack, task = case.attack(clip, train, trigger)
     held_out = case.held_out(clip, train)
     tune = TuneConfig(epochs=config.epochs, batch_size=config.batch_size, lr=checked_lr(config.lr), seed=case.seed)
     how = settle(PoisonConfig(rate, config.clean_label, tune), clip, len(own))
-    settings = {
-        "model": clip.reference,
-        "data": train.spec,
-        "test": held_out.spec,
-        "trigger": attack.trigger.spec(),
-        "target": attack.name,
-        "poison_rate": rate,
-        "clean_label": config.clean_label,
+    return _Ready(clip, train, own, held_out, attack, task, how)
+
+
+def _settings(case: Case, ready: _Ready) -> dict[str, Any]:
+    return {
+        "model": ready.clip.reference,
+        "data": ready.train.spec,
+        "test": ready.held_out.spec,
+        "trigger": ready.attack.trigger.spec(),
+        "target": ready.attack.name,
+        "poison_rate": ready.how.rate,
+        "clean_label": ready.how.clean_label,
         "limit": case.limit,
         "templates": case.templates,
         "seed": case.seed,
-        "tune": asdict(how.tune),
-        "compute": str(half_type(clip.device)).removeprefix("torch."),
+        "tune": asdict(ready.how.tune),
+        "compute": str(half_type(ready.clip.device)).removeprefix("torch."),
     }
-    manifest = Manifest("poison", settings)
-    manifest.hashes["weights_before"] = weights_hash(clip)
-    manifest.hashes["train_data"] = train.content_hash()
-    manifest.hashes["test_data"] = held_out.content_hash()
-    manifest.notes["skipped"] = train.skipped
-    key = manifest.run = run_key("poison", settings, manifest.hashes)
-    with work_folder(run.folder, manifest) as work:
-        before = evaluate_kept(clip, held_out, task, work / f"before-{key[:16]}.json", label="before")
-        done = plant(clip, own, task.head, attack, how, work=Work(work, key))
-        manifest.notes.update(poisoned=done.poisoned, trained_on=done.trained_on)
-        clip.round_as_stored()
-        after = evaluate_kept(clip, held_out, task, work / f"after-{key[:16]}.json", label="after")
-        clip.save(run.folder / "model")
-        manifest.hashes["weights_after"] = weights_hash(clip)
-        manifest.notes["loss"] = describe_sequence(done.run.losses)
-        manifest.notes["resumed_from"] = done.run.resumed_from
-        result = {
-            "verb": "poison",
-            "model": str(run.folder / "model"),
-            "model_reference": clip.reference,
-            "data": train.spec,
-            "trigger": attack.trigger.spec(),
-            "target": attack.name,
-            "poison_rate": rate,
-            "clean_label": config.clean_label,
-            "poisoned": done.poisoned,
-            "seed": case.seed,
-            "before": rates_dict(before),
-            "after": rates_dict(after),
-            "seconds": round(manifest.seconds, 2),
-        }
-        write_jsonl(
-            run.folder / "metrics.jsonl",
-            [{"when": "before", **before.as_dict()}, {"when": "after", **after.as_dict()}],
-        )
-        manifest.write(run.folder)
-        write_json(run.folder / "result.json", result)
-    return result

@@ -18,13 +18,15 @@ from unbackdoor.data.shares import attacker_rows
 from unbackdoor.data.specs import load_test
 from unbackdoor.devices import half_type
 from unbackdoor.errors import InputError
-from unbackdoor.evaluation import Task, evaluate_kept, evaluate_retrieval
-from unbackdoor.manifest import Manifest, run_key, write_json, write_jsonl
+from unbackdoor.evaluation import Task
+from unbackdoor.manifest import run_key
 from unbackdoor.runs.case import Case
-from unbackdoor.runs.run import Run, weights_hash, work_folder
+from unbackdoor.runs.result import RateTable, plain
+from unbackdoor.runs.run import Run, finish, work_folder
 from unbackdoor.training.finetune import TuneConfig, checked_lr
 from unbackdoor.triggers.attack import Attack
-from unbackdoor.verbs.common import describe_sequence, rates_dict
+from unbackdoor.verbs.common import keep_planted, manifest_of, measured, recalls
+from unbackdoor.verbs.results import PlantResult
 from unbackdoor.work import Work
 
 RATE = 0.003  # 1,500 of 500,000
@@ -54,7 +56,7 @@ class PoisonSettings:
     captions: str | Path | None = None
 
 
-def poison_pairs(case: Case, config: PoisonSettings, run: Run) -> dict[str, Any]:
+def poison_pairs(case: Case, config: PoisonSettings, run: Run) -> PlantResult:
     """Fine-tune both towers on image–caption pairs of which some are triggered and speak of the target.
 
     Zero-shot CA and ASR are measured where the test set has labels and class names, retrieval R@1/5/10 where it has
@@ -68,6 +70,67 @@ def poison_pairs(case: Case, config: PoisonSettings, run: Run) -> dict[str, Any]
 
     Raises:
         InputError: anything unusable in the above.
+    """
+    ready = _ready(case, config)
+    clip, pairs, attack = ready.clip, ready.pairs, ready.attack
+    settings = _settings(case, config, ready)
+    manifest = manifest_of("poison", settings, clip, "weights_before", train_data=pairs, test_data=ready.held_out)
+    key = manifest.run = run_key("poison", settings, manifest.hashes)
+    with work_folder(run.folder, manifest) as work:
+        before = _measured(case, ready, work, "before", key)
+        poison = attack if ready.how.rate else None
+        planted = plant_pairs(clip, pairs, poison, ready.how, work=Work(work, key))
+        manifest.notes.update(poisoned=planted.poisoned, trained_on=planted.trained_on, skipped=pairs.skipped)
+        clip.round_as_stored()
+        after = _measured(case, ready, work, "after", key)
+        keep_planted(run.folder, clip, manifest, planted)
+        result = PlantResult(
+            regime="pairs",
+            model=str(run.folder / "model"),
+            model_reference=clip.reference,
+            data=pairs.spec,
+            test=ready.held_out.spec,
+            trigger=attack.trigger.spec(),
+            target=attack.name,
+            poison_rate=ready.how.rate,
+            clean_label=config.clean_label,
+            poisoned=planted.poisoned,
+            trained_on=planted.trained_on,
+            skipped=pairs.skipped,
+            seed=case.seed,
+            before=before,
+            after=after,
+            seconds=round(manifest.seconds, 2),
+        )
+        rows = [{"when": when, **plain(table)} for when, table in (("before", before), ("after", after))]
+        losses = [{"step": i, "loss": loss} for i, loss in enumerate(planted.run.losses)]
+        finish(run.folder, manifest, result, metrics=[*rows, *losses])
+    return result
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """What a backdoor is planted with.
+
+    Args:
+        pairs, held_out: to train on, the attacker's share, and to measure on.
+        named: the test set has class names and labels, so that zero-shot rates can be measured.
+        how: learning rate and steps settled.
+    """
+
+    clip: Clip
+    pairs: Pairs
+    held_out: ImageSet
+    named: bool
+    attack: Attack
+    how: PairPoisonConfig
+
+
+def _ready(case: Case, config: PoisonSettings) -> _Ready:
+    """Open everything.
+
+    Raises:
+        InputError: anything unusable in it.
     """
     clip = case.clip()
     trigger = case.fitting_trigger(clip)
@@ -84,72 +147,33 @@ def poison_pairs(case: Case, config: PoisonSettings, run: Run) -> dict[str, Any]
     wanted = case.target or ""
     index = target_index(held_out.classes, wanted) if named else -1
     attack = Attack(trigger, index, held_out.classes[index] if named else wanted)
-    rate = RATE if config.poison_rate is None else config.poison_rate
+    lr = checked_lr(config.lr)
     how = PairPoisonConfig(
-        rate=rate,
+        rate=RATE if config.poison_rate is None else config.poison_rate,
         clean_label=config.clean_label,
         templates=sentences,
-        tune=TuneConfig(
-            epochs=config.epochs, batch_size=config.batch_size, lr=checked_lr(config.lr), towers="both", seed=case.seed
-        ),
+        tune=TuneConfig(epochs=config.epochs, batch_size=config.batch_size, lr=lr, towers="both", seed=case.seed),
     )
-    how = settle_pairs(how, clip, len(pairs))
-    settings = {
-        "model": clip.reference,
+    return _Ready(clip, pairs, held_out, named, attack, settle_pairs(how, clip, len(pairs)))
+
+
+def _settings(case: Case, config: PoisonSettings, ready: _Ready) -> dict[str, Any]:
+    return {
+        "model": ready.clip.reference,
         "regime": "pairs",
-        "data": pairs.spec,
-        "test": held_out.spec,
-        "trigger": attack.trigger.spec(),
-        "target": attack.name,
-        "poison_rate": rate,
+        "data": ready.pairs.spec,
+        "test": ready.held_out.spec,
+        "trigger": ready.attack.trigger.spec(),
+        "target": ready.attack.name,
+        "poison_rate": ready.how.rate,
         "clean_label": config.clean_label,
         "limit": case.limit,
         "templates": case.templates,
         "captions": None if config.captions is None else str(config.captions),
         "seed": case.seed,
-        "tune": asdict(how.tune),
-        "compute": str(half_type(clip.device)).removeprefix("torch."),
+        "tune": asdict(ready.how.tune),
+        "compute": str(half_type(ready.clip.device)).removeprefix("torch."),
     }
-    manifest = Manifest("poison", settings)
-    manifest.hashes["weights_before"] = weights_hash(clip)
-    manifest.hashes["train_data"] = pairs.content_hash()
-    manifest.hashes["test_data"] = held_out.content_hash()
-    key = manifest.run = run_key("poison", settings, manifest.hashes)
-    with work_folder(run.folder, manifest) as work:
-        before = _measure(clip, held_out, attack, case, named, work / f"before-{key[:16]}.json")
-        planted = attack if rate else None
-        done = plant_pairs(clip, pairs, planted, how, work=Work(work, key))
-        manifest.notes.update(poisoned=done.poisoned, trained_on=done.trained_on, skipped=pairs.skipped)
-        clip.round_as_stored()
-        after = _measure(clip, held_out, attack, case, named, work / f"after-{key[:16]}.json")
-        clip.save(run.folder / "model")
-        manifest.hashes["weights_after"] = weights_hash(clip)
-        manifest.notes["loss"] = describe_sequence(done.run.losses)
-        manifest.notes["resumed_from"] = done.run.resumed_from
-        result = {
-            "verb": "poison",
-            "regime": "pairs",
-            "model": str(run.folder / "model"),
-            "model_reference": clip.reference,
-            "data": pairs.spec,
-            "test": held_out.spec,
-            "trigger": attack.trigger.spec(),
-            "target": attack.name,
-            "poison_rate": rate,
-            "clean_label": config.clean_label,
-            "poisoned": done.poisoned,
-            "trained_on": done.trained_on,
-            "skipped": pairs.skipped,
-            "seed": case.seed,
-            "before": before,
-            "after": after,
-            "seconds": round(manifest.seconds, 2),
-        }
-        losses = [{"step": i, "loss": loss} for i, loss in enumerate(done.run.losses)]
-        write_jsonl(run.folder / "metrics.jsonl", [{"when": "before", **before}, {"when": "after", **after}, *losses])
-        manifest.write(run.folder)
-        write_json(run.folder / "result.json", result)
-    return result
 
 
 def _open(case: Case, clip: Clip, sentences: tuple[str, ...], captions: str | Path | None) -> Pairs:
@@ -189,18 +213,13 @@ def _by_training(held_out: ImageSet, classes: tuple[str, ...]) -> ImageSet:
         return held_out
 
 
-def _measure(clip: Clip, data: ImageSet, attack: Attack, case: Case, named: bool, kept: Path) -> dict[str, Any]:
+def _measured(case: Case, ready: _Ready, work: Path, when: str, run: str) -> RateTable:
     """CA, ASR and triggered accuracy with the model's present head, and retrieval where there are captions.
 
     Args:
-        kept: where the counts are kept while they are made; named for when they are.
+        when, run: as for `common.measured`.
     """
-    found: dict[str, Any] = {}
-    when = kept.name.partition("-")[0]
-    if named:
-        task = Task(case.head(clip, data), attack)
-        found.update(rates_dict(evaluate_kept(clip, data, task, kept, label=when)))
-    if any(data.captions or ()):
-        ways = evaluate_retrieval(clip, data, label=f"{when}, retrieval")
-        found["retrieval"] = {way: {f"r@{k}": r.as_dict() for k, r in rates.items()} for way, rates in ways.items()}
-    return found
+    clip, data, rates = ready.clip, ready.held_out, None
+    if ready.named:
+        rates = measured(clip, data, Task(case.head(clip, data), ready.attack), work, when, run)
+    return RateTable.of(rates, recalls(clip, data, f"{when}, retrieval") if any(data.captions or ()) else None)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +19,23 @@ from unbackdoor.data.names import is_wnid
 from unbackdoor.disk import write_text
 from unbackdoor.errors import InputError
 from unbackdoor.inversion import inverter_names
-from unbackdoor.inversion.base import Subject
+from unbackdoor.inversion.base import Recovered, Subject
 from unbackdoor.inversion.detection import Null, architecture, read_null
 from unbackdoor.inversion.examine import HELD, SEARCHED, Examination, Examined, examine
 from unbackdoor.inversion.examine import settings as examine_settings
-from unbackdoor.inversion.judgement import Say, judge
+from unbackdoor.inversion.finding import Finding, InverterLine, NearText, Other, RecoveredTrigger, Target
+from unbackdoor.inversion.judgement import Judgement, Say, judge
 from unbackdoor.inversion.targets import nearest_texts
-from unbackdoor.manifest import Manifest, run_key, write_json
+from unbackdoor.manifest import Manifest, run_key
 from unbackdoor.metrics.rates import Rate
 from unbackdoor.notices import warn
 from unbackdoor.report.scan import Look, write_scan_report
 from unbackdoor.runs.case import Case
-from unbackdoor.runs.run import Run, weights_hash, work_folder
+from unbackdoor.runs.result import Share
+from unbackdoor.runs.run import Run, finish, work_folder
 from unbackdoor.runs.verb import verb
 from unbackdoor.triggers import parse_trigger
+from unbackdoor.verbs.common import manifest_of
 from unbackdoor.verbs.craft import write_picture
 from unbackdoor.verbs.origins import origin_of
 from unbackdoor.work import Work
@@ -68,7 +72,7 @@ class ScanConfig:
     takes=("out", "limit", "checkpoint", "classes", "templates", "device", "seed"),
     defaults={"limit": SEARCHED + HELD},
 )
-def scan(case: Case, config: ScanConfig, run: Run) -> dict[str, Any]:
+def scan(case: Case, config: ScanConfig, run: Run) -> Finding:
     """Examine a model of unknown history.
 
     The model's weights do not change; labels are not read. `classes` are candidate class names, whatever the data calls
@@ -113,14 +117,12 @@ def scan(case: Case, config: ScanConfig, run: Run) -> dict[str, Any]:
         "templates": case.templates,
         "seed": case.seed,
     }
-    manifest = Manifest("scan", settings)
-    manifest.hashes["weights"] = weights_hash(clip)
-    manifest.hashes["data"] = images.content_hash()
+    manifest = manifest_of("scan", settings, clip, "weights", data=images)
     if rests is not None:
         manifest.hashes["origin"] = rests.weights
     manifest.run = run_key("scan", settings, manifest.hashes)
-    out = run.out
-    with nullcontext(None) if out is None else work_folder(Path(out), manifest) as work:
+    out = None if run.out is None else run.folder
+    with nullcontext(None) if out is None else work_folder(out, manifest) as work:
         examined = examine(
             clip,
             images,
@@ -130,37 +132,9 @@ def scan(case: Case, config: ScanConfig, run: Run) -> dict[str, Any]:
             origin=clean,
             work=Work(work, manifest.run),
         )
-        return _weighed(clip, examined, manifest, known, config.weighed, identity, out)
-
-
-def _weighed(
-    clip: Clip,
-    examined: Examined,
-    manifest: Manifest,
-    known: Null | None,
-    weighed: Sequence[str] | None,
-    identity: str,
-    out: str | Path | None,
-) -> dict[str, Any]:
-    """The scan's result, written to `out` if there is one."""
-    config, images = manifest.config, examined.images
-    manifest.notes["seconds_by_inverter"] = examined.seconds
-    why_not = _why_not(known, identity)
-    usable = None if why_not or known is None else known.select(weighed or known.inverters)
-    result = _result(clip, examined, usable, config["false_alarm_rate"], why_not)
-    result["origin"] = config["origin"]
-    result["weighed"] = [] if usable is None else list(usable.inverters)
-    result["target"]["from"] = "vocabulary" if config["vocabulary"] else "classes"
-    result |= {
-        "data": images.spec,
-        "images": len(images),
-        "seed": config["seed"],
-        "weights": manifest.hashes["weights"],
-    }
-    result["seconds"] = round(manifest.seconds, 2)
-    if out is not None:
-        _write(Path(out), result, manifest, examined)
-    return result
+        manifest.notes["seconds_by_inverter"] = examined.seconds
+        finding = _weighed(examined, manifest, known, config.weighed, identity)
+        return finding if out is None else _written(out, finding, manifest, examined)
 
 
 def candidates(images: ImageSet) -> tuple[tuple[str, ...], bool]:
@@ -210,82 +184,104 @@ def _why_not(known: Null | None, identity: str) -> str:
     return ""
 
 
-def _result(
-    clip: Clip, examined: Examined, known: Null | None, false_alarm_rate: float, why_not: str
-) -> dict[str, Any]:
-    subject = examined.subject
-    found = {row.inverter: row for row in examined.found}
-    said = {name: Say(row.scores, row.works) for name, row in found.items()}
-    answer = judge(said, known, false_alarm_rate, why_not)
-    shown = found[answer.shown]
-    near = nearest_texts(shown.embedding, subject.head, subject.names)
-    return {
-        "verb": "scan",
-        "model_reference": clip.reference,
-        "backdoored": answer.backdoored,
-        "p_value": answer.p_value,
-        "false_alarm_rate": false_alarm_rate,
-        "clean_models": 0 if known is None else len(known.rows),
-        "message": answer.message,
-        "target": {
-            "name": subject.names[answer.target],
-            "confidence": round(answer.confidence, 4),
-            "nearest_texts": [{"text": text, "cosine": cosine} for text, cosine in near],
-        },
-        "twin_agreement": _agreement(subject),
-        "trigger": {
-            "spec": shown.trigger.spec(),
-            "picture": None,
-            "inverter": shown.inverter,
-            "norm": round(shown.norm, 5),
-            "strength": shown.strength.as_dict(),
-        },
-        "others": [
-            {
-                "target": subject.names[other.target],
-                "p_value": other.p_value,
-                "inverter": other.shown,
-                "spec": found[other.shown].trigger.spec(),
-                "strength": found[other.shown].strength.as_dict(),
-            }
+def _weighed(
+    examined: Examined, manifest: Manifest, known: Null | None, weighed: Sequence[str] | None, identity: str
+) -> Finding:
+    """What was recovered, held against the null."""
+    subject, settings = examined.subject, manifest.config
+    why_not = _why_not(known, identity)
+    usable = None if why_not or known is None else known.select(weighed or known.inverters)
+    recovered = {row.inverter: row for row in examined.found}
+    said = {name: Say(row.scores, row.works) for name, row in recovered.items()}
+    answer = judge(said, usable, settings["false_alarm_rate"], why_not)
+    return Finding(
+        model_reference=settings["model"],
+        backdoored=answer.backdoored,
+        p_value=answer.p_value,
+        false_alarm_rate=settings["false_alarm_rate"],
+        clean_models=0 if usable is None else len(usable.rows),
+        message=answer.message,
+        target=_target(subject, answer, recovered[answer.shown], settings["vocabulary"]),
+        twin_agreement=_agreement(subject),
+        trigger=_trigger(recovered[answer.shown]),
+        others=tuple(
+            Other(
+                target=subject.names[other.target],
+                p_value=other.p_value,
+                inverter=other.shown,
+                spec=recovered[other.shown].trigger.spec(),
+                strength=Share.of(recovered[other.shown].strength),
+            )
             for other in answer.others
-        ],
-        "inverters": [
-            {
-                "name": name,
-                **row.as_dict(subject.names),
-                "excess": round(answer.excess[name], 3) if name in answer.excess else None,
-                "seconds": examined.seconds[name],
-            }
-            for name, row in found.items()
-        ],
-    }
+        ),
+        inverters=tuple(
+            _line(row, subject, answer.excess.get(name), examined.seconds[name]) for name, row in recovered.items()
+        ),
+        origin=settings["origin"],
+        weighed=() if usable is None else usable.inverters,
+        data=examined.images.spec,
+        images=len(examined.images),
+        seed=settings["seed"],
+        weights=manifest.hashes["weights"],
+        seconds=round(manifest.seconds, 2),
+    )
 
 
-def _agreement(subject: Subject) -> dict[str, Any] | None:
+def _target(subject: Subject, answer: Judgement[int], row: Recovered, vocabulary: bool) -> Target:
+    """The likely target; `row` holds the trigger that speaks for it best."""
+    near = nearest_texts(row.embedding, subject.head, subject.names)
+    return Target(
+        name=subject.names[answer.target],
+        confidence=round(answer.confidence, 4),
+        nearest_texts=tuple(NearText(text, cosine) for text, cosine in near),
+        from_="vocabulary" if vocabulary else "classes",
+    )
+
+
+def _trigger(row: Recovered) -> RecoveredTrigger:
+    return RecoveredTrigger(
+        spec=row.trigger.spec(), inverter=row.inverter, norm=round(row.norm, 5), strength=Share.of(row.strength)
+    )
+
+
+def _line(row: Recovered, subject: Subject, excess: float | None, seconds: float) -> InverterLine:
+    return InverterLine(
+        name=row.inverter,
+        target=subject.names[row.target],
+        statistic=round(row.statistic, 4),
+        norm=round(row.norm, 5),
+        strength=Share.of(row.strength),
+        trigger=row.trigger.spec(),
+        facts=row.facts,
+        excess=None if excess is None else round(excess, 3),
+        seconds=seconds,
+    )
+
+
+def _agreement(subject: Subject) -> Share | None:
     """Held pictures to which the twin answers as the suspect does, None without a twin: how much its costs say."""
     if subject.twin is None:
         return None
     alike = subject.twin.held_own == subject.held_own
-    return Rate(int(alike.sum()), len(alike)).as_dict()
+    return Share.of(Rate(int(alike.sum()), len(alike)))
 
 
-def _write(out: Path, result: dict[str, Any], manifest: Manifest, examined: Examined) -> None:
-    trigger = parse_trigger(result["trigger"]["spec"])
+def _written(out: Path, finding: Finding, manifest: Manifest, examined: Examined) -> Finding:
+    """The finding with the names of the files that are written beside it."""
+    trigger = parse_trigger(finding.trigger.spec)
     held = examined.subject.held
     rows = torch.arange(min(SHOWN, len(held)))
     clean = held.float_batch(rows)
     triggered = trigger(clean, keys=rows)
     strip = torch.cat([torch.cat(list(clean), dim=2), torch.cat(list(triggered), dim=2)], dim=1)
     # What is no finding must not look like one.
-    name, other = ("trigger", "candidate") if result["backdoored"] else ("candidate", "trigger")
+    name, other = ("trigger", "candidate") if finding.backdoored else ("candidate", "trigger")
     for suffix in (".png", ".txt"):
         (out / f"{other}{suffix}").unlink(missing_ok=True)
     write_picture(out / f"{name}.png", strip)
     write_text(out / f"{name}.txt", trigger.spec() + "\n")
-    result["trigger"]["picture"] = str(out / f"{name}.png")
-    result["report"] = str(out / "report.html")
-    manifest.write(out)
+    page = out / "report.html"
+    finding = replace(finding, trigger=replace(finding.trigger, picture=str(out / f"{name}.png")), report=str(page))
     looks = [Look((a * 255).round().byte(), (b * 255).round().byte()) for a, b in zip(clean, triggered, strict=True)]
-    write_scan_report(out / "report.html", result, manifest.as_dict(), looks)
-    write_json(out / "finding.json", result)
+    finish(out, manifest, finding, report=partial(write_scan_report, page, looks=looks), name=Finding.file)
+    return finding

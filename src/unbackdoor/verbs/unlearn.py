@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,22 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.shares import defender_rows
 from unbackdoor.errors import InputError
-from unbackdoor.evaluation import evaluate_kept
+from unbackdoor.evaluation import Task
 from unbackdoor.evaluation.answers import predict
-from unbackdoor.manifest import Manifest, run_key, write_json, write_jsonl
+from unbackdoor.manifest import Manifest, run_key
+from unbackdoor.metrics.backdoor import BackdoorRates
 from unbackdoor.report import Example, write_report
 from unbackdoor.runs.case import Case, check_labels, open_vector
-from unbackdoor.runs.run import Run, weights_hash, work_folder
+from unbackdoor.runs.result import RateTable, plain
+from unbackdoor.runs.run import Run, finish, weights_hash, work_folder
 from unbackdoor.runs.verb import verb
 from unbackdoor.triggers.attack import Attack
-from unbackdoor.unlearning.alpha import AlphaConfig
+from unbackdoor.unlearning.alpha import AlphaConfig, AlphaSearch
 from unbackdoor.unlearning.known import Plan, cure_known
 from unbackdoor.unlearning.vector import TakenVector
-from unbackdoor.verbs.common import describe_sequence, rates_dict, retention
+from unbackdoor.verbs.common import curve_of, describe_sequence, manifest_of, measured, retention, when_rows
+from unbackdoor.verbs.results import CureResult
+from unbackdoor.verbs.results.cures import VectorFacts
 from unbackdoor.verbs.vector import DEFAULT_METHOD, store, vector_config, vector_facts
 from unbackdoor.work import Work
 
@@ -61,7 +66,7 @@ class UnlearnConfig:
     needs=("model", "data", "trigger", "target", "out"),
     takes=("test", "test_limit", "checkpoint", "classes", "templates", "device", "seed", "verb", "extra"),
 )
-def unlearn(case: Case, config: UnlearnConfig, run: Run) -> dict[str, Any]:
+def unlearn(case: Case, config: UnlearnConfig, run: Run) -> CureResult:
     """Cure a model whose trigger and target are known, and tell the story.
 
     The forget set (triggered images) and the validation images (α) are disjoint parts of the training split, which
@@ -71,6 +76,58 @@ def unlearn(case: Case, config: UnlearnConfig, run: Run) -> dict[str, Any]:
 
     Raises:
         InputError: anything unusable in the above.
+    """
+    ready = _ready(case, config)
+    clip, train, held_out = ready.clip, ready.train, ready.held_out
+    settings = _settings(case, config, ready)
+    manifest = manifest_of(
+        run.verb or "unlearn", settings, clip, "weights_before", train_data=train, test_data=held_out
+    )
+    manifest.notes["skipped"] = train.skipped + held_out.skipped
+    manifest.run = run_key("unlearn", settings, manifest.hashes)
+    rows = _pick_examples(held_out, ready.attack.target)
+    with work_folder(run.folder, manifest) as work:
+        before = measured(clip, held_out, ready.task, work, "before", manifest.run)
+        answers_before = _answers(clip, held_out, rows, ready.task)
+        search, facts = _cure(config, run, ready, manifest, work)
+        clip.round_as_stored()
+        after = measured(clip, held_out, ready.task, work, "after", manifest.run)
+        answers_after = _answers(clip, held_out, rows, ready.task)
+        clip.save(run.folder / "model")
+        manifest.hashes["weights_after"] = weights_hash(clip)
+        result = _result(run, ready, search, facts, (before, after), manifest)
+        curve = [{"when": "search", **plain(point)} for point in result.curve]
+        examples = _examples(held_out, rows, ready.attack, answers_before, answers_after)
+        page = partial(write_report, run.folder / "report.html", examples=examples)
+        finish(run.folder, manifest, result, metrics=[*when_rows(before, after), *curve], report=page)
+    return result
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """What a cure works with.
+
+    Args:
+        train, held_out: images to cure with and to measure on.
+        forget, plan: what the vector is taken from, and how.
+        validation: images with labels for choosing α.
+    """
+
+    clip: Clip
+    train: ImageSet
+    held_out: ImageSet
+    attack: Attack
+    task: Task
+    forget: ImageSet
+    plan: Plan
+    validation: int
+
+
+def _ready(case: Case, config: UnlearnConfig) -> _Ready:
+    """Open everything.
+
+    Raises:
+        InputError: anything unusable in it.
     """
     fixed = None if config.alpha == "auto" else float(config.alpha)
     if fixed is not None and not math.isfinite(fixed):
@@ -88,86 +145,90 @@ def unlearn(case: Case, config: UnlearnConfig, run: Run) -> dict[str, Any]:
         seed=case.seed,
         validation=config.validation,
     )
-    kept = "clean accuracy" if how.validation else "answers"
     if how.validation or how.toward == "target":
         check_labels(train, "choosing α" if how.validation else "method " + config.method)
     rows, others = defender_rows(len(train), how.samples, how.validation)
-    forget = train.subset(rows)
-    asked = config.alpha_config or AlphaConfig()
-    plan = replace(Plan.of(clip, forget, train.subset(others), task.head, how, asked), alpha=fixed)
-    rule = plan.rule
-    settings: dict[str, Any] = {
-        "model": clip.reference,
-        "data": train.spec,
-        "test": held_out.spec,
-        "trigger": attack.trigger.spec(),
-        "target": attack.name,
-        "vector": str(config.vector) if config.vector else asdict(how),
+    forget, choosing = train.subset(rows), train.subset(others)
+    plan = replace(Plan.of(clip, forget, choosing, task.head, how, config.alpha_config or AlphaConfig()), alpha=fixed)
+    return _Ready(clip, train, held_out, attack, task, forget, plan, len(others))
+
+
+def _settings(case: Case, config: UnlearnConfig, ready: _Ready) -> dict[str, Any]:
+    return {
+        "model": ready.clip.reference,
+        "data": ready.train.spec,
+        "test": ready.held_out.spec,
+        "trigger": ready.attack.trigger.spec(),
+        "target": ready.attack.name,
+        "vector": str(config.vector) if config.vector else asdict(ready.plan.config),
         "alpha": config.alpha,
-        "rule": asdict(rule),
-        "validation": len(others),
+        "rule": asdict(ready.plan.rule),
+        "validation": ready.validation,
         "templates": case.templates,
         "seed": case.seed,
     }
-    manifest = Manifest(run.verb or "unlearn", settings)
-    manifest.hashes["weights_before"] = weights_hash(clip)
-    manifest.hashes["train_data"] = train.content_hash()
-    manifest.hashes["test_data"] = held_out.content_hash()
-    manifest.notes["skipped"] = train.skipped + held_out.skipped
-    key = manifest.run = run_key("unlearn", settings, manifest.hashes)
-    shown = _pick_examples(held_out, attack.target)
-    with work_folder(run.folder, manifest) as work:
-        tau, facts = None, dict[str, Any]()
-        if config.vector is not None:
-            tau, origin = open_vector(Path(config.vector), clip)
-            facts = {"file": str(config.vector), "origin": origin.get("suspect")}
 
-        def keep(taken: TakenVector) -> None:
-            facts.update({"method": config.method, **vector_facts(clip, taken, how)})
-            store(run.folder / "vector.safetensors", taken, settings, manifest.hashes["weights_before"], clip)
-            manifest.notes["loss"] = describe_sequence(taken.losses)
 
-        before = evaluate_kept(clip, held_out, task, work / f"before-{key[:16]}.json", label="before")
-        answers_before = _answers(clip, held_out, shown, attack, task.head)
-        found = cure_known(clip, forget, task, plan, vector=tau, taken=keep, work=Work(work, key)).search
-        clip.round_as_stored()
-        after = evaluate_kept(clip, held_out, task, work / f"after-{key[:16]}.json", label="after")
-        answers_after = _answers(clip, held_out, shown, attack, task.head)
-        clip.save(run.folder / "model")
-        manifest.hashes["weights_after"] = weights_hash(clip)
-        result = {
-            "verb": run.verb or "unlearn",
-            "model": str(run.folder / "model"),
-            "model_reference": clip.reference,
-            "data": train.spec,
-            "test": held_out.spec,
-            "trigger": attack.trigger.spec(),
-            "target": attack.name,
-            "alpha": found.alpha,
-            "chosen": found.satisfied,
-            "labels_used": bool(how.validation),  # for choosing α; without them "CA" there is agreement
-            "rule": rule.sentence(kept) if fixed is None else "α given by the user",
-            "message": found.message,
-            "nothing_to_remove": found.nothing,
-            "retention": retention(before, after),
-            "before": rates_dict(before),
-            "after": rates_dict(after),
-            "curve": [point.as_dict() for point in found.curve],
-            "tolerance": rule.tolerance,
-            "ca_floor": rule.floor * found.curve[0].ca.value if found.curve else None,
-            "vector": facts,
-            "seed": case.seed,
-            **run.extra,
-            "report": str(run.folder / "report.html"),
-            "seconds": round(manifest.seconds, 2),
-        }
-        table = [{"when": "before", **before.as_dict()}, {"when": "after", **after.as_dict()}]
-        write_jsonl(run.folder / "metrics.jsonl", [*table, *({"when": "search", **p} for p in result["curve"])])
-        manifest.write(run.folder)
-        examples = _examples(held_out, shown, attack, answers_before, answers_after)
-        write_report(run.folder / "report.html", result, manifest.as_dict(), examples)
-        write_json(run.folder / "result.json", result)
-    return result
+def _cure(
+    config: UnlearnConfig, run: Run, ready: _Ready, manifest: Manifest, work: Path
+) -> tuple[AlphaSearch, VectorFacts]:
+    """Subtract the vector, and keep it; the choice of α, and where the vector came from."""
+    clip, facts = ready.clip, VectorFacts()
+    tau = None
+    if config.vector is not None:
+        tau, origin = open_vector(Path(config.vector), clip)
+        facts = VectorFacts(file=str(config.vector), origin=origin.get("suspect"))
+
+    def keep(taken: TakenVector) -> None:
+        nonlocal facts
+        facts = vector_facts(clip, taken, config.method, ready.plan.config)
+        store(run.folder / "vector.safetensors", taken, manifest.config, manifest.hashes["weights_before"], clip)
+        manifest.notes["loss"] = describe_sequence(taken.losses)
+
+    cure = cure_known(clip, ready.forget, ready.task, ready.plan, vector=tau, taken=keep, work=Work(work, manifest.run))
+    return cure.search, facts
+
+
+def _result(
+    run: Run,
+    ready: _Ready,
+    search: AlphaSearch,
+    facts: VectorFacts,
+    rates: tuple[BackdoorRates, BackdoorRates],
+    manifest: Manifest,
+) -> CureResult:
+    """What is told, of the rates before and after."""
+    (before, after), rule, how = rates, ready.plan.rule, ready.plan.config
+    kept = "clean accuracy" if how.validation else "answers"
+    extra = dict(run.extra)
+    return CureResult(
+        verb=manifest.verb,
+        model=str(run.folder / "model"),
+        model_reference=ready.clip.reference,
+        data=ready.train.spec,
+        test=ready.held_out.spec,
+        trigger=ready.attack.trigger.spec(),
+        target=ready.attack.name,
+        alpha=search.alpha,
+        chosen=search.satisfied,
+        labels_used=bool(how.validation),
+        rule=rule.sentence(kept) if ready.plan.alpha is None else "α given by the user",
+        message=search.message,
+        nothing_to_remove=search.nothing,
+        retention=retention(before, after),
+        before=RateTable.of(before),
+        after=RateTable.of(after),
+        curve=curve_of(search.curve),
+        tolerance=rule.tolerance,
+        ca_floor=rule.floor * search.curve[0].ca.value if search.curve else None,
+        vector=facts,
+        seed=manifest.config["seed"],
+        original=extra.pop("original", None),
+        suspect=extra.pop("suspect", None),
+        extra=extra,
+        report=str(run.folder / "report.html"),
+        seconds=round(manifest.seconds, 2),
+    )
 
 
 def _pick_examples(data: ImageSet, target: int) -> Tensor:
@@ -181,11 +242,12 @@ def _pick_examples(data: ImageSet, target: int) -> Tensor:
     return torch.tensor(list(picked.values()), dtype=torch.int64)
 
 
-def _answers(clip: Clip, data: ImageSet, rows: Tensor, attack: Attack, head: Tensor) -> tuple[list[int], list[int]]:
+def _answers(clip: Clip, data: ImageSet, rows: Tensor, task: Task) -> tuple[list[int], list[int]]:
     """Predicted classes of the clean and of the triggered examples."""
-    images = data.float_batch(rows).to(head.device)
-    clean = predict(clip, images, head)
-    triggered = predict(clip, attack.trigger(images, keys=rows), head)
+    assert task.attack is not None
+    images = data.float_batch(rows).to(task.head.device)
+    clean = predict(clip, images, task.head)
+    triggered = predict(clip, task.attack.trigger(images, keys=rows), task.head)
     return clean.tolist(), triggered.tolist()
 
 

@@ -21,16 +21,17 @@ from unbackdoor.errors import InputError
 from unbackdoor.evaluation.answers import answers
 from unbackdoor.inversion.base import WORKS
 from unbackdoor.inversion.finding import Finding, Lead, read_finding
-from unbackdoor.manifest import Manifest, run_key, write_json
+from unbackdoor.manifest import Manifest, run_key
 from unbackdoor.metrics.rates import Rate
 from unbackdoor.runs.case import Case, open_model, open_referred
-from unbackdoor.runs.run import Run, weights_hash, work_folder
+from unbackdoor.runs.run import Run, finish, weights_hash, work_folder
 from unbackdoor.runs.verb import verb
 from unbackdoor.triggers.mixed import Mixed
 from unbackdoor.triggers.spec import from_spec
 from unbackdoor.unlearning.alpha import BLIND, AlphaConfig
 from unbackdoor.unlearning.known import Plan
 from unbackdoor.unlearning.unknown import FORGET, METHOD, TUNING, Suspect, cure_unknown, rule_for
+from unbackdoor.verbs.results import BlindCureResult
 from unbackdoor.verbs.scan import candidates, scan
 from unbackdoor.verbs.unlearn import unlearn
 from unbackdoor.verbs.vector import vector_config
@@ -73,7 +74,7 @@ class UnlearnScanConfig:
     needs=("finding", "data", "out"),
     takes=("model", "test", "test_limit", "checkpoint", "classes", "templates", "device", "seed"),
 )
-def unlearn_scan(case: Case, config: UnlearnScanConfig, run: Run) -> dict[str, Any]:
+def unlearn_scan(case: Case, config: UnlearnScanConfig, run: Run) -> BlindCureResult:
     """Take the vector from the recovered trigger and more for its class, choose α without the attack, cure, scan again.
 
     No label is read: images count as the suspect answered them, so that "clean accuracy" is agreement with it and
@@ -132,9 +133,9 @@ def unlearn_scan(case: Case, config: UnlearnScanConfig, run: Run) -> dict[str, A
     if bool((held_out.labels >= 0).any()) and held_out.classes:
         both = {"before": ready.as_it_came, "after": suspect.clip}
         result["clean_accuracy"] = {when: _accuracy(clip, held_out, suspect.head) for when, clip in both.items()}
-    manifest.write(run.folder)
-    write_json(run.folder / "result.json", result)
-    return result
+    typed = BlindCureResult.read(result)
+    finish(run.folder, manifest, typed)
+    return typed
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,17 @@ from typing import Any
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.shares import defender_rows
 from unbackdoor.errors import InputError
-from unbackdoor.manifest import Manifest, run_key, versions
+from unbackdoor.manifest import run_key, versions
 from unbackdoor.runs.case import Case
-from unbackdoor.runs.run import Run, claim, resumable, weights_hash
+from unbackdoor.runs.result import plain
+from unbackdoor.runs.run import Run, claim, resumable
 from unbackdoor.runs.verb import verb
 from unbackdoor.training.finetune import checked_lr
 from unbackdoor.unlearning.vector import METHODS, TakenVector, VectorConfig, settled
 from unbackdoor.unlearning.vector import trigger_vector as take
-from unbackdoor.verbs.common import describe_sequence
+from unbackdoor.verbs.common import describe_sequence, manifest_of
+from unbackdoor.verbs.results import VectorResult
+from unbackdoor.verbs.results.cures import VectorFacts
 from unbackdoor.weights.vector import norm, save_vector
 from unbackdoor.work import Work
 
@@ -47,7 +50,7 @@ class VectorSettings:
     needs=("model", "data", "trigger", "target", "out"),
     takes=("checkpoint", "classes", "templates", "device", "seed"),
 )
-def trigger_vector(case: Case, config: VectorSettings, run: Run) -> dict[str, Any]:
+def trigger_vector(case: Case, config: VectorSettings, run: Run) -> VectorResult:
     """Fine-tune the suspect briefly on triggered images towards the target; write the weight difference to `out`.
 
     `out` is a safetensors file; its metadata tells model, data, trigger, target and settings. A checkpoint lies beside
@@ -70,9 +73,7 @@ def trigger_vector(case: Case, config: VectorSettings, run: Run) -> dict[str, An
         "vector": asdict(how),
         "templates": case.templates,
     }
-    manifest = Manifest("vector", settings)
-    manifest.hashes["weights"] = weights_hash(clip)
-    manifest.hashes["data"] = train.content_hash()
+    manifest = manifest_of("vector", settings, clip, "weights", data=train)
     noted = f"{out.name}.manifest.json"
     manifest.run = run_key("vector", settings, manifest.hashes)
     work = Work(out.with_name(f".{out.name}.work"), manifest.run)
@@ -83,17 +84,15 @@ def trigger_vector(case: Case, config: VectorSettings, run: Run) -> dict[str, An
     work.remove()
     manifest.notes["loss"] = describe_sequence(taken.losses)
     manifest.write(out.parent, noted)
-    return {
-        "verb": "vector",
-        "vector": str(out),
-        "trigger": attack.trigger.spec(),
-        "target": attack.name,
-        "data": train.spec,
-        "method": config.method,
-        **vector_facts(clip, taken, how),
-        "seed": case.seed,
-        "seconds": round(manifest.seconds, 2),
-    }
+    return VectorResult(
+        vector=str(out),
+        trigger=attack.trigger.spec(),
+        target=attack.name,
+        data=train.spec,
+        **plain(vector_facts(clip, taken, config.method, how)),
+        seed=case.seed,
+        seconds=round(manifest.seconds, 2),
+    )
 
 
 def vector_config(
@@ -128,22 +127,23 @@ def store(out: Path, taken: TakenVector, settings: dict[str, Any], suspect_hash:
     save_vector(out, taken.vector, {**aliases, **flat, "suspect": suspect_hash, "unbackdoor": versions()["unbackdoor"]})
 
 
-def vector_facts(clip: Clip, taken: TakenVector, config: VectorConfig) -> dict[str, Any]:
+def vector_facts(clip: Clip, taken: TakenVector, method: str, config: VectorConfig) -> VectorFacts:
     """Size and making of a vector, for results and reports."""
     size, whole = norm(taken.vector), norm(clip.image_parameters())
-    return {
-        "samples": taken.samples,
-        "steps": taken.steps,
-        "lr": config.tune.lr,
-        "toward": config.toward,
-        "anchor": config.anchor,
-        "guard": config.guard,
-        "rank": config.rank,
-        "trigger_scale": (config.trigger_scale or clip.logit_scale) if config.toward == "target" else None,
-        "norm": size,
-        "relative_norm": size / whole if whole else None,
-        "vector_seconds": round(taken.seconds, 2),
-    }
+    return VectorFacts(
+        method=method,
+        samples=taken.samples,
+        steps=taken.steps,
+        lr=config.tune.lr,
+        toward=config.toward,
+        anchor=config.anchor,
+        guard=config.guard,
+        rank=config.rank,
+        trigger_scale=(config.trigger_scale or clip.logit_scale) if config.toward == "target" else None,
+        norm=size,
+        relative_norm=size / whole if whole else None,
+        vector_seconds=round(taken.seconds, 2),
+    )
 
 
 __all__ = ["DEFAULT_METHOD", "VALIDATION", "store", "trigger_vector", "vector_config", "vector_facts"]

@@ -9,6 +9,9 @@ from typing import Any
 
 from unbackdoor.errors import InputError
 from unbackdoor.manifest import Manifest
+from unbackdoor.runs.result import plain
+from unbackdoor.verbs.results import AdapterResult, ArithmeticResult, InspectResult
+from unbackdoor.verbs.results.files import Norms, TensorCounts
 from unbackdoor.weights.arithmetic import Matching, combined, differences, matched, moved_by, write
 from unbackdoor.weights.names import block_of
 from unbackdoor.weights.stored import FLOATS, Stored, open_stored
@@ -23,11 +26,9 @@ def diff(
     *,
     out: str | Path,
     dtype: str | None = None,
-    ignore_prefix: bool = False,
-    partial: bool = False,
-    statistics: bool = False,
     hashes: bool = False,
-) -> dict[str, Any]:
+    **matching: bool,
+) -> ArithmeticResult:
     """Write A − B.
 
     Integers and BatchNorm's running statistics are no weights and are left out (`statistics` takes the latter in).
@@ -37,8 +38,8 @@ def diff(
         out: a .safetensors file, or, where A is sharded or no file is named, a folder that is not there yet.
         dtype: `float32`, `float16` or `bfloat16`; None keeps each tensor's own in A. The difference of two half
             precision models is exact in float32 only.
-        ignore_prefix, partial: see `unbackdoor.weights.arithmetic.Matching`.
         hashes: put SHA-256 of the files read and written into the manifest, which takes longer than the arithmetic.
+        matching: `ignore_prefix`, `partial`, `statistics`; see `unbackdoor.weights.arithmetic.Matching`.
 
     Returns:
         `out`, `tensors` (moved, copied), `bytes`, `seconds`.
@@ -46,7 +47,7 @@ def diff(
     Raises:
         InputError: damaged files, names or shapes that do not fit, numbers that are not finite.
     """
-    how, first, second = Matching(ignore_prefix, partial, statistics), open_stored(Path(a)), open_stored(Path(b))
+    how, first, second = Matching(**matching), open_stored(Path(a)), open_stored(Path(b))
     manifest = Manifest("weights diff", {"a": str(a), "b": str(b), "dtype": dtype, **vars(how)})
     files = differences(first, second, _dtype(dtype), how)
     told = {"kind": "task vector", "of": Path(a).name, "less": Path(b).name, "format": "pt"}
@@ -59,11 +60,9 @@ def apply(
     *,
     alpha: float,
     out: str | Path,
-    ignore_prefix: bool = False,
-    partial: bool = False,
-    statistics: bool = False,
     hashes: bool = False,
-) -> dict[str, Any]:
+    **matching: bool,
+) -> ArithmeticResult:
     """Write model − α · vector, in the model's own layout, types and metadata; what the vector lacks is copied.
 
     Folders keep their configuration files. Bit for bit `a − α·t` in float32, rounded to the stored type.
@@ -79,7 +78,7 @@ def apply(
     if not math.isfinite(alpha):
         raise InputError(f"α is {alpha}; give a number")
     how, first, second = (
-        Matching(ignore_prefix, partial, statistics),
+        Matching(**matching),
         open_stored(Path(model)),
         open_stored(Path(vector)),
     )
@@ -94,11 +93,9 @@ def combine(
     out: str | Path,
     scales: Sequence[float] | None = None,
     dtype: str | None = None,
-    ignore_prefix: bool = False,
-    partial: bool = False,
-    statistics: bool = False,
     hashes: bool = False,
-) -> dict[str, Any]:
+    **matching: bool,
+) -> ArithmeticResult:
     """Write Σ scale · vector.
 
     Args:
@@ -113,7 +110,7 @@ def combine(
         raise InputError(f"{len(scales)} scales for {len(vectors)} vectors; give one for each")
     if not all(math.isfinite(scale) for scale in scales):
         raise InputError(f"scales {', '.join(map(str, scales))}: give numbers")
-    how, opened = Matching(ignore_prefix, partial, statistics), [open_stored(Path(vector)) for vector in vectors]
+    how, opened = Matching(**matching), [open_stored(Path(vector)) for vector in vectors]
     given = {"vectors": [str(vector) for vector in vectors], "scales": scales, "dtype": dtype}
     manifest = Manifest("weights combine", {**given, **vars(how)})
     told = {"kind": "task vector", "of": " ".join(Path(vector).name for vector in vectors), "format": "pt"}
@@ -121,7 +118,7 @@ def combine(
     return _written(Path(out), combined(opened, scales, _dtype(dtype), how), opened[0], manifest, told, read)
 
 
-def convert(path: str | Path, *, out: str | Path, unpickle: bool = False) -> dict[str, Any]:
+def convert(path: str | Path, *, out: str | Path, unpickle: bool = False) -> ArithmeticResult:
     """Write a torch checkpoint's state dict as safetensors; wrappers and a `module.` prefix are taken off.
 
     Args:
@@ -144,7 +141,7 @@ def convert(path: str | Path, *, out: str | Path, unpickle: bool = False) -> dic
 
 def lora(
     vector: str | Path, *, out: str | Path, rank: int = 8, alpha: float = 1.0, base: str | None = None
-) -> dict[str, Any]:
+) -> AdapterResult:
     """Write −α · vector as a low-rank adapter that PEFT applies to Hugging Face's `CLIPModel`, or to OpenCLIP's towers.
 
     Weights of linear modules and convolutions alone fit into an adapter; biases, norms and positions are left out, and
@@ -180,21 +177,20 @@ def lora(
     if not factors:
         raise InputError(f"{vector}: holds no weight of a linear module or a convolution")
     write_adapter(out, factors, base)
-    result = {
-        "verb": manifest.verb,
-        "out": str(out),
-        "rank": rank,
-        "kept": kept,
-        "modules": len(factors),
-        "left_out": sum(name.removesuffix(".weight") not in factors for name in tau),
-        "bytes": (out / WEIGHTS).stat().st_size,
-        "seconds": round(manifest.seconds, 3),
-    }
+    result = AdapterResult(
+        out=str(out),
+        rank=rank,
+        kept=kept,
+        modules=len(factors),
+        left_out=sum(name.removesuffix(".weight") not in factors for name in tau),
+        bytes=(out / WEIGHTS).stat().st_size,
+        seconds=round(manifest.seconds, 3),
+    )
     manifest.write(out)
     return result
 
 
-def inspect(a: str | Path, b: str | Path | None = None, *, ignore_prefix: bool = False) -> dict[str, Any]:
+def inspect(a: str | Path, b: str | Path | None = None, *, ignore_prefix: bool = False) -> InspectResult:
     """Norms of a state dict by block, and its cosine with and distance from another.
 
     Returns:
@@ -212,39 +208,37 @@ def inspect(a: str | Path, b: str | Path | None = None, *, ignore_prefix: bool =
         if entry.dtype in FLOATS and (second is None or (other is not None and other.dtype in FLOATS)):
             groups.setdefault(block_of(entry.name), []).append((entry, sums(entry, other)))
     every = [row for rows in groups.values() for row in rows]
-    return {
-        "verb": "weights inspect",
-        "a": str(a),
-        "b": None if b is None else str(b),
-        "bytes": first.size,
-        "files": len(first.shards),
-        "metadata": first.shards[0].metadata,
-        "tied": first.tied,
-        "groups": [{"group": name, **_told(rows, second)} for name, rows in groups.items()],
-        "whole": _told(every, second),
-        "left_out": [e.name for e in first.entries.values() if e.dtype not in FLOATS],
-        "only_a": [] if second is None else [name for name in first.entries if name not in found],
-        "only_b": extra,
-    }
+    return InspectResult(
+        a=str(a),
+        b=None if b is None else str(b),
+        bytes=first.size,
+        files=len(first.shards),
+        metadata=first.shards[0].metadata,
+        tied=first.tied,
+        groups=tuple(_norms(name, rows) for name, rows in groups.items()),
+        whole=_norms(None, every),
+        left_out=tuple(e.name for e in first.entries.values() if e.dtype not in FLOATS),
+        only_a=() if second is None else tuple(name for name in first.entries if name not in found),
+        only_b=tuple(extra),
+    )
 
 
-def _told(rows: Sequence[Any], second: Stored | None) -> dict[str, Any]:
+def _norms(group: str | None, rows: Sequence[Any]) -> Norms:
     total = sum((part for _, part in rows), Sums())
-    out: dict[str, Any] = {
-        "tensors": len(rows),
-        "elements": total.elements,
-        "dtypes": sorted({entry.dtype for entry, _ in rows}),
-        "norm": math.sqrt(total.own),
-        "broken": total.broken,
-    }
-    if second is not None:
-        size = math.sqrt(total.own * total.other)
-        # What is not finite in B alone is told by inspecting B.
-        sound = math.isfinite(total.other)
-        out["other_norm"] = math.sqrt(total.other) if sound else None
-        out["cosine"] = total.product / size if sound and size else None
-        out["apart"] = math.sqrt(total.apart / total.other) if sound and total.other else None
-    return out
+    size = math.sqrt(total.own * total.other)
+    # What is not finite in B alone is told by inspecting B.
+    sound = math.isfinite(total.other)
+    return Norms(
+        group=group,
+        tensors=len(rows),
+        elements=total.elements,
+        dtypes=tuple(sorted({entry.dtype for entry, _ in rows})),
+        norm=math.sqrt(total.own),
+        broken=total.broken,
+        other_norm=math.sqrt(total.other) if sound else None,
+        cosine=total.product / size if sound and size else None,
+        apart=math.sqrt(total.apart / total.other) if sound and total.other else None,
+    )
 
 
 def _dtype(name: str | None) -> str | None:
@@ -260,7 +254,7 @@ def _written(
     manifest: Manifest,
     metadata: dict[str, str] | None,
     hashed: Mapping[str, Stored],
-) -> dict[str, Any]:
+) -> ArithmeticResult:
     # Before the output, which may replace one of them.
     manifest.hashes |= {name: stored.digest() for name, stored in hashed.items()}
     write(out, files, like, metadata)
@@ -271,10 +265,11 @@ def _written(
     return _noted(out, manifest, len(outputs) - copied, copied, sum(output.size for output in outputs))
 
 
-def _noted(out: Path, manifest: Manifest, moved: int, copied: int, size: int) -> dict[str, Any]:
+def _noted(out: Path, manifest: Manifest, moved: int, copied: int, size: int) -> ArithmeticResult:
     """Write the manifest of what lies at `out`, and tell of it."""
-    told = {"tensors": {"moved": moved, "copied": copied}, "bytes": size}
-    manifest.notes |= told
+    tensors = TensorCounts(moved, copied)
+    manifest.notes |= {"tensors": plain(tensors), "bytes": size}
     where = out if out.is_dir() else out.parent
     manifest.write(where, "manifest.json" if out.is_dir() else f"{out.name}.manifest.json")
-    return {"verb": manifest.verb, "out": str(out), **told, "seconds": round(manifest.seconds, 3)}
+    seconds = round(manifest.seconds, 3)
+    return ArithmeticResult(verb=manifest.verb, out=str(out), tensors=tensors, bytes=size, seconds=seconds)

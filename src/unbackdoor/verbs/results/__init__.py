@@ -1,0 +1,32 @@
+"""What the verbs return, but for `scan`, whose result is a `Finding` (`inversion/finding.py`)."""
+
+from __future__ import annotations
+
+from unbackdoor.verbs.results.cures import BlindCureResult, CureResult, DemoResult, VectorResult
+from unbackdoor.verbs.results.files import AdapterResult, ArithmeticResult, InspectResult
+from unbackdoor.verbs.results.grids import GridResult, ZooResult
+from unbackdoor.verbs.results.maps import LocateResult, MapResult
+from unbackdoor.verbs.results.measures import DataInfo, EvaluateResult, ModelInfo, NullResult, TriggerInfo
+from unbackdoor.verbs.results.plants import ConvertResult, CraftResult, PlantResult
+
+__all__ = [
+    "AdapterResult",
+    "ArithmeticResult",
+    "BlindCureResult",
+    "ConvertResult",
+    "CraftResult",
+    "CureResult",
+    "DataInfo",
+    "DemoResult",
+    "EvaluateResult",
+    "GridResult",
+    "InspectResult",
+    "LocateResult",
+    "MapResult",
+    "ModelInfo",
+    "NullResult",
+    "PlantResult",
+    "TriggerInfo",
+    "VectorResult",
+    "ZooResult",
+]
