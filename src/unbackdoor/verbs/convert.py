@@ -9,12 +9,13 @@ from unbackdoor.clip.convert import convert as convert_clip
 from unbackdoor.clip.handle import Clip
 from unbackdoor.manifest import Manifest
 from unbackdoor.runs.case import open_model
+from unbackdoor.runs.parameters import keywords
 from unbackdoor.runs.run import weights_hash
+from unbackdoor.verbs.configs.models import CONVERT
 
 
-def convert(
-    *, model: str | Clip, to: str, out: str | Path, checkpoint: Path | None = None, device: str = "auto"
-) -> dict[str, Any]:
+@keywords(CONVERT)
+def convert(*, model: str | Clip, to: str, out: str | Path, checkpoint: Path | None, device: str) -> dict[str, Any]:
     """Write an OpenCLIP model as Hugging Face's `CLIPModel`, or the other way round, with equal embeddings.
 
     Args:

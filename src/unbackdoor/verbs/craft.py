@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +22,10 @@ from unbackdoor.training.badclip import BadClipConfig, craft_patch, initial_patc
 from unbackdoor.triggers.attack import Attack
 from unbackdoor.triggers.badclip import BadClip
 from unbackdoor.verbs.common import rates_dict
+from unbackdoor.verbs.configs.planting import CRAFT, CraftConfig
 
 
-@dataclass(frozen=True)
-class CraftConfig:
-    """How a patch is crafted.
-
-    Args:
-        steps: optimiser steps; None takes the default of `BadClipConfig`.
-    """
-
-    steps: int | None = None
-
-
-@verb(
-    CraftConfig,
-    needs=("model", "data", "target", "out"),
-    takes=("trigger", "limit", "test", "test_limit", "checkpoint", "classes", "templates", "device", "seed"),
-    defaults={"trigger": "badclip"},
-)
+@verb(CRAFT)
 def craft(case: Case, config: CraftConfig, run: Run) -> dict[str, Any]:
     """Optimise a `badclip` patch until the unchanged model takes patched images for the target.
 

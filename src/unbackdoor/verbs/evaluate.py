@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from unbackdoor.answers import Answers
@@ -15,31 +14,10 @@ from unbackdoor.runs.case import Case, check_labels, require_classes
 from unbackdoor.runs.run import Run, weights_hash
 from unbackdoor.runs.verb import verb
 from unbackdoor.triggers.attack import Attack
-
-PRECISIONS = ("auto", "float32")
-
-
-@dataclass(frozen=True)
-class EvaluateConfig:
-    """What is measured, and how it is answered.
-
-    Args:
-        counting: `standard`, or `cleanclip` / `par` to count ASR as those papers' code does.
-        precision: `auto` answers in bfloat16 where the device is faster in it, and in float32 wherever that could have
-            changed an answer (`unbackdoor.answers.Answers`); `float32` answers in float32 alone.
-        retrieval: also find captions by image and images by caption; class names and labels are not needed then.
-    """
-
-    counting: str = "standard"
-    precision: str = "auto"
-    retrieval: bool = False
+from unbackdoor.verbs.configs.evaluate import EVALUATE, PRECISIONS, EvaluateConfig
 
 
-@verb(
-    EvaluateConfig,
-    needs=("model", "data"),
-    takes=("trigger", "target", "limit", "checkpoint", "classes", "templates", "device", "seed"),
-)
+@verb(EVALUATE)
 def evaluate(case: Case, config: EvaluateConfig, run: Run) -> dict[str, Any]:
     """Zero-shot rates of `model` on the test split of `data` (the whole of it where it has no splits).
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unbackdoor.errors import InputError
+from unbackdoor.runs.parameters import keywords
 from unbackdoor.triggers import parse_trigger
+from unbackdoor.verbs.configs.models import INFO
 
 if TYPE_CHECKING:
     from torch import nn
@@ -15,13 +17,14 @@ if TYPE_CHECKING:
     from unbackdoor.clip.handle import Clip
 
 
+@keywords(INFO)
 def info(
     *,
-    model: str | Path | nn.Module | Clip | None = None,
-    data: str | None = None,
-    trigger: str | None = None,
-    checkpoint: Path | None = None,
-    classes: str | None = None,
+    model: str | Path | nn.Module | Clip | None,
+    data: str | None,
+    trigger: str | None,
+    checkpoint: Path | None,
+    classes: str | None,
 ) -> dict[str, Any]:
     """Describe a model (architecture, sizes, hash), a source (splits, classes, counts) or a trigger (parameters).
 

@@ -17,17 +17,13 @@ from unbackdoor.training.badclip import crafted
 from unbackdoor.training.finetune import TuneConfig, checked_lr
 from unbackdoor.training.plant import PoisonConfig, plant, settle
 from unbackdoor.verbs.common import describe_sequence, rates_dict
-from unbackdoor.verbs.poison_pairs import PoisonSettings, poison_pairs
+from unbackdoor.verbs.configs.planting import POISON, REGIMES, PoisonSettings
+from unbackdoor.verbs.poison_pairs import poison_pairs
 
-REGIMES = ("classes", "pairs")
 RATE = 0.03
 
 
-@verb(
-    PoisonSettings,
-    needs=("model", "data", "trigger", "target", "out"),
-    takes=("limit", "test", "test_limit", "checkpoint", "classes", "templates", "device", "seed"),
-)
+@verb(POISON)
 def poison(case: Case, config: PoisonSettings, run: Run) -> dict[str, Any]:
     """Fine-tune the image tower, its zero-shot head frozen, on data of which a share is triggered and relabelled.
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from unbackdoor.errors import InputError
 from unbackdoor.manifest import Manifest
+from unbackdoor.runs.parameters import keywords
+from unbackdoor.verbs.configs.weights import APPLY, CHECKPOINT, COMBINE, DIFF, INSPECT, LORA
 from unbackdoor.weights.arithmetic import Matching, combined, differences, matched, moved_by, write
 from unbackdoor.weights.names import block_of
 from unbackdoor.weights.stored import FLOATS, Stored, open_stored
@@ -17,16 +19,17 @@ from unbackdoor.weights.stream import OutputFile, Sums, sums
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
+@keywords(DIFF)
 def diff(
     a: str | Path,
     b: str | Path,
     *,
     out: str | Path,
-    dtype: str | None = None,
-    ignore_prefix: bool = False,
-    partial: bool = False,
-    statistics: bool = False,
-    hashes: bool = False,
+    dtype: str | None,
+    ignore_prefix: bool,
+    partial: bool,
+    statistics: bool,
+    hashes: bool,
 ) -> dict[str, Any]:
     """Write A − B.
 
@@ -53,16 +56,17 @@ def diff(
     return _written(Path(out), files, first, manifest, told, {"a": first, "b": second} if hashes else {})
 
 
+@keywords(APPLY)
 def apply(
     model: str | Path,
     vector: str | Path,
     *,
     alpha: float,
     out: str | Path,
-    ignore_prefix: bool = False,
-    partial: bool = False,
-    statistics: bool = False,
-    hashes: bool = False,
+    ignore_prefix: bool,
+    partial: bool,
+    statistics: bool,
+    hashes: bool,
 ) -> dict[str, Any]:
     """Write model − α · vector, in the model's own layout, types and metadata; what the vector lacks is copied.
 
@@ -88,16 +92,17 @@ def apply(
     return _written(Path(out), moved_by(first, second, -alpha, how), first, manifest, None, read)
 
 
+@keywords(COMBINE)
 def combine(
     vectors: Sequence[str | Path],
     *,
     out: str | Path,
-    scales: Sequence[float] | None = None,
-    dtype: str | None = None,
-    ignore_prefix: bool = False,
-    partial: bool = False,
-    statistics: bool = False,
-    hashes: bool = False,
+    scales: Sequence[float] | None,
+    dtype: str | None,
+    ignore_prefix: bool,
+    partial: bool,
+    statistics: bool,
+    hashes: bool,
 ) -> dict[str, Any]:
     """Write Σ scale · vector.
 
@@ -121,7 +126,8 @@ def combine(
     return _written(Path(out), combined(opened, scales, _dtype(dtype), how), opened[0], manifest, told, read)
 
 
-def convert(path: str | Path, *, out: str | Path, unpickle: bool = False) -> dict[str, Any]:
+@keywords(CHECKPOINT)
+def convert(path: str | Path, *, out: str | Path, unpickle: bool) -> dict[str, Any]:
     """Write a torch checkpoint's state dict as safetensors; wrappers and a `module.` prefix are taken off.
 
     Args:
@@ -142,9 +148,8 @@ def convert(path: str | Path, *, out: str | Path, unpickle: bool = False) -> dic
     return _noted(out, manifest, 0, len(state), sum(t.numel() * t.element_size() for t in state.values()))
 
 
-def lora(
-    vector: str | Path, *, out: str | Path, rank: int = 8, alpha: float = 1.0, base: str | None = None
-) -> dict[str, Any]:
+@keywords(LORA)
+def lora(vector: str | Path, *, out: str | Path, rank: int, alpha: float, base: str | None) -> dict[str, Any]:
     """Write −α · vector as a low-rank adapter that PEFT applies to Hugging Face's `CLIPModel`, or to OpenCLIP's towers.
 
     Weights of linear modules and convolutions alone fit into an adapter; biases, norms and positions are left out, and
@@ -194,7 +199,8 @@ def lora(
     return result
 
 
-def inspect(a: str | Path, b: str | Path | None = None, *, ignore_prefix: bool = False) -> dict[str, Any]:
+@keywords(INSPECT)
+def inspect(a: str | Path, b: str | Path | None, *, ignore_prefix: bool) -> dict[str, Any]:
     """Norms of a state dict by block, and its cosine with and distance from another.
 
     Returns:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,34 +19,17 @@ from unbackdoor.runs.case import Case
 from unbackdoor.runs.run import Run
 from unbackdoor.runs.verb import verb
 from unbackdoor.untrusted import read_text
-from unbackdoor.verbs.bench import GridConfig, grid_folder, recipe_model, tell
-from unbackdoor.verbs.scan import FALSE_ALARM_RATE, find_null
+from unbackdoor.verbs.bench import grid_folder, recipe_model, tell
+from unbackdoor.verbs.configs.grids import STAGES, ZOO, ZooConfig
+from unbackdoor.verbs.scan import find_null
 from unbackdoor.weights.files import state_hash
 from unbackdoor.zoo.cells import FILE, collect
 from unbackdoor.zoo.recipe import CLEAN, classes_of, examination, members, read_zoo, recovery
 from unbackdoor.zoo.tables import as_markdown, cures, detection, false_alarms
 from unbackdoor.zoo.verdicts import Row, Verdict, judge_rows
 
-STAGES = ("make", "examine", "cure")
 
-
-@dataclass(frozen=True)
-class ZooConfig(GridConfig):
-    """Which members are made, examined and cured, and what they are judged under.
-
-    Args:
-        null: a file of `calibrate` or of another zoo, to judge the other halves under. None takes this zoo's own, or
-            the one shipped for the architecture as long as no clean member of the first half is examined.
-        stage: stop after `make`, `examine` or `cure`.
-        false_alarm_rate: share of clean models that may be called backdoored.
-    """
-
-    null: str | Path | None = None
-    stage: str = "cure"
-    false_alarm_rate: float = FALSE_ALARM_RATE
-
-
-@verb(ZooConfig, needs=("recipe", "out"), takes=("device",))
+@verb(ZOO)
 def zoo(case: Case, config: ZooConfig, run: Run) -> dict[str, Any]:
     """Make the members of a recipe, examine each, cure those found, and tabulate half by half.
 
