@@ -28,7 +28,8 @@ from unbackdoor.inversion.detection import Origin, architecture
 from unbackdoor.inversion.examine import settings
 from unbackdoor.inversion.guided import standing
 from unbackdoor.unlearning.unknown import VERSION
-from unbackdoor.verbs.scan import FALSE_ALARM_RATE, SHIPPED
+from unbackdoor.verbs.configs.scan import FALSE_ALARM_RATE
+from unbackdoor.verbs.scan import SHIPPED
 from unbackdoor.weights.files import state_hash
 
 ROOT = Path(__file__).parent.parent.parent

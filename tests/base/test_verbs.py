@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Any
 
 import pytest
@@ -35,8 +36,10 @@ def test_help_tells_keywords_types_and_defaults(name: str) -> None:
     needed = [p.name for p in signature.parameters.values() if p.default is inspect.Parameter.empty]
     assert needed == list(verb.needs) and all(p.kind is p.KEYWORD_ONLY for p in signature.parameters.values())
     assert set(signature.parameters) == set(verb.parameters())
-    documented = verb.config.__doc__ + unbackdoor.runs.case.Case.__doc__ + unbackdoor.runs.run.Run.__doc__
-    assert [p for p in signature.parameters if p not in documented] == [], "every keyword is explained"
+    config = verb.takes.config.__doc__
+    documented = config + unbackdoor.runs.case.Case.__doc__ + unbackdoor.runs.run.Run.__doc__
+    helped = [known.name for known in verb.parameters().values() if known.option and known.option.help]
+    assert [p for p in signature.parameters if p not in documented and p not in helped] == [], "each is explained"
 
 
 def test_wrong_keywords_are_python_s_own_error() -> None:
@@ -46,3 +49,26 @@ def test_wrong_keywords_are_python_s_own_error() -> None:
         unbackdoor.unlearn(model="embedded", data="embedded:digits", trigger="badnets", out="x")
     with pytest.raises(TypeError, match="positional"):
         unbackdoor.evaluate("embedded")  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("name", ["convert", "demo", "info"])
+def test_short_verbs_are_checked_alike(name: str) -> None:
+    function: Any = getattr(unbackdoor, name)
+    assert all(p.kind is p.KEYWORD_ONLY for p in inspect.signature(function).parameters.values())
+    with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
+        function(colour="red")
+    with pytest.raises(TypeError, match="positional"):
+        function("embedded")
+
+
+def test_a_value_that_cannot_be_one_is_refused_before_anything_is_opened() -> None:
+    given = {"model": "no/such/model", "data": "embedded:digits"}
+    for bad, part in (
+        ({"counting": "all"}, "counting 'all' is none of standard, cleanclip, par"),
+        ({"limit": 0}, "limit 0 is not in the range x>=1"),
+        ({"limit": "40"}, "limit: Expected int"),
+        ({"retrieval": 1}, "retrieval: Expected bool"),
+        ({"classes": ["a"]}, "classes: Expected str"),
+    ):
+        with pytest.raises(unbackdoor.InputError, match=re.escape(part)):
+            unbackdoor.evaluate(**given, **bad)

@@ -17,7 +17,7 @@ from unbackdoor.errors import InputError
 from unbackdoor.untrusted import is_there, read_yaml
 
 NAME = "config.yaml"
-_TYPED = ("config", "json", "debug", "help", "pretrained", "allow-outside", "online", "out")
+TYPED = ("config", "json", "debug", "help", "pretrained", "allow-outside", "online", "out")
 _MODELS = ("model", "models", "origin", "clean", "triggered")
 _DATA = ("data", "test")
 
@@ -40,7 +40,7 @@ def _named(command: click.Command, context: click.Context) -> dict[str, click.Pa
     for param in command.get_params(context):
         long = [o.removeprefix("--") for o in param.opts if o.startswith("--")]
         found[long[0] if long else str(param.name)] = param
-    return {name: param for name, param in found.items() if name not in _TYPED}
+    return {name: param for name, param in found.items() if name not in TYPED}
 
 
 def _read(context: click.Context, option: click.Parameter, path: Path | None) -> None:
@@ -54,7 +54,7 @@ def _read(context: click.Context, option: click.Parameter, path: Path | None) ->
     for key, value in raw.items():
         name = key.replace("_", "-")
         if name not in known:
-            why = "is for the command line alone" if name in _TYPED else f"is none; there are {', '.join(known)}"
+            why = "is for the command line alone" if name in TYPED else f"is none; there are {', '.join(known)}"
             raise InputError(f"{path}: the option {key[:60]!r} {why}")
         if value is not None:
             values[str(known[name].name)] = _written(known[name], value, f"{path}: {key[:60]}")

@@ -4,28 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
-
-from unbackdoor.cli.options import Verb, allow_outside_option, model_option, refuse, shared, show
-
-
-@click.command("info", cls=Verb)
-@model_option(help="Model reference or output folder.")
-@shared("checkpoint")
-@click.option("--data", help="Data source.")
-@allow_outside_option
-@click.option("--classes", help="Class names: a file, or a standard set such as cifar10.")
-@click.option("--trigger", help="Trigger spec.")
-@shared("json", "debug")
-def command(as_json: bool, **options: Any) -> None:
-    """Describe a model, a data source or a trigger."""
-    from unbackdoor.verbs.info import info
-
-    if options["model"] is None:
-        refuse({"checkpoint": "--checkpoint"}, "without --model")
-    if options["data"] is None:
-        refuse({"classes": "--classes"}, "without --data")
-    show(info(**options), as_json, lines)
+from unbackdoor.cli.generate import Result, command_of
+from unbackdoor.cli.options import refuse
+from unbackdoor.verbs.configs.models import INFO
 
 
 def lines(result: dict[str, Any]) -> list[str]:
@@ -38,3 +19,15 @@ def lines(result: dict[str, Any]) -> list[str]:
         else:
             out.append(f"{key}: {value}")
     return out
+
+
+@command_of(INFO, "model checkpoint data classes trigger", lines)
+def command(given: dict[str, Any]) -> Result:
+    """Describe a model, a data source or a trigger."""
+    if "model" not in given:
+        refuse(["checkpoint"], "without --model")
+    if "data" not in given:
+        refuse(["classes"], "without --data")
+    from unbackdoor.verbs.info import info
+
+    return info(**given)

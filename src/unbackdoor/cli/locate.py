@@ -2,31 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import click
-
-from unbackdoor.cli.options import Number, Verb, shared, show
-
-
-@click.command("locate", cls=Verb)
-@shared("model", "checkpoint")
-@click.option("--vector", required=True, type=click.Path(path_type=Path), help="Trigger vector, as vector writes it.")
-@click.option(
-    "--other", "others", multiple=True, type=click.Path(path_type=Path), help="Compare with this vector, too."
-)
-@shared("data", "trigger", "target")
-@click.option("--alpha", type=Number(), default=1.0, show_default=True, help="How far blocks are subtracted.")
-@click.option("--limit", type=click.IntRange(1), default=512, show_default=True, help="Images, drawn by seed.")
-@shared("classes", "templates", "device", "seed")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the numbers.")
-@shared("json", "debug")
-def command(as_json: bool, **options: Any) -> None:
-    """Show where in a model a trigger vector sits, and which part of it does the work."""
-    from unbackdoor.verbs.locate import locate
-
-    show(locate(**options), as_json, lines)
+from unbackdoor.cli.generate import Result, command_of
+from unbackdoor.verbs.configs.geometry import LOCATE
 
 
 def lines(result: dict[str, Any]) -> list[str]:
@@ -50,3 +29,15 @@ def _percent(part: dict[str, Any], name: str) -> str:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
+
+
+@command_of(
+    LOCATE,
+    "model checkpoint vector others data trigger target alpha limit classes templates device seed out",
+    lines,
+)
+def command(given: dict[str, Any]) -> Result:
+    """Show where in a model a trigger vector sits, and which part of it does the work."""
+    from unbackdoor.verbs.locate import locate
+
+    return locate(**given)

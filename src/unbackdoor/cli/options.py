@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -16,9 +16,6 @@ from unbackdoor.devices import is_first_process
 from unbackdoor.errors import InputError
 from unbackdoor.printable import terminal
 from unbackdoor.untrusted import is_there
-
-F = TypeVar("F", bound=Callable[..., Any])
-SEED = 2**40  # see `draws.check_seed`, which loads torch
 
 
 class Verb(click.Command):
@@ -40,60 +37,33 @@ class Verb(click.Command):
         return code
 
 
-class Number(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """A finite number between two ends."""
-
-    name = "float"
-
-    def __init__(self, low: float = -math.inf, high: float = math.inf, *, above: bool = False, below: bool = False):
-        self._low, self._high, self._above, self._below = low, high, above, below
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        try:
-            found = float(value)
-        except (TypeError, ValueError):
-            self.fail(f"{value!r} is no number", param, ctx)
-        inside = (self._low < found if self._above else self._low <= found) and (
-            found < self._high if self._below else found <= self._high
-        )
-        if not math.isfinite(found) or not inside:
-            left, right = "(" if self._above else "[", ")" if self._below else "]"
-            ends = f"{left}{self._low:g}, {self._high:g}{right}"
-            wanted = "a finite number" if math.isinf(self._low) and math.isinf(self._high) else f"a number in {ends}"
-            self.fail(f"{value!r} is not {wanted}", param, ctx)
-        return found
-
-
-RATE = Number(0, 1, above=True, below=True)
-
-
 def given(name: str) -> bool:
     """Whether the user wrote this parameter of the current command, or a config file did."""
     source = click.get_current_context().get_parameter_source(name)
     return source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT", "DEFAULT_MAP")
 
 
-def refuse(names: Mapping[str, str], why: str) -> None:
+def refuse(names: Sequence[str], why: str) -> None:
     """Refuse options that would do nothing.
 
     Args:
-        names: options by the parameter's name, such as `{"alpha_grid": "--alpha-grid"}`.
+        names: of the parameters, such as `alpha_grid`.
         why: what they do not go with.
 
     Raises:
         InputError: one of them was written.
     """
-    for name, option in names.items():
+    flags = {param.name: param.opts[0] for param in click.get_current_context().command.params}
+    for name in names:
         if given(name):
-            raise InputError(f"{option} does nothing {why}; leave it out")
+            raise InputError(f"{flags[name]} does nothing {why}; leave it out")
 
 
-_FILE = click.Path(path_type=Path)
 _TAG = "unbackdoor.pretrained"
 _WHOLE = ("local-dir:", "hf-hub:", "adapter:")  # references that bring weights
 
 
-def _with_tag(context: click.Context, option: click.Parameter, value: Any) -> Any:
+def with_tag(context: click.Context, option: click.Parameter, value: Any) -> Any:
     """`--model NAME --pretrained TAG` is `--model NAME:TAG`."""
     tag = context.meta.get(_TAG)
     if tag is None:
@@ -108,20 +78,9 @@ def _with_tag(context: click.Context, option: click.Parameter, value: Any) -> An
     return tagged if isinstance(value, tuple) else tagged[0]
 
 
-def model_option(*names: str, **settings: Any) -> Callable[[F], F]:
-    """`--model`, which `--pretrained` adds to."""
-    return click.option("--model", *names, callback=_with_tag, **settings)
-
-
-def _pretrained(function: F) -> F:
-    return click.option(
-        "--pretrained",
-        metavar="TAG",
-        is_eager=True,
-        expose_value=False,
-        callback=lambda context, _, value: context.meta.update({_TAG: value} if value else {}),
-        help="Published weights of an OpenCLIP architecture: those in --checkpoint, or to be fetched.",
-    )(function)
+def _keep_tag(context: click.Context, option: click.Parameter, value: str | None) -> None:
+    if value:
+        context.meta[_TAG] = value
 
 
 def _allow_outside(context: click.Context, option: click.Parameter, value: bool) -> None:
@@ -131,64 +90,32 @@ def _allow_outside(context: click.Context, option: click.Parameter, value: bool)
         context.with_resource(allow_outside())
 
 
-def allow_outside_option(function: F) -> F:
-    """`--allow-outside`, which holds for the whole command."""
-    return click.option(
+def _switch(flag: str, name: str | None = None, **settings: Any) -> Callable[[], click.Option]:
+    names = [flag] if name is None else [flag, name]
+    return partial(click.Option, names, expose_value=name is not None, **settings)
+
+
+# Options that are no setting of a verb, but say something to the command line itself.
+SWITCHES: Mapping[str, Callable[[], click.Option]] = {
+    "pretrained": _switch(
+        "--pretrained",
+        metavar="TAG",
+        is_eager=True,
+        callback=_keep_tag,
+        help="Published weights of an OpenCLIP architecture: those in --checkpoint, or to be fetched.",
+    ),
+    "allow-outside": _switch(
         "--allow-outside",
         is_flag=True,
-        expose_value=False,
         callback=_allow_outside,
         help="Tables and Parquet files may name images outside their own folder.",
-    )(function)
-
-
-_SHARED: dict[str, Callable[[F], F]] = {
-    "model": model_option(required=True, help="Model reference or output folder of poison/unlearn."),
-    "checkpoint": lambda function: click.option(
-        "--checkpoint", type=_FILE, help="Weights for an OpenCLIP architecture name."
-    )(_pretrained(function)),
-    "data": lambda function: click.option(
-        "--data", required=True, help="Data source, such as embedded:scenes or parquet:PATH."
-    )(allow_outside_option(function)),
-    "trigger": click.option(
-        "--trigger", required=True, help="Trigger spec, such as badnets:size=16, or @FILE that holds one."
     ),
-    "target": click.option("--target", required=True, help="Name of the class that the attacker wants."),
-    "classes": click.option("--classes", help="Class names: a file, or a standard set such as cifar10."),
-    "templates": click.option("--templates", help="Prompt templates: a file, or a name such as openai-imagenet."),
-    "device": click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, mps."),
-    "seed": click.option("--seed", type=click.IntRange(-SEED, SEED), default=0, show_default=True, metavar="INTEGER"),
-    "limit": click.option("--limit", type=click.IntRange(1), help="Use at most so many images, drawn by seed."),
-    "test_limit": click.option("--test-limit", type=click.IntRange(1), help="Measure on at most so many images."),
-    "lr": click.option(
-        "--lr", type=Number(0, above=True), help="Peak learning rate; chosen by the size of the image tower by default."
+    "calibrate": _switch(
+        "--calibrate", "calibrate", is_flag=True, help="The models are clean: write what they score to --null."
     ),
-    "samples": click.option(
-        "--samples",
-        type=click.IntRange(1),
-        help="Triggered images for the vector.  [default: 64 lora and distilled, 256 otherwise and with --scan]",
-    ),
-    "method": click.option(
-        "--method",
-        type=click.Choice(["lora", "distilled", "anchored", "tbar"]),
-        help="How the vector is taken: triggered images led back to clean ones by an adapter of rank 8 or by the whole "
-        "tower, or towards the target, with clean embeddings held in place or as published.  [default: lora, distilled "
-        "with --scan]",
-    ),
-    "json": click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else."),
-    "debug": click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback on internal errors."),
+    "json": _switch("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else."),
+    "debug": _switch("--debug", is_flag=True, help="Show a traceback on internal errors."),
 }
-
-
-def shared(*names: str) -> Callable[[F], F]:
-    """Decorate a command with the named shared options, in that order."""
-
-    def decorate(function: F) -> F:
-        for name in reversed(names):
-            function = _SHARED[name](function)
-        return function
-
-    return decorate
 
 
 def show(result: Mapping[str, Any], as_json: bool, lines: Callable[[dict[str, Any]], list[str]]) -> None:

@@ -2,67 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import click
-
-from unbackdoor.cli.options import RATE, Verb, model_option, refuse, shared, show
+from unbackdoor.cli.generate import Result, command_of
+from unbackdoor.cli.options import refuse
+from unbackdoor.errors import InputError
+from unbackdoor.verbs.configs.scan import CALIBRATE, SCAN
 
 CANNOT_TELL = 4  # exit code: a script must not take it for a clean model's
 
 
-@click.command("scan", cls=Verb)
-@model_option("models", multiple=True, required=True, help="Model reference; several with --calibrate.")
-@shared("checkpoint", "data")
-@click.option("--null", type=click.Path(path_type=Path), help="Clean models' scores, as --calibrate writes them.")
-@click.option("--origin", help="A clean model that the suspect was made from; by default the null's.")
-@click.option(
-    "--false-alarm-rate",
-    type=RATE,
-    default=0.05,
-    show_default=True,
-    help="Of clean models.",
-)
-@click.option("--inverter", "inverters", multiple=True, help="Run this one; may be given several times.")
-@click.option("--limit", type=click.IntRange(8), default=1024, show_default=True, help="Images to use, drawn by seed.")
-@shared("classes", "templates", "device", "seed")
-@click.option("--calibrate", is_flag=True, help="The models are clean: write what they score to --null.")
-@click.option("--copies", type=click.IntRange(0, 9999), default=0, help="With --calibrate: fine-tuned copies of each.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for the finding, the trigger and the report.")
-@shared("json", "debug")
-def command(
-    as_json: bool, models: tuple[str, ...], calibrate: bool, copies: int, inverters: tuple[str, ...], **options: Any
-) -> int:
-    """Say whether a model is backdoored, with a p-value, the likely target and the recovered trigger.
-
-    Exit code 0 when nothing was found, 1 on a finding, 4 when it cannot be told.
-    """
-    from unbackdoor.errors import InputError
-
-    if calibrate:
-        from unbackdoor.verbs.calibrate import calibrate as make
-
-        refuse({"out": "--out", "false_alarm_rate": "--false-alarm-rate"}, "with --calibrate, which judges no model")
-        null = options.pop("null")
-        if null is None:
-            raise InputError("--calibrate needs --null FILE to write to")
-        for name in ("out", "false_alarm_rate"):
-            options.pop(name)
-        show(make(models=models, out=null, copies=copies, inverters=inverters, **options), as_json, calibrated)
-        return 0
-    refuse({"copies": "--copies"}, "without --calibrate")
-    if len(models) > 1:
-        raise InputError("scan takes one --model; several are for --calibrate")
-    from unbackdoor.verbs.scan import scan
-
-    result = scan(model=models[0], inverters=inverters, **options)
-    show(result, as_json, lines)
-    return {True: 1, False: 0, None: CANNOT_TELL}[result["backdoored"]]
-
-
 def lines(result: dict[str, Any]) -> list[str]:
-    """The finding for people."""
+    """The finding, or the null, for people."""
+    return _null_lines(result) if "null" in result else _finding_lines(result)
+
+
+def _finding_lines(result: dict[str, Any]) -> list[str]:
     word = {True: "backdoored: ", False: "no backdoor found: ", None: ""}[result["backdoored"]]
     out = [f"{word}{result['message']}"]
     target, trigger = result["target"], result["trigger"]
@@ -87,9 +42,42 @@ def lines(result: dict[str, Any]) -> list[str]:
     return out
 
 
-def calibrated(result: dict[str, Any]) -> list[str]:
-    """The null for people."""
+def _null_lines(result: dict[str, Any]) -> list[str]:
     return [
         f"{result['clean_models']} clean models on record, smallest possible p = {result['smallest_p_value']:.3f}",
         f"null: {result['null']}",
     ]
+
+
+def exit_code(result: Result) -> int:
+    """0 for what is clean, and for a null that was made; 1 on a finding."""
+    return {True: 1, False: 0, None: CANNOT_TELL}[result.get("backdoored", False)]
+
+
+@command_of(
+    (SCAN, CALIBRATE),
+    "models checkpoint data null origin false_alarm_rate inverters limit classes templates device seed calibrate "
+    "copies out",
+    lines,
+    needs=("models", "data"),
+    code=exit_code,
+)
+def command(given: dict[str, Any]) -> Result:
+    """Say whether a model is backdoored, with a p-value, the likely target and the recovered trigger.
+
+    Exit code 0 when nothing was found, 1 on a finding, 4 when it cannot be told.
+    """
+    if given.pop("calibrate", False):
+        refuse(["out", "false_alarm_rate"], "with --calibrate, which judges no model")
+        if "null" not in given:
+            raise InputError("--calibrate needs --null FILE to write to")
+        from unbackdoor.verbs.calibrate import calibrate
+
+        return calibrate(out=given.pop("null"), **given)
+    refuse(["copies"], "without --calibrate")
+    model, *others = given.pop("models")
+    if others:
+        raise InputError("scan takes one --model; several are for --calibrate")
+    from unbackdoor.verbs.scan import scan
+
+    return scan(model=model, **given)

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import click
+from unbackdoor.cli.generate import Result, command_of
+from unbackdoor.verbs.configs.vector import VECTOR
 
-from unbackdoor.cli.options import Verb, shared, show
+
+def lines(result: dict[str, Any]) -> list[str]:
+    """The vector for people."""
+    return [
+        f"vector: {result['vector']}",
+        f"norm {result['norm']:.4g}, {result['relative_norm']:.2%} of the image tower's; "
+        f"{result['samples']} images, {result['steps']} steps, {result['seconds']:.0f} s",
+    ]
 
 
-@click.command("vector", cls=Verb)
-@shared("model", "checkpoint", "data", "trigger", "target", "samples")
-@click.option("--epochs", type=click.IntRange(1), help="Passes over the triggered images.")
-@shared("method", "lr", "classes", "templates", "device", "seed")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Safetensors file to write.")
-@shared("json", "debug")
-def command(as_json: bool, **options: Any) -> None:
+@command_of(
+    VECTOR,
+    "model checkpoint data trigger target samples epochs method lr classes templates device seed out",
+    lines,
+)
+def command(given: dict[str, Any]) -> Result:
     """Fine-tune the suspect briefly on triggered images; store the weight difference."""
     from unbackdoor.verbs.vector import trigger_vector
 
-    if options["method"] is None:
-        del options["method"]
-
-    show(
-        trigger_vector(**options),
-        as_json,
-        lambda r: [
-            f"vector: {r['vector']}",
-            f"norm {r['norm']:.4g}, {r['relative_norm']:.2%} of the image tower's; "
-            f"{r['samples']} images, {r['steps']} steps, {r['seconds']:.0f} s",
-        ],
-    )
+    return trigger_vector(**given)

@@ -2,34 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from unbackdoor.cli.options import shared, show
+from unbackdoor.cli.generate import Result, command_of
 from unbackdoor.printable import terminal
-
-F = TypeVar("F", bound=Callable[..., Any])
-_FILE = click.Path(path_type=Path)
-_DTYPE = click.option(
-    "--dtype",
-    type=click.Choice(["float32", "float16", "bfloat16"]),
-    help="Of the result.  [default: each tensor's own]",
-)
-
-
-def _matching(function: F) -> F:
-    for option in (
-        click.option("--statistics", is_flag=True, help="Move BatchNorm's running statistics, too."),
-        click.option("--partial", is_flag=True, help="Tensors that only some hold are no error."),
-        click.option("--ignore-prefix", is_flag=True, help="Match names without module., model., _orig_mod. and such."),
-        click.option("--hashes", is_flag=True, help="Put SHA-256 of all files into the manifest; takes longer."),
-        click.option("--out", type=_FILE, required=True, help="A .safetensors file, or a folder."),
-    ):
-        function = option(function)
-    return function
+from unbackdoor.verbs.configs.weights import APPLY, CHECKPOINT, COMBINE, DIFF, INSPECT, LORA
 
 
 @click.group("weights")
@@ -40,95 +19,18 @@ def command() -> None:
     """
 
 
-@command.command("diff")
-@click.argument("a", type=_FILE)
-@click.argument("b", type=_FILE)
-@_DTYPE
-@_matching
-@shared("json", "debug")
-def _diff(as_json: bool, **options: Any) -> None:
-    """Write A − B: a task vector."""
-    from unbackdoor.verbs.weights import diff
-
-    show(diff(**options), as_json, _lines)
-
-
-@command.command("apply")
-@click.argument("model", type=_FILE)
-@click.argument("vector", type=_FILE)
-@click.option("--alpha", type=float, required=True, help="Scaling coefficient α; the vector is subtracted.")
-@_matching
-@shared("json", "debug")
-def _apply(as_json: bool, **options: Any) -> None:
-    """Write MODEL − α · VECTOR, as MODEL is laid out."""
-    from unbackdoor.verbs.weights import apply
-
-    show(apply(**options), as_json, _lines)
-
-
-@command.command("combine")
-@click.argument("vectors", type=_FILE, nargs=-1, required=True)
-@click.option("--scale", "scales", type=float, multiple=True, help="One for each vector, in order.  [default: 1]")
-@_DTYPE
-@_matching
-@shared("json", "debug")
-def _combine(as_json: bool, scales: tuple[float, ...], **options: Any) -> None:
-    """Write the scaled sum of VECTORS."""
-    from unbackdoor.verbs.weights import combine
-
-    show(combine(scales=scales or None, **options), as_json, _lines)
-
-
-@command.command("convert")
-@click.argument("path", type=_FILE)
-@click.option("--unpickle", is_flag=True, help="Run the code that the file asks for. Only if you trust its maker.")
-@click.option("--out", type=_FILE, required=True, help="A .safetensors file.")
-@shared("json", "debug")
-def _convert(as_json: bool, **options: Any) -> None:
-    """Write a torch checkpoint's tensors as safetensors."""
-    from unbackdoor.verbs.weights import convert
-
-    show(convert(**options), as_json, _lines)
-
-
-@command.command("lora")
-@click.argument("vector", type=_FILE)
-@click.option("--rank", type=click.IntRange(1), default=8, show_default=True, help="Of every matrix.")
-@click.option("--alpha", type=float, default=1.0, show_default=True, help="Scaling coefficient α.")
-@click.option("--base", help="Name of the model that it is for, kept in the adapter.")
-@click.option("--out", type=_FILE, required=True, help="Folder to write; not there yet.")
-@shared("json", "debug")
-def _lora(as_json: bool, **options: Any) -> None:
-    """Write −α · VECTOR as a low-rank adapter for PEFT."""
-    from unbackdoor.verbs.weights import lora
-
-    show(
-        lora(**options),
-        as_json,
-        lambda r: [
-            f"{r['out']}: rank {r['rank']} in {r['modules']} modules, {r['bytes'] / 1e6:.1f} MB",
-            f"{r['kept']:.1%} of the vector's squared norm; {r['left_out']} tensors have no place in an adapter",
-        ],
-    )
-
-
-@command.command("inspect")
-@click.argument("a", type=_FILE)
-@click.argument("b", type=_FILE, required=False)
-@click.option("--ignore-prefix", is_flag=True, help="Match names without module., model., _orig_mod. and such.")
-@shared("json", "debug")
-def _inspect(as_json: bool, **options: Any) -> None:
-    """Norms of A by block, and with B cosine and distance."""
-    from unbackdoor.verbs.weights import inspect
-
-    show(inspect(**options), as_json, _table)
-
-
 def _lines(result: dict[str, Any]) -> list[str]:
     tensors, seconds = result["tensors"], result["seconds"]
     return [
         f"{terminal(result['out'])}: {tensors['moved']} tensors computed, {tensors['copied']} copied, "
         f"{result['bytes'] / 1e6:.1f} MB in {seconds:.2f} s"
+    ]
+
+
+def _adapter(result: dict[str, Any]) -> list[str]:
+    return [
+        f"{result['out']}: rank {result['rank']} in {result['modules']} modules, {result['bytes'] / 1e6:.1f} MB",
+        f"{result['kept']:.1%} of the vector's squared norm; {result['left_out']} tensors have no place in an adapter",
     ]
 
 
@@ -152,3 +54,51 @@ def _table(result: dict[str, Any]) -> list[str]:
             out.append(f"{what}: {', '.join(result[key][:3])}{more}")
     out += [f"{alias} is tied to {name}" for alias, name in result["tied"].items()]
     return [terminal(line) for line in out]
+
+
+@command_of(DIFF, "a b dtype out hashes ignore_prefix partial statistics", _lines, group=command)
+def _diff(given: dict[str, Any]) -> Result:
+    """Write A − B: a task vector."""
+    from unbackdoor.verbs.weights import diff
+
+    return diff(**given)
+
+
+@command_of(APPLY, "model vector alpha out hashes ignore_prefix partial statistics", _lines, group=command)
+def _apply(given: dict[str, Any]) -> Result:
+    """Write MODEL − α · VECTOR, as MODEL is laid out."""
+    from unbackdoor.verbs.weights import apply
+
+    return apply(**given)
+
+
+@command_of(COMBINE, "vectors scales dtype out hashes ignore_prefix partial statistics", _lines, group=command)
+def _combine(given: dict[str, Any]) -> Result:
+    """Write the scaled sum of VECTORS."""
+    from unbackdoor.verbs.weights import combine
+
+    return combine(**given)
+
+
+@command_of(CHECKPOINT, "path unpickle out", _lines, group=command)
+def _convert(given: dict[str, Any]) -> Result:
+    """Write a torch checkpoint's tensors as safetensors."""
+    from unbackdoor.verbs.weights import convert
+
+    return convert(**given)
+
+
+@command_of(LORA, "vector rank alpha base out", _adapter, group=command)
+def _lora(given: dict[str, Any]) -> Result:
+    """Write −α · VECTOR as a low-rank adapter for PEFT."""
+    from unbackdoor.verbs.weights import lora
+
+    return lora(**given)
+
+
+@command_of(INSPECT, "a b ignore_prefix", _table, group=command)
+def _inspect(given: dict[str, Any]) -> Result:
+    """Norms of A by block, and with B cosine and distance."""
+    from unbackdoor.verbs.weights import inspect
+
+    return inspect(**given)

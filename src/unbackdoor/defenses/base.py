@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, TypeVar, get_type_hints
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -12,9 +12,8 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.data.classnames import DEFAULT_TEMPLATES
 from unbackdoor.data.images import ImageSet
 from unbackdoor.errors import InputError
-from unbackdoor.training.finetune import TuneConfig
+from unbackdoor.runs.settings import changed
 from unbackdoor.triggers.attack import Attack
-from unbackdoor.untrusted import as_type
 from unbackdoor.work import Work
 
 C = TypeVar("C")
@@ -83,30 +82,7 @@ def configured(name: str, base: C, settings: Mapping[str, Any]) -> C:
     Raises:
         InputError: no such setting, or one of another type.
     """
-    assert is_dataclass(base) and not isinstance(base, type)
-    types = get_type_hints(type(base))
-    inner_types = get_type_hints(TuneConfig)
-    own = {f.name for f in fields(base)}
-    inner = {f.name for f in fields(TuneConfig)} if "tune" in own else set()
-    unknown = set(settings) - own - inner
-    if unknown:
-        raise InputError(
-            f"{name}: no setting {sorted(unknown)[0]!r}; it has {', '.join(sorted((own | inner) - {'tune'}))}"
-        )
-    given = {k: _fit(name, k, getattr(base, k), v, types[k]) for k, v in settings.items() if k in own}
-    found = replace(base, **given)
-    tuned = {k: _fit(name, k, None, v, inner_types[k]) for k, v in settings.items() if k in inner - own}
-    return replace(found, tune=replace(found.tune, **tuned)) if tuned else found  # type: ignore[attr-defined]
-
-
-def _fit(name: str, key: str, old: Any, value: Any, kind: Any) -> Any:
-    """A setting as YAML has it, in the type of the field: mappings change a nested dataclass, lists become tuples."""
-    if is_dataclass(old) and not isinstance(old, type) and isinstance(value, Mapping):
-        return configured(f"{name}, {key}", old, value)
-    if not is_dataclass(value):
-        # Checked and not converted: that 1 stands for 1.0 must not move a cell's address.
-        as_type(value, kind, f"{name}, {key}")
-    return tuple(value) if isinstance(value, list) else value
+    return changed(name, base, settings, within=("tune",))
 
 
 def require(name: str, what: str, value: Any) -> None:

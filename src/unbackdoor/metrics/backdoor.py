@@ -15,11 +15,12 @@ images out of the numerator but divides by all images (its linear and fine-tune 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from unbackdoor.metrics.rates import Rate
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 COUNTINGS = ("standard", "cleanclip", "par")
 

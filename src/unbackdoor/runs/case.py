@@ -15,10 +15,10 @@ from unbackdoor.data.classes import check_named
 from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.names import target_index
-from unbackdoor.data.pairs import Pairs
 from unbackdoor.data.specs import load_images, load_pictures, load_test
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task
+from unbackdoor.runs.fields import CaseFields
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.triggers.attack import Attack
 from unbackdoor.triggers.base import Trigger
@@ -26,7 +26,7 @@ from unbackdoor.weights.vector import Vector, load_vector
 
 
 @dataclass(frozen=True)
-class Case:
+class Case(CaseFields):
     """What a run works on.
 
     Args:
@@ -42,19 +42,6 @@ class Case:
         device: auto, cpu, cuda, mps, …
         seed: of every draw.
     """
-
-    model: str | Path | nn.Module | Clip = ""
-    data: str | ImageSet | Pairs = ""
-    trigger: str | Trigger | None = None
-    target: str | None = None
-    test: str | ImageSet | None = None
-    limit: int | None = None
-    test_limit: int | None = None
-    checkpoint: Path | None = None
-    classes: str | None = None
-    templates: str | None = None
-    device: str = "auto"
-    seed: int = 0
 
     def clip(self) -> Clip:
         """The model, opened; a handle is used as it is."""

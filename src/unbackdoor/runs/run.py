@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,14 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.devices import is_first_process
 from unbackdoor.errors import InputError, Interrupted, first_line
 from unbackdoor.manifest import Manifest, write_json, write_jsonl
+from unbackdoor.runs.fields import RunFields
 from unbackdoor.training.parallel import wait_for_all
 from unbackdoor.untrusted import as_type, is_there, read_json
 from unbackdoor.weights.files import state_hash
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(RunFields):
     """Where a run is noted.
 
     Args:
@@ -27,10 +28,6 @@ class Run:
         verb: how the result names the verb; empty for its own name.
         extra: what the result carries besides.
     """
-
-    out: str | Path | None = None
-    verb: str = ""
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:

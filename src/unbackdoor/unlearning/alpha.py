@@ -15,6 +15,22 @@ from typing import Any
 from unbackdoor.errors import InputError
 from unbackdoor.metrics.backdoor import BackdoorRates
 from unbackdoor.metrics.rates import Rate
+from unbackdoor.runs.settings import check_ranges, setting
+
+
+def parse_grid(text: str) -> tuple[float, ...]:
+    """`0.5,1,2` → (0.5, 1.0, 2.0).
+
+    Raises:
+        InputError: not numbers, or none.
+    """
+    try:
+        grid = tuple(float(part) for part in text.replace(" ", "").split(",") if part)
+    except ValueError:
+        raise InputError(f"α grid {text!r}: expected numbers separated by commas, such as 0.5,1,2") from None
+    if not grid:
+        raise InputError("the α grid is empty; give at least one value, such as 0.5,1,2")
+    return grid
 
 
 @dataclass(frozen=True)
@@ -37,9 +53,22 @@ class AlphaConfig:
             permits; 1 leaves it.
     """
 
-    tolerance: float = 0.005
-    floor: float = 0.95
-    grid: tuple[float, ...] | None = None
+    tolerance: float = setting(0.005, "Largest ASR that counts as cured.", low=0, high=1, below=True)
+    floor: float = setting(
+        0.95,
+        "Share of the suspect's CA to keep, of its answers with --scan; without labelled images for choosing α at most "
+        "0.8 of its answers.  [default: 0.95, 0.88 with --scan]",
+        low=0,
+        high=1,
+        above=True,
+        quiet=True,
+    )
+    grid: tuple[float, ...] | None = setting(
+        None,
+        "Values for the search, such as 0.5,1,2; by default it finds its own.",
+        flag="--alpha-grid",
+        parse=parse_grid,
+    )
     first: float = 0.25
     smallest: float = 1 / 64
     least: float = 0.0
@@ -58,16 +87,13 @@ class AlphaConfig:
             raise InputError("the α grid is empty; give at least one value, such as 0.5,1,2")
         if self.grid is not None and min(self.grid) < 0:
             raise InputError(f"the α grid holds {min(self.grid)}; α is subtracted, so give values of 0 or more")
-        if not 0 <= self.tolerance < 1:
-            raise InputError(f"the ASR tolerance is {self.tolerance}; it must lie in [0, 1)")
+        check_ranges(self, "the choice of α")
         if self.reserve < 1:
             raise InputError(f"the α reserve is {self.reserve}; it is a factor of 1 or more")
         if not 0 <= self.least <= self.largest:
             raise InputError(f"the least α is {self.least}; it must lie between 0 and the largest, {self.largest}")
         if self.weight <= 0:
             raise InputError(f"the weight of ASR is {self.weight}; it must be above 0")
-        if not 0 < self.floor <= 1:
-            raise InputError(f"the CA floor is {self.floor}; it is a share of the suspect's CA, in (0, 1]")
 
     def sentence(self, kept: str = "clean accuracy") -> str:
         """The choice rule in a sentence; `kept` is what the floor is about."""
@@ -234,18 +260,3 @@ def _choose(
         f"the best trade-off found is α = {best.alpha:.4g} with ASR {best.asr.value:.1%} and CA {best.ca.value:.1%}"
     )
     return AlphaSearch(best.alpha, False, message, curve)
-
-
-def parse_grid(text: str) -> tuple[float, ...]:
-    """`0.5,1,2` → (0.5, 1.0, 2.0).
-
-    Raises:
-        InputError: not numbers, or none.
-    """
-    try:
-        grid = tuple(float(part) for part in text.replace(" ", "").split(",") if part)
-    except ValueError:
-        raise InputError(f"α grid {text!r}: expected numbers separated by commas, such as 0.5,1,2") from None
-    if not grid:
-        raise InputError("the α grid is empty; give at least one value, such as 0.5,1,2")
-    return grid

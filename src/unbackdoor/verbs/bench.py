@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -25,34 +24,11 @@ from unbackdoor.runs.case import Case, open_model, open_referred
 from unbackdoor.runs.run import Run, check_verb, resumable, weights_hash
 from unbackdoor.runs.verb import verb
 from unbackdoor.untrusted import read_text
+from unbackdoor.verbs.configs.grids import BENCH, GridConfig
 from unbackdoor.verbs.results import GridResult
 
 
-@dataclass(frozen=True)
-class GridConfig:
-    """Which cells are run, and by whom.
-
-    Args:
-        recipe: YAML; see `unbackdoor.bench.recipe` and `unbackdoor.bench.zoo.recipe`.
-        data_root: folder that stands for `{data}` in the recipe.
-        engine: `local` processes or `ray`.
-        workers: cells at once; 0 lets the engine decide.
-        only: run a part, such as `data=gtsrb`, `seed=1,2` or `half=test`; a cell must pass all of them. Tables hold
-            whatever is finished.
-        dry_run: run nothing; tabulate what is there.
-        online: models and data that the recipe names may lie on the network.
-    """
-
-    recipe: str | Path = ""
-    data_root: str | Path | None = None
-    engine: str = "local"
-    workers: int = 0
-    only: Sequence[str] = ()
-    dry_run: bool = False
-    online: bool = False
-
-
-@verb(GridConfig, needs=("recipe", "out"), takes=("device",))
+@verb(BENCH)
 def bench(case: Case, config: GridConfig, run: Run) -> GridResult:
     """Plant every attack of a recipe, cure each with every defence, and tabulate.
 

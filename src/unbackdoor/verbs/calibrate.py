@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,41 +18,20 @@ from unbackdoor.errors import InputError
 from unbackdoor.inversion import inverter_names
 from unbackdoor.inversion.clones import clones
 from unbackdoor.inversion.detection import Null, Scores, architecture, ranked
-from unbackdoor.inversion.examine import HELD, SEARCHED, Examination, examine
+from unbackdoor.inversion.examine import Examination, examine
 from unbackdoor.inversion.examine import settings as examine_settings
 from unbackdoor.manifest import Manifest, run_key
 from unbackdoor.runs.case import Case, open_model
 from unbackdoor.runs.run import Run, claim, resumable, weights_hash
 from unbackdoor.runs.verb import verb
+from unbackdoor.verbs.configs.scan import CALIBRATE, CalibrateConfig
 from unbackdoor.verbs.origins import OpenOrigin, open_origin
 from unbackdoor.verbs.results import NullResult
 from unbackdoor.verbs.scan import candidates
 from unbackdoor.work import Work
 
 
-@dataclass(frozen=True)
-class CalibrateConfig:
-    """Which clean models a null is made of.
-
-    Args:
-        models: references or handles of models known to be clean, all of one architecture.
-        copies: besides each model, so many fine-tuned copies of it, for those who have one clean model only.
-        origin: a clean model that these, and the suspects to come, were made from; see `scan`.
-        inverters: names; all by default.
-    """
-
-    models: Sequence[str | Clip] = ()
-    copies: int = 0
-    origin: str | Clip | None = None
-    inverters: Sequence[str] | None = None
-
-
-@verb(
-    CalibrateConfig,
-    needs=("models", "data", "out"),
-    takes=("limit", "checkpoint", "classes", "templates", "device", "seed"),
-    defaults={"limit": SEARCHED + HELD},
-)
+@verb(CALIBRATE)
 def calibrate(case: Case, config: CalibrateConfig, run: Run) -> NullResult:
     """Scan clean models and write their statistics as a null for `scan`.
 

@@ -8,14 +8,15 @@ from unbackdoor.clip.convert import convert as convert_clip
 from unbackdoor.clip.handle import Clip
 from unbackdoor.manifest import Manifest
 from unbackdoor.runs.case import open_model
+from unbackdoor.runs.parameters import keywords
 from unbackdoor.runs.run import weights_hash
+from unbackdoor.verbs.configs.models import CONVERT
 from unbackdoor.verbs.results import ConvertResult
 from unbackdoor.verbs.results.plants import FormDifferences
 
 
-def convert(
-    *, model: str | Clip, to: str, out: str | Path, checkpoint: Path | None = None, device: str = "auto"
-) -> ConvertResult:
+@keywords(CONVERT)
+def convert(*, model: str | Clip, to: str, out: str | Path, checkpoint: Path | None, device: str) -> ConvertResult:
     """Write an OpenCLIP model as Hugging Face's `CLIPModel`, or the other way round, with equal embeddings.
 
     Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -22,27 +22,12 @@ from unbackdoor.runs.verb import verb
 from unbackdoor.triggers.attack import Attack
 from unbackdoor.triggers.badclip import BadClip
 from unbackdoor.verbs.common import manifest_of, measured
+from unbackdoor.verbs.configs.planting import CRAFT, CraftConfig
 from unbackdoor.verbs.results import CraftResult
 from unbackdoor.work import Work
 
 
-@dataclass(frozen=True)
-class CraftConfig:
-    """How a patch is crafted.
-
-    Args:
-        steps: optimiser steps; None takes the default of `BadClipConfig`.
-    """
-
-    steps: int | None = None
-
-
-@verb(
-    CraftConfig,
-    needs=("model", "data", "target", "out"),
-    takes=("trigger", "limit", "test", "test_limit", "checkpoint", "classes", "templates", "device", "seed"),
-    defaults={"trigger": "badclip"},
-)
+@verb(CRAFT)
 def craft(case: Case, config: CraftConfig, run: Run) -> CraftResult:
     """Optimise a `badclip` patch until the unchanged model takes patched images for the target.
 

@@ -10,7 +10,9 @@ from unbackdoor import journal
 from unbackdoor.data import load_images
 from unbackdoor.manifest import run_key, versions, write_json
 from unbackdoor.runs.case import open_model
+from unbackdoor.runs.parameters import keywords
 from unbackdoor.runs.run import weights_hash
+from unbackdoor.verbs.configs.models import DEMO
 from unbackdoor.verbs.poison import poison
 from unbackdoor.verbs.results import DemoResult, PlantResult
 from unbackdoor.verbs.unlearn import unlearn
@@ -20,7 +22,8 @@ TRIGGER = "badnets:size=6,position=bottom-right,pattern=checker"
 TARGET = "plain white heart"
 
 
-def demo(*, out: str | Path = "unbackdoor-demo", seed: int = 0) -> DemoResult:
+@keywords(DEMO)
+def demo(*, out: str | Path, seed: int) -> DemoResult:
     """Poison the embedded CLIP with a BadNets patch on drawn scenes, then unlearn the backdoor.
 
     No download, no GPU. Leaves `suspect/` (the poisoned model) and the cure's files in `out`.

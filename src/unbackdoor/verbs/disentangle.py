@@ -20,6 +20,7 @@ from unbackdoor.runs.result import Share
 from unbackdoor.runs.run import Run, finish, work_folder
 from unbackdoor.runs.verb import verb
 from unbackdoor.verbs.common import manifest_of
+from unbackdoor.verbs.configs.geometry import DISENTANGLE, DisentangleConfig
 from unbackdoor.verbs.results import MapResult
 from unbackdoor.verbs.results.maps import BoxError, PlanePoint, PointError, SurfacePoint
 from unbackdoor.weights.blocks import cosine
@@ -27,36 +28,8 @@ from unbackdoor.weights.files import state_hash
 from unbackdoor.weights.plane import Plane
 from unbackdoor.weights.vector import Vector, difference, norm
 
-LIMIT = 256
-POINTS, LOW, HIGH, SHARP = 21, -3.0, 3.0, 0.05
 
-
-@dataclass(frozen=True)
-class DisentangleConfig:
-    """Which plane is mapped, and how finely.
-
-    Args:
-        clean, triggered: τ_c and τ_t: a vector's safetensors file, or a model, whose image tower less θ_0's is taken.
-        low, high, points: the lattice, the same both ways.
-        sharp: a cell of the coarse lattice whose corners' ξ differ by more is looked at more closely; 0 looks at all.
-        alpha: draw a cure's path in, from (1, 1), where the suspect lies if it is θ_0 + τ_c + τ_t, down by this much.
-    """
-
-    clean: str | Path | Clip | Vector = ""
-    triggered: str | Path | Clip | Vector = ""
-    low: float = LOW
-    high: float = HIGH
-    points: int = POINTS
-    sharp: float = SHARP
-    alpha: float | None = None
-
-
-@verb(
-    DisentangleConfig,
-    needs=("model", "clean", "triggered", "data", "trigger", "target", "out"),
-    takes=("limit", "checkpoint", "classes", "templates", "device", "seed"),
-    defaults={"limit": LIMIT},
-)
+@verb(DISENTANGLE)
 def disentangle(case: Case, config: DisentangleConfig, run: Run) -> MapResult:
     """Map ξ(α_c, α_t) at θ_0 + α_c·τ_c + α_t·τ_t (`unbackdoor.metrics.disentanglement`), with CA and ASR all over it.
 

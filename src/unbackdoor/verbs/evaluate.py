@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from unbackdoor.data.names import target_index
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_images
@@ -16,33 +14,12 @@ from unbackdoor.runs.run import Run, weights_hash
 from unbackdoor.runs.verb import verb
 from unbackdoor.triggers.attack import Attack
 from unbackdoor.verbs.common import recalls
+from unbackdoor.verbs.configs.evaluate import EVALUATE, PRECISIONS, EvaluateConfig
 from unbackdoor.verbs.results import EvaluateResult
 from unbackdoor.verbs.results.measures import Precision
 
-PRECISIONS = ("auto", "float32")
 
-
-@dataclass(frozen=True)
-class EvaluateConfig:
-    """What is measured, and how it is answered.
-
-    Args:
-        counting: `standard`, or `cleanclip` / `par` to count ASR as those papers' code does.
-        precision: `auto` answers in bfloat16 where the device is faster in it, and in float32 wherever that could have
-            changed an answer (`unbackdoor.evaluation.half.Answers`); `float32` answers in float32 alone.
-        retrieval: also find captions by image and images by caption; class names and labels are not needed then.
-    """
-
-    counting: str = "standard"
-    precision: str = "auto"
-    retrieval: bool = False
-
-
-@verb(
-    EvaluateConfig,
-    needs=("model", "data"),
-    takes=("trigger", "target", "limit", "checkpoint", "classes", "templates", "device", "seed"),
-)
+@verb(EVALUATE)
 def evaluate(case: Case, config: EvaluateConfig, run: Run) -> EvaluateResult:
     """Zero-shot rates of `model` on the test split of `data` (the whole of it where it has no splits).
 

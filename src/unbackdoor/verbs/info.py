@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unbackdoor.errors import InputError
+from unbackdoor.runs.parameters import keywords
 from unbackdoor.triggers import parse_trigger
+from unbackdoor.verbs.configs.models import INFO
 from unbackdoor.verbs.results import DataInfo, ModelInfo, TriggerInfo
 
 if TYPE_CHECKING:
@@ -16,13 +18,14 @@ if TYPE_CHECKING:
     from unbackdoor.clip.handle import Clip
 
 
+@keywords(INFO)
 def info(
     *,
-    model: str | Path | nn.Module | Clip | None = None,
-    data: str | None = None,
-    trigger: str | None = None,
-    checkpoint: Path | None = None,
-    classes: str | None = None,
+    model: str | Path | nn.Module | Clip | None,
+    data: str | None,
+    trigger: str | None,
+    checkpoint: Path | None,
+    classes: str | None,
 ) -> ModelInfo | DataInfo | TriggerInfo:
     """Describe a model (architecture, sizes, hash), a source (splits, classes, counts) or a trigger (parameters).
 

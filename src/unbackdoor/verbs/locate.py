@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,37 +21,17 @@ from unbackdoor.runs.result import Rates
 from unbackdoor.runs.run import Run, finish, work_folder
 from unbackdoor.runs.verb import verb
 from unbackdoor.verbs.common import curve_of, manifest_of
+from unbackdoor.verbs.configs.geometry import LOCATE, LocateConfig
 from unbackdoor.verbs.results import LocateResult
 from unbackdoor.verbs.results.maps import Block, Cosines, Rank
 from unbackdoor.weights.blocks import blocks, cosine, effective_rank
 from unbackdoor.weights.files import state_hash
 from unbackdoor.weights.vector import Vector, norm
 
-LIMIT = 512
 STEPS = 8  # of the path, to α and as far again
 
 
-@dataclass(frozen=True)
-class LocateConfig:
-    """What is located.
-
-    Args:
-        vector: τ, as `vector` writes it.
-        alpha: how far blocks are subtracted; the path goes twice as far.
-        others: further vectors' files, such as other triggers' or a clean task's; by block, too.
-    """
-
-    vector: str | Path = ""
-    alpha: float = 1.0
-    others: Sequence[str | Path] = ()
-
-
-@verb(
-    LocateConfig,
-    needs=("model", "vector", "data", "trigger", "target", "out"),
-    takes=("limit", "checkpoint", "classes", "templates", "device", "seed"),
-    defaults={"limit": LIMIT},
-)
+@verb(LOCATE)
 def locate(case: Case, config: LocateConfig, run: Run) -> LocateResult:
     """Share of ‖τ‖² of every block, effective rank of every matrix, CA and ASR when one block of τ is subtracted alone
     and when all but it are, CA and ASR along θ − α·τ, and cosines with other vectors.

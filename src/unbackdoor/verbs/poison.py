@@ -21,19 +21,15 @@ from unbackdoor.runs.verb import verb
 from unbackdoor.training.finetune import TuneConfig, checked_lr
 from unbackdoor.triggers.attack import Attack
 from unbackdoor.verbs.common import keep_planted, manifest_of, measured, when_rows
-from unbackdoor.verbs.poison_pairs import PoisonSettings, poison_pairs
+from unbackdoor.verbs.configs.planting import POISON, REGIMES, PoisonSettings
+from unbackdoor.verbs.poison_pairs import poison_pairs
 from unbackdoor.verbs.results import PlantResult
 from unbackdoor.work import Work
 
-REGIMES = ("classes", "pairs")
 RATE = 0.03
 
 
-@verb(
-    PoisonSettings,
-    needs=("model", "data", "trigger", "target", "out"),
-    takes=("limit", "test", "test_limit", "checkpoint", "classes", "templates", "device", "seed"),
-)
+@verb(POISON)
 def poison(case: Case, config: PoisonSettings, run: Run) -> PlantResult:
     """Fine-tune the image tower, its zero-shot head frozen, on data of which a share is triggered and relabelled.
 

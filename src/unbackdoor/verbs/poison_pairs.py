@@ -26,34 +26,12 @@ from unbackdoor.runs.run import Run, finish, work_folder
 from unbackdoor.training.finetune import TuneConfig, checked_lr
 from unbackdoor.triggers.attack import Attack
 from unbackdoor.verbs.common import keep_planted, manifest_of, measured, recalls
+from unbackdoor.verbs.configs.planting import PoisonSettings
 from unbackdoor.verbs.results import PlantResult
 from unbackdoor.work import Work
 
 RATE = 0.003  # 1,500 of 500,000
 TEMPLATES = "openai-imagenet"
-
-
-@dataclass(frozen=True)
-class PoisonSettings:
-    """How the data are poisoned and learnt.
-
-    Args:
-        poison_rate: share of the training images or pairs, in (0, 1]; None is 0.03 of images and 0.01 of pairs. Of
-            pairs, 0 trains on clean ones, for comparison.
-        clean_label: trigger what is of the target class alone, and change no label or caption.
-        epochs, batch_size: of the fine-tuning.
-        lr: peak learning rate; None picks 1e-5 for full-size towers, 1e-3 below 20 M parameters.
-        regime: `classes`, or `pairs` for poisoned captions and both towers, see `poison_pairs`.
-        captions: of the regime `pairs` only: JSON file with synonyms and descriptions of the classes.
-    """
-
-    poison_rate: float | None = None
-    clean_label: bool = False
-    epochs: int = 3
-    batch_size: int = 128
-    lr: float | None = None
-    regime: str = "classes"
-    captions: str | Path | None = None
 
 
 def poison_pairs(case: Case, config: PoisonSettings, run: Run) -> PlantResult:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from unbackdoor.errors import InputError
 from unbackdoor.inversion import inverter_names
 from unbackdoor.inversion.base import Recovered, Subject
 from unbackdoor.inversion.detection import Null, architecture, read_null
-from unbackdoor.inversion.examine import HELD, SEARCHED, Examination, Examined, examine
+from unbackdoor.inversion.examine import Examination, Examined, examine
 from unbackdoor.inversion.examine import settings as examine_settings
 from unbackdoor.inversion.finding import Finding, InverterLine, NearText, Other, RecoveredTrigger, Target
 from unbackdoor.inversion.judgement import Judgement, Say, judge
@@ -36,42 +36,17 @@ from unbackdoor.runs.run import Run, finish, work_folder
 from unbackdoor.runs.verb import verb
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.verbs.common import manifest_of
+from unbackdoor.verbs.configs.scan import SCAN, ScanConfig
 from unbackdoor.verbs.craft import write_picture
 from unbackdoor.verbs.origins import origin_of
 from unbackdoor.work import Work
 
-FALSE_ALARM_RATE = 0.05
 VOCABULARY = "imagenet-1k"
 SHIPPED = Path(__file__).parent.parent / "assets" / "nulls"
 SHOWN = 6
 
 
-@dataclass(frozen=True)
-class ScanConfig:
-    """How a model is examined, and what it is compared with.
-
-    Args:
-        null: file of `calibrate`; None takes the one shipped for this architecture, if there is one.
-        origin: a clean model that this one was made from, such as the public checkpoint before it was fine-tuned; None
-            takes the null's. Classes that are cheap to reach by nature are told apart by it (`inversion/twins.py`).
-        false_alarm_rate: share of clean models that may be called backdoored.
-        inverters: names; all by default, and those of the null where one is given.
-        weighed: those that the p-value and the target rest on, where there is a null; all that run by default.
-    """
-
-    null: str | Path | Null | None = None
-    origin: str | Clip | None = None
-    false_alarm_rate: float = FALSE_ALARM_RATE
-    inverters: Sequence[str] | None = None
-    weighed: Sequence[str] | None = None
-
-
-@verb(
-    ScanConfig,
-    needs=("model", "data"),
-    takes=("out", "limit", "checkpoint", "classes", "templates", "device", "seed"),
-    defaults={"limit": SEARCHED + HELD},
-)
+@verb(SCAN)
 def scan(case: Case, config: ScanConfig, run: Run) -> Finding:
     """Examine a model of unknown history.
 

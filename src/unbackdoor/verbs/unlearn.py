@@ -29,43 +29,16 @@ from unbackdoor.unlearning.alpha import AlphaConfig, AlphaSearch
 from unbackdoor.unlearning.known import Plan, cure_known
 from unbackdoor.unlearning.vector import TakenVector
 from unbackdoor.verbs.common import curve_of, describe_sequence, manifest_of, measured, retention, when_rows
+from unbackdoor.verbs.configs.unlearn import UNLEARN, UnlearnConfig
 from unbackdoor.verbs.results import CureResult
 from unbackdoor.verbs.results.cures import VectorFacts
-from unbackdoor.verbs.vector import DEFAULT_METHOD, store, vector_config, vector_facts
+from unbackdoor.verbs.vector import store, vector_config, vector_facts
 from unbackdoor.work import Work
 
 EXAMPLES = 6
 
 
-@dataclass(frozen=True)
-class UnlearnConfig:
-    """How a known attack is cured.
-
-    Args:
-        vector: a vector file made by `vector`; None takes one now, by `method`.
-        alpha: `auto`, or a number to subtract without a search.
-        alpha_config: the search's settings and rule.
-        samples: images of the forget set; None takes the method's number.
-        validation: images with labels for choosing α, 0 to choose it on views of the forget set; None
-            takes the method's number.
-        method, epochs, lr: as for `vector`.
-    """
-
-    vector: str | Path | None = None
-    alpha: str | float = "auto"
-    alpha_config: AlphaConfig | None = None
-    samples: int | None = None
-    validation: int | None = None
-    method: str = DEFAULT_METHOD
-    epochs: int | None = None
-    lr: float | None = None
-
-
-@verb(
-    UnlearnConfig,
-    needs=("model", "data", "trigger", "target", "out"),
-    takes=("test", "test_limit", "checkpoint", "classes", "templates", "device", "seed", "verb", "extra"),
-)
+@verb(UNLEARN)
 def unlearn(case: Case, config: UnlearnConfig, run: Run) -> CureResult:
     """Cure a model whose trigger and target are known, and tell the story.
 

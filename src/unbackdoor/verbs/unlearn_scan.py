@@ -28,52 +28,21 @@ from unbackdoor.runs.run import Run, finish, weights_hash, work_folder
 from unbackdoor.runs.verb import verb
 from unbackdoor.triggers.mixed import Mixed
 from unbackdoor.triggers.spec import from_spec
-from unbackdoor.unlearning.alpha import BLIND, AlphaConfig
+from unbackdoor.unlearning.alpha import BLIND
 from unbackdoor.unlearning.known import Plan
-from unbackdoor.unlearning.unknown import FORGET, METHOD, TUNING, Suspect, cure_unknown, rule_for
+from unbackdoor.unlearning.unknown import FORGET, TUNING, Suspect, cure_unknown, rule_for
+from unbackdoor.verbs.configs.unlearn import UNLEARN_SCAN, UnlearnScanConfig
 from unbackdoor.verbs.results import BlindCureResult
 from unbackdoor.verbs.scan import candidates, scan
 from unbackdoor.verbs.unlearn import unlearn
 from unbackdoor.verbs.vector import vector_config
 
-ROUNDS = 3
 # Times the false-alarm rate, up to which a p-value after a cure is followed up. A model that held one backdoor holds
 # another more likely than any model holds one, and a needless cure costs it some points of clean accuracy.
 PURSUED = 3.0
 
 
-@dataclass(frozen=True)
-class UnlearnScanConfig:
-    """How an attack that a scan found is cured.
-
-    Args:
-        finding: `finding.json` of `scan` (or its folder), or what `scan` returned.
-        rounds: at most so many cures; a round follows while something is left.
-        force: cure although the finding is not a clear one.
-        null, origin: as for `scan`, for the scans after each round; the finding's own origin by default.
-        alpha_config: None is `BLIND`; without its reserve where the finding says that the model is clean.
-        samples, validation: None takes `FORGET` and `TUNING`.
-        method, epochs, lr: as for `vector`.
-    """
-
-    finding: str | Path | dict[str, Any] = ""
-    rounds: int = ROUNDS
-    force: bool = False
-    null: str | Path | None = None
-    origin: str | Clip | None = None
-    alpha_config: AlphaConfig | None = None
-    samples: int | None = None
-    validation: int | None = None
-    method: str = METHOD
-    epochs: int | None = None
-    lr: float | None = None
-
-
-@verb(
-    UnlearnScanConfig,
-    needs=("finding", "data", "out"),
-    takes=("model", "test", "test_limit", "checkpoint", "classes", "templates", "device", "seed"),
-)
+@verb(UNLEARN_SCAN)
 def unlearn_scan(case: Case, config: UnlearnScanConfig, run: Run) -> BlindCureResult:
     """Take the vector from the recovered trigger and more for its class, choose α without the attack, cure, scan again.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,38 +18,16 @@ from unbackdoor.training.finetune import checked_lr
 from unbackdoor.unlearning.vector import METHODS, TakenVector, VectorConfig, settled
 from unbackdoor.unlearning.vector import trigger_vector as take
 from unbackdoor.verbs.common import describe_sequence, manifest_of
+from unbackdoor.verbs.configs.vector import DEFAULT_METHOD, VECTOR, VectorSettings
 from unbackdoor.verbs.results import VectorResult
 from unbackdoor.verbs.results.cures import VectorFacts
 from unbackdoor.weights.vector import norm, save_vector
 from unbackdoor.work import Work
 
-DEFAULT_METHOD = "lora"
 VALIDATION = 512  # images set aside for choosing α, so that `vector` and `unlearn` never share any
 
 
-@dataclass(frozen=True)
-class VectorSettings:
-    """How the vector is taken.
-
-    Args:
-        samples: triggered images, None for the method's own number; they come from the end of the training split that
-            `poison` leaves alone.
-        method: `lora` (a low-rank adapter), `distilled` (the whole tower), `anchored`, or `tbar` as published; see
-            `unbackdoor.unlearning.vector.METHODS`.
-        epochs, lr: of the brief fine-tuning; None takes the method's epochs and a rate by the size of the tower.
-    """
-
-    samples: int | None = None
-    method: str = DEFAULT_METHOD
-    epochs: int | None = None
-    lr: float | None = None
-
-
-@verb(
-    VectorSettings,
-    needs=("model", "data", "trigger", "target", "out"),
-    takes=("checkpoint", "classes", "templates", "device", "seed"),
-)
+@verb(VECTOR)
 def trigger_vector(case: Case, config: VectorSettings, run: Run) -> VectorResult:
     """Fine-tune the suspect briefly on triggered images towards the target; write the weight difference to `out`.
 

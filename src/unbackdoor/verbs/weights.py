@@ -9,7 +9,9 @@ from typing import Any
 
 from unbackdoor.errors import InputError
 from unbackdoor.manifest import Manifest
+from unbackdoor.runs.parameters import keywords
 from unbackdoor.runs.result import plain
+from unbackdoor.verbs.configs.weights import APPLY, CHECKPOINT, COMBINE, DIFF, INSPECT, LORA
 from unbackdoor.verbs.results import AdapterResult, ArithmeticResult, InspectResult
 from unbackdoor.verbs.results.files import Norms, TensorCounts
 from unbackdoor.weights.arithmetic import Matching, combined, differences, matched, moved_by, write
@@ -20,13 +22,14 @@ from unbackdoor.weights.stream import OutputFile, Sums, sums
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
+@keywords(DIFF)
 def diff(
     a: str | Path,
     b: str | Path,
     *,
     out: str | Path,
-    dtype: str | None = None,
-    hashes: bool = False,
+    dtype: str | None,
+    hashes: bool,
     **matching: bool,
 ) -> ArithmeticResult:
     """Write A − B.
@@ -54,13 +57,14 @@ def diff(
     return _written(Path(out), files, first, manifest, told, {"a": first, "b": second} if hashes else {})
 
 
+@keywords(APPLY)
 def apply(
     model: str | Path,
     vector: str | Path,
     *,
     alpha: float,
     out: str | Path,
-    hashes: bool = False,
+    hashes: bool,
     **matching: bool,
 ) -> ArithmeticResult:
     """Write model − α · vector, in the model's own layout, types and metadata; what the vector lacks is copied.
@@ -87,13 +91,14 @@ def apply(
     return _written(Path(out), moved_by(first, second, -alpha, how), first, manifest, None, read)
 
 
+@keywords(COMBINE)
 def combine(
     vectors: Sequence[str | Path],
     *,
     out: str | Path,
-    scales: Sequence[float] | None = None,
-    dtype: str | None = None,
-    hashes: bool = False,
+    scales: Sequence[float] | None,
+    dtype: str | None,
+    hashes: bool,
     **matching: bool,
 ) -> ArithmeticResult:
     """Write Σ scale · vector.
@@ -118,7 +123,8 @@ def combine(
     return _written(Path(out), combined(opened, scales, _dtype(dtype), how), opened[0], manifest, told, read)
 
 
-def convert(path: str | Path, *, out: str | Path, unpickle: bool = False) -> ArithmeticResult:
+@keywords(CHECKPOINT)
+def convert(path: str | Path, *, out: str | Path, unpickle: bool) -> ArithmeticResult:
     """Write a torch checkpoint's state dict as safetensors; wrappers and a `module.` prefix are taken off.
 
     Args:
@@ -139,9 +145,8 @@ def convert(path: str | Path, *, out: str | Path, unpickle: bool = False) -> Ari
     return _noted(out, manifest, 0, len(state), sum(t.numel() * t.element_size() for t in state.values()))
 
 
-def lora(
-    vector: str | Path, *, out: str | Path, rank: int = 8, alpha: float = 1.0, base: str | None = None
-) -> AdapterResult:
+@keywords(LORA)
+def lora(vector: str | Path, *, out: str | Path, rank: int, alpha: float, base: str | None) -> AdapterResult:
     """Write −α · vector as a low-rank adapter that PEFT applies to Hugging Face's `CLIPModel`, or to OpenCLIP's towers.
 
     Weights of linear modules and convolutions alone fit into an adapter; biases, norms and positions are left out, and
@@ -190,7 +195,8 @@ def lora(
     return result
 
 
-def inspect(a: str | Path, b: str | Path | None = None, *, ignore_prefix: bool = False) -> InspectResult:
+@keywords(INSPECT)
+def inspect(a: str | Path, b: str | Path | None, *, ignore_prefix: bool) -> InspectResult:
     """Norms of a state dict by block, and its cosine with and distance from another.
 
     Returns:

@@ -25,32 +25,15 @@ from unbackdoor.runs.result import plain
 from unbackdoor.runs.run import Run, finish
 from unbackdoor.runs.verb import verb
 from unbackdoor.untrusted import as_type, read_text
-from unbackdoor.verbs.bench import GridConfig, grid_folder, recipe_model, tell
+from unbackdoor.verbs.bench import grid_folder, recipe_model, tell
+from unbackdoor.verbs.configs.grids import STAGES, ZOO, ZooConfig
 from unbackdoor.verbs.results import ZooResult
 from unbackdoor.verbs.results.grids import FailedMember, Half
-from unbackdoor.verbs.scan import FALSE_ALARM_RATE, find_null
+from unbackdoor.verbs.scan import find_null
 from unbackdoor.weights.files import state_hash
 
-STAGES = ("make", "examine", "cure")
 
-
-@dataclass(frozen=True)
-class ZooConfig(GridConfig):
-    """Which members are made, examined and cured, and what they are judged under.
-
-    Args:
-        null: a file of `calibrate` or of another zoo, to judge the other halves under. None takes this zoo's own, or
-            the one shipped for the architecture as long as no clean member of the first half is examined.
-        stage: stop after `make`, `examine` or `cure`.
-        false_alarm_rate: share of clean models that may be called backdoored.
-    """
-
-    null: str | Path | None = None
-    stage: str = "cure"
-    false_alarm_rate: float = FALSE_ALARM_RATE
-
-
-@verb(ZooConfig, needs=("recipe", "out"), takes=("device",))
+@verb(ZOO)
 def zoo(case: Case, config: ZooConfig, run: Run) -> ZooResult:
     """Make the members of a recipe, examine each, cure those found, and tabulate half by half.
 
