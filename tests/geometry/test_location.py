@@ -91,7 +91,7 @@ def test_locate_writes_what_it_tells(tmp_path: Path) -> None:
     assert other["blocks"] == {"visual.strength": 0.0, "visual.weight": None}
     assert len(found["path"]) == 9 and found["path"][-1]["alpha"] == 2.0
     picture = ElementTree.parse(found["picture"]).getroot()
-    assert len([e for e in picture.iter() if e.get("class", "").startswith("dot")]) == 18  # CA and ASR at nine points
+    assert len(list(picture.iter("{http://www.w3.org/2000/svg}title"))) == 18, "CA and ASR at nine points"
     save_vector(tmp_path / "odd.safetensors", {"visual.none": torch.zeros(2)}, {})
     with pytest.raises(InputError, match="another architecture"):
         locate(vector=tmp_path / "odd.safetensors", out=tmp_path / "odd", **common)
