@@ -25,7 +25,7 @@ from torch import Tensor
 from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.load import load
 from unbackdoor.clip.streamline import streamlined
-from unbackdoor.inversion.collapse import mean_cosine, shown, start
+from unbackdoor.inversion.collapse import as_stamp, mean_cosine, start
 from unbackdoor.triggers.masked import blend
 
 LR, BETAS, PRICE = 0.5, (0.5, 0.9), 1.0
@@ -49,7 +49,7 @@ def reference_loss(clip: Clip, pixels: Tensor, raw: Tensor) -> Tensor:
 
 def our_loss(clip: Clip, pixels: Tensor, raw: Tensor) -> Tensor:
     """`inversion.collapse`'s arithmetic for one restart."""
-    mask, pattern = shown(raw[None])
+    mask, pattern = as_stamp(raw[None])
     embeddings = clip.encode_image(blend(pixels.float().div_(255), mask, pattern))
     return PRICE * mask.mean() - mean_cosine(embeddings)
 
@@ -59,7 +59,7 @@ class Run:
 
     def __init__(self, loss_of: Callable[[Tensor], Tensor], raw: Tensor) -> None:
         self.loss_of, self.raw = loss_of, raw.clone().requires_grad_(True)
-        self.optimiser = torch.optim.Adam([self.raw], lr=LR, betas=BETAS)
+        self.optimizer = torch.optim.Adam([self.raw], lr=LR, betas=BETAS)
         self.losses: list[float] = []
         self.seconds: list[float] = []
 
@@ -67,9 +67,9 @@ class Run:
         """One step of Adam."""
         began = time.perf_counter()
         loss = self.loss_of(self.raw)
-        self.optimiser.zero_grad()
+        self.optimizer.zero_grad()
         loss.backward()
-        self.optimiser.step()
+        self.optimizer.step()
         self.losses.append(float(loss.detach()))
         self.seconds.append(time.perf_counter() - began)
 

@@ -233,7 +233,7 @@ def test_abl_isolates_poison_that_is_learnt_first(case: Case) -> None:
     clip = case.suspect.clone()
     assert case.data.training is not None
     training = case.data.training()
-    abl.reinitialise(clip, training.float_batch(range(64)), 0)
+    abl.reinitialize(clip, training.float_batch(range(64)), 0)
     rows, steps = abl.isolate(clip, training, case.data.head, abl.Config(share=0.02, isolation_epochs=3), Work())
     assert steps > 0 and float(case.poisoned[rows].float().mean()) > 0.8 > 4 * float(case.poisoned.float().mean())
     still = case.suspect.clone()

@@ -84,8 +84,8 @@ def test_vectors_that_act_on_different_things_are_disentangled_and_others_are_no
 def test_refinement_looks_closely_where_it_is_sharp_and_agrees_with_looking_everywhere() -> None:
     _, whole = filled(21, 0.0)
     _, close = filled(21, 0.3)
-    assert len(close.seen) < 0.75 * len(whole.seen)
-    for point in close.seen:
+    assert len(close.readings) < 0.75 * len(whole.readings)
+    for point in close.readings:
         assert close.error(point) == whole.error(point)
     gap = (close.errors() - whole.errors()).abs()
     assert not bool(gap.isnan().any()) and float(gap.mean()) < 0.02 and float(gap.max()) > 0
@@ -112,14 +112,14 @@ def test_a_step_along_a_row_is_one_addition(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_what_was_looked_at_is_not_looked_at_again() -> None:
     clip, surface = filled(5, 0.0)
-    views, kept = surface.views, dict(surface.seen)
+    views, kept = surface.views, dict(surface.readings)
     del kept[3.0, 3.0]
     again = Surface(-3.0, 3.0, 5, views, kept)
     told: list[tuple[float, float]] = []
     plane = Plane(clip.state(), *vectors(True))
     look(clip, plane, clip.zero_shot_head(NAMES, ("{}",)), again, sharp=0.0, keep=lambda point, _: told.append(point))
     assert told == [(3.0, 3.0)]
-    assert torch.equal(again.seen[3.0, 3.0].clean, surface.seen[3.0, 3.0].clean)
+    assert torch.equal(again.readings[3.0, 3.0].clean, surface.readings[3.0, 3.0].clean)
 
 
 @pytest.mark.parametrize(("low", "high", "points"), [(0.0, 0.0, 3), (1.0, -1.0, 3), (-1.0, 1.0, 1)])

@@ -210,7 +210,7 @@ def test_the_class_with_most_votes_is_shown_by_a_trigger_that_works_and_stands_o
     expected: tuple[int, float, int],
 ) -> None:
     found = choose(votes, targets, works, excess)
-    assert (found.target, found.confidence, found.shown) == (expected[0], pytest.approx(expected[1]), expected[2])
+    assert (found.target, found.confidence, found.inverter) == (expected[0], pytest.approx(expected[1]), expected[2])
 
 
 def test_without_a_null_inverters_vote_by_how_well_their_triggers_work() -> None:
@@ -220,7 +220,7 @@ def test_without_a_null_inverters_vote_by_how_well_their_triggers_work() -> None
         "colour": Say({"b": 0.2, "a": 0.1}, 0.5),
     }
     found = judge(said, None, 0.05, "no null")
-    assert (found.target, found.shown, found.message) == ("b", "warp", "no null") and found.p_value is None
+    assert (found.target, found.inverter, found.message) == ("b", "warp", "no null") and found.p_value is None
     assert found.confidence == pytest.approx(1.4 / 1.7)
 
 
@@ -239,7 +239,7 @@ def test_other_classes_are_told_of_where_they_would_be_findings_by_themselves() 
         told = {name: Say({label: v}, works) for name, (v, label, works) in zip(names, said, strict=True)}
         found = judge(told, null, 0.05)
         assert all(other.p_value == pytest.approx(1 / 25) for other in found.others)
-        return [(other.target, other.shown) for other in found.others]
+        return [(other.target, other.inverter) for other in found.others]
 
     loud, quiet = (19.0, "a", 1.0), (0.5, "d", 1.0)
     assert others(loud, quiet, quiet, quiet) == []

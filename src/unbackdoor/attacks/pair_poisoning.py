@@ -103,13 +103,13 @@ def choose_victims(
     if wanted > free_count:
         raise InputError(f"{pairs.spec}: {wanted} pairs to poison, but only {free_count} could be; lower the rate")
     victims = Victims(target, clean_label, seed, 0, None, wanted / free_count, -1)
-    found = 0
+    hits = 0
     for rows in pairs.chunks():
         drawn = rows[victims._drawn(rows)]
-        found += int(_candidates(pairs.captions(drawn), target, clean_label).sum())
-    if not found:
+        hits += int(_candidates(pairs.captions(drawn), target, clean_label).sum())
+    if not hits:
         raise InputError(f"{pairs.spec}: the rate poisons none of {len(pairs)} pairs; raise it")
-    return replace(victims, count=found)
+    return replace(victims, count=hits)
 
 
 def mentions(caption: str, target: str) -> bool:

@@ -12,7 +12,7 @@ from unbackdoor import journal
 from unbackdoor.bench.recipe import Rebound
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
-from unbackdoor.defenses.stages import labelled_batch
+from unbackdoor.defenses.stages import labeled_batch
 from unbackdoor.devices import half_type
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.training.finetune import TuneConfig, settle_lr, tune_towers
@@ -57,7 +57,7 @@ def trace_rebound(
     measure(0)
 
     def loss_at(step: int) -> Tensor:
-        images, labels = labelled_batch(clean, tune, step, clip.device)
+        images, labels = labeled_batch(clean, tune, step, clip.device)
         return zero_shot_cross_entropy(clip.encode_image(images, compute=compute), task.head, clip.logit_scale, labels)
 
     def on_step(step: int, loss: float) -> None:

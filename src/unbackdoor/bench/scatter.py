@@ -15,14 +15,14 @@ def scatters(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
     by_attack: dict[str, list[Dot]] = {}
     for block in per_attack(rows):
         for line in block:
-            _, data, attack, defence = line.labels
+            _, data, attack, defense = line.labels
             ca, asr = line.cells[place["CA"]], line.cells[place["ASR"]]
             if ca.mean is not None and asr.mean is not None:
-                dot = Dot(asr.mean, ca.mean, defence, data, asr.deviation or 0.0, ca.deviation or 0.0)
+                dot = Dot(asr.mean, ca.mean, defense, data, asr.deviation or 0.0, ca.deviation or 0.0)
                 by_attack.setdefault(attack, []).append(dot)
     every = [dot for dots in by_attack.values() for dot in dots]
-    defences, sets = list(dict.fromkeys(d.group for d in every)), list(dict.fromkeys(d.kind for d in every))
+    defenses, sets = list(dict.fromkeys(d.group for d in every)), list(dict.fromkeys(d.kind for d in every))
     return {
-        attack: scatter_chart(f"After the cure of {attack}", dots, defences, sets, "ASR (%)", "CA (%)")
+        attack: scatter_chart(f"After the cure of {attack}", dots, defenses, sets, "ASR (%)", "CA (%)")
         for attack, dots in by_attack.items()
     }

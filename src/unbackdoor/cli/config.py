@@ -36,11 +36,11 @@ def config_option() -> click.Option:
 
 def _named(command: click.Command, context: click.Context) -> dict[str, click.Parameter]:
     """What a file may hold: options by their long name, arguments by their own."""
-    found = {}
+    params = {}
     for param in command.get_params(context):
         long = [o.removeprefix("--") for o in param.opts if o.startswith("--")]
-        found[long[0] if long else str(param.name)] = param
-    return {name: param for name, param in found.items() if name not in TYPED}
+        params[long[0] if long else str(param.name)] = param
+    return {name: param for name, param in params.items() if name not in TYPED}
 
 
 def _read(context: click.Context, option: click.Parameter, path: Path | None) -> None:
@@ -75,8 +75,8 @@ def _written(param: click.Parameter, value: Any, where: str) -> Any:
     parts = value if many and isinstance(value, list) else [value]
     if not all(isinstance(part, str | int | float) and not isinstance(part, bool) for part in parts):
         raise InputError(f"{where}: holds something else than {'texts or numbers' if many else 'a text or a number'}")
-    found = [str(part) for part in parts]
-    return found if many else found[0]
+    texts = [str(part) for part in parts]
+    return texts if many else texts[0]
 
 
 def check_places(context: click.Context) -> None:

@@ -15,13 +15,13 @@ def lines(result: dict[str, Any]) -> list[str]:
         f"ξ over [0, 1]²: {box['value']:.3f} [{box['interval'][0]:.3f}, {box['interval'][1]:.3f}]  n={box['n']}",
         f"cosine of the vectors: {result['cosine']:.3f}" if result["cosine"] is not None else "a vector is 0",
     ]
-    for place, told in result["at"].items():
+    for place, facts in result["at"].items():
         shares = ", ".join(
-            f"{name} {told[key]['value']:.1%}"
+            f"{name} {facts[key]['value']:.1%}"
             for key, name in (("ca", "CA"), ("asr", "ASR"))
-            if told[key]["value"] is not None
+            if facts[key]["value"] is not None
         )
-        out.append(f"at ({place}): ξ {told['xi']['value']:.3f}, {shares}")
+        out.append(f"at ({place}): ξ {facts['xi']['value']:.3f}, {shares}")
     return [*out, f"{result['looked_at']} points in {result['seconds']:.0f} s; map: {result['map']}"]
 
 

@@ -18,7 +18,7 @@ def lines(result: dict[str, Any]) -> list[str]:
             f"{row['block']:<{wide}}  {row['share']:5.1%}       {_percent(alone, 'ca')} {_percent(alone, 'asr')}"
             f"           {_percent(without, 'ca')} {_percent(without, 'asr')}"
         )
-    out += [f"cosine with {name}: {_number(told['whole'])}" for name, told in result["cosines"].items()]
+    out += [f"cosine with {name}: {_number(cosines['whole'])}" for name, cosines in result["cosines"].items()]
     return [*out, f"numbers: {result['location']} ({result['seconds']:.0f} s)"]
 
 

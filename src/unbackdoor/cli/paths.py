@@ -30,8 +30,8 @@ def check(options: dict[str, Any]) -> None:
         InputError: the first of them.
     """
     for name, what in _READ.items():
-        found = options.get(name)
-        for path in found if isinstance(found, tuple) else (found,):
+        values = options.get(name)
+        for path in values if isinstance(values, tuple) else (values,):
             if path is not None:
                 _file(Path(path), what)
     for name in ("model", "origin"):

@@ -12,8 +12,8 @@ def lines(result: dict[str, Any]) -> list[str]:
     """Counts and where the tables are."""
     out = [f"{result['made']} of {result['members']} members made, {result['examined']} examined"]
     out += [f"failed: {row['address']}: {row['error']}" for row in result["failed"]]
-    for half, found in result["halves"].items():
-        area = found["detection"][0]["auroc"]
+    for half, tables in result["halves"].items():
+        area = tables["detection"][0]["auroc"]
         out.append(f"{half}: AUROC {'–' if area is None else format(area['value'], '.3f')}")
     return [*out, f"tables: {result['tables']}"]
 

@@ -76,11 +76,11 @@ def target_index(classes: Sequence[str], target: str) -> int:
         InputError: no such class, which the message names the nearest ones to; or several.
     """
     for form in (str, str.lower, normalized, loosened):
-        found = [i for i, name in enumerate(classes) if form(name) == form(target) and form(target)]
-        if len(found) > 1:
-            raise InputError(f"target {target!r} fits {len(found)} of the classes; give each a name of its own")
-        if found:
-            return found[0]
+        rows = [i for i, name in enumerate(classes) if form(name) == form(target) and form(target)]
+        if len(rows) > 1:
+            raise InputError(f"target {target!r} fits {len(rows)} of the classes; give each a name of its own")
+        if rows:
+            return rows[0]
     number = number_of(target)
     if number is not None:
         # Of classes that are numbers themselves, one is meant by its number and not by its place.

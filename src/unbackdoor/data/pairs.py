@@ -138,8 +138,8 @@ class ImagePairs:
 
     def content_hash(self) -> str:
         """See `Pairs`."""
-        said = repr((self.images.captions, tuple(self.templates), self.texts))
-        return hashlib.sha256(f"{self.images.content_hash()}{said}".encode()).hexdigest()
+        texts = repr((self.images.captions, tuple(self.templates), self.texts))
+        return hashlib.sha256(f"{self.images.content_hash()}{texts}".encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -57,10 +57,10 @@ def defense(name: str) -> Defense:
     from unbackdoor.defenses.base import Defense
     from unbackdoor.errors import InputError
 
-    found = DEFENSES.get(name)
-    if not isinstance(found, Defense):
+    entry = DEFENSES.get(name)
+    if not isinstance(entry, Defense):
         raise InputError(f"defense {name[:60]!r} ({DEFENSES.about(name)}) is no Defense")
-    return found
+    return entry
 
 
 def defense_config(name: str, settings: Mapping[str, Any] | None = None) -> Any:

@@ -26,7 +26,7 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.defenses.base import Cure, Defender, Defense, require
 from unbackdoor.defenses.bounded import bounded_ascent
-from unbackdoor.defenses.stages import labelled, labelled_batch, settle
+from unbackdoor.defenses.stages import labeled, labeled_batch, settle
 from unbackdoor.devices import half_type
 from unbackdoor.draws import batch_rows, seeded
 from unbackdoor.errors import InputError
@@ -60,7 +60,7 @@ class Config:
 
 
 @torch.no_grad()
-def reinitialise(clip: Clip, images: Tensor, seed: int) -> None:
+def reinitialize(clip: Clip, images: Tensor, seed: int) -> None:
     """Random weights for the image tower, in place; BatchNorm takes its statistics from `images` (B, 3, S, S)."""
     generator = seeded(seed)
     norms = {id(p) for m in clip.model.modules() if "Norm" in type(m).__name__ for p in m.parameters(recurse=False)}
@@ -100,7 +100,7 @@ def isolate(clip: Clip, training: ImageSet, head: Tensor, config: Config, work: 
         compute = half_type(clip.device)
 
         def loss_at(step: int) -> Tensor:
-            images, labels = labelled_batch(training, tune, step, clip.device)
+            images, labels = labeled_batch(training, tune, step, clip.device)
             losses = F.cross_entropy(logits(clip, images, head, compute=compute), labels, reduction="none")
             return held_up(losses, config.gamma)
 
@@ -120,11 +120,11 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     if config.start == "pretrained":
         require("abl", "the pre-trained model to start from", data.pretrained)
     began = time.perf_counter()
-    training = labelled("abl", data.training(), "training images")
+    training = labeled("abl", data.training(), "training images")
     tune = settle(config.tune, clip, len(training))
     start = (data.pretrained if config.start == "pretrained" and data.pretrained else clip).clone().to(clip.device)
     if config.start == "scratch":
-        reinitialise(start, training.float_batch(range(min(tune.batch_size, len(training)))), tune.seed)
+        reinitialize(start, training.float_batch(range(min(tune.batch_size, len(training)))), tune.seed)
     suspects, isolation_steps = isolate(start, training, data.head, config, work)
     rest = torch.ones(len(training), dtype=torch.bool)
     rest[suspects] = False
@@ -135,7 +135,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     few = max(1, tune.batch_size // 4)
 
     def loss_at(step: int) -> Tensor:
-        images, labels = labelled_batch(kept, tune, step, clip.device)
+        images, labels = labeled_batch(kept, tune, step, clip.device)
         rows = batch_rows(len(marked), few, tune.seed, step)
         bad, bad_labels = marked.float_batch(rows).to(clip.device), marked.labels[rows].to(clip.device)
         good, forgotten = clip.encode_image(torch.cat([images, bad]), compute=compute).split([len(images), len(bad)])

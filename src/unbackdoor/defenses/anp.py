@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.defenses.base import Cure, Defender, Defense
-from unbackdoor.defenses.stages import labelled, labelled_batch, settle, step_generator
+from unbackdoor.defenses.stages import labeled, labeled_batch, settle, step_generator
 from unbackdoor.defenses.units import most_allowed, scaled, scaled_layers, unit_count
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_images
@@ -72,8 +72,8 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     if config.ascents < 1 or config.eps <= 0:
         raise InputError("defense anp: eps must be positive and ascents at least 1")
     began = time.perf_counter()
-    clean = labelled("anp", data.clean)
-    validation = labelled("anp", data.validation, "validation images")
+    clean = labeled("anp", data.clean)
+    validation = labeled("anp", data.validation, "validation images")
     tune = settle(config.tune, clip, len(clean))
     named = scaled_layers(clip)
     layers = [layer for _, layer in named]
@@ -97,7 +97,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
         return noise
 
     def loss_at(step: int) -> Tensor:
-        images, labels = labelled_batch(clean, tune, step, clip.device)
+        images, labels = labeled_batch(clean, tune, step, clip.device)
         noise = worst(images, labels, step)
         plain = loss_under(images, labels, masks.values, torch.ones_like(masks.values))
         broken = loss_under(images, labels, masks.values + noise[0], 1 + noise[1])

@@ -18,7 +18,7 @@ from torch import Tensor
 from unbackdoor.clip.handle import Clip
 from unbackdoor.defenses.base import Cure, Defender, Defense, require
 from unbackdoor.defenses.bounded import bounded_ascent
-from unbackdoor.defenses.stages import seen, settle
+from unbackdoor.defenses.stages import images_used, settle
 from unbackdoor.devices import half_type
 from unbackdoor.draws import batch_rows
 from unbackdoor.errors import InputError
@@ -63,7 +63,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
 
     run = tune_towers(clip, loss_at, tune, work.stage("ascent"))
     return Cure(
-        seen(forget, tune),
+        images_used(forget, tune),
         0,  # the labels only tell which images already show the target
         tune.steps,
         time.perf_counter() - began,

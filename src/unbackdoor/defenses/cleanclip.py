@@ -21,7 +21,7 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.data.pairs import PairBatch
 from unbackdoor.defenses.base import Cure, Defender, Defense
 from unbackdoor.defenses.contrastive_steps import caption_groups, clean_pairs, encode_captions, train_on_pairs
-from unbackdoor.defenses.stages import seen, settle, step_generator
+from unbackdoor.defenses.stages import images_used, settle, step_generator
 from unbackdoor.devices import half_type
 from unbackdoor.draws import step_seed
 from unbackdoor.training.augment import strong_view, vary_captions
@@ -69,7 +69,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
         return config.inter_weight * contrastive(images, texts, scale, batch.groups) + config.in_weight * own / 2
 
     run = train_on_pairs(clip, pairs, tune, loss_of, work, "cleanclip")
-    used = seen(pairs.images, tune)
+    used = images_used(pairs.images, tune)
     return Cure(used, used, tune.steps, time.perf_counter() - began, facts={"tune": asdict(tune), "losses": run.losses})
 
 

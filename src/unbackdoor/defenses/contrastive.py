@@ -17,7 +17,7 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.data.pairs import PairBatch
 from unbackdoor.defenses.base import Cure, Defender, Defense
 from unbackdoor.defenses.contrastive_steps import clean_pairs, encode_captions, train_on_pairs
-from unbackdoor.defenses.stages import seen, settle
+from unbackdoor.defenses.stages import images_used, settle
 from unbackdoor.devices import half_type
 from unbackdoor.training.finetune import TuneConfig
 from unbackdoor.training.losses import contrastive
@@ -47,7 +47,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
         return contrastive(images, encode_captions(clip, batch.captions), scale, batch.groups)
 
     run = train_on_pairs(clip, pairs, tune, loss_of, work, "contrastive")
-    used = seen(pairs.images, tune)
+    used = images_used(pairs.images, tune)
     return Cure(used, used, tune.steps, time.perf_counter() - began, facts={"tune": asdict(tune), "losses": run.losses})
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.defenses.base import Cure, Defender, Defense
-from unbackdoor.defenses.stages import labelled, labelled_batch, settle
+from unbackdoor.defenses.stages import labeled, labeled_batch, settle
 from unbackdoor.defenses.units import Hidden, hidden_units, mean_activation, most_allowed
 from unbackdoor.devices import half_type
 from unbackdoor.errors import InputError
@@ -50,8 +50,8 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     if not 0 <= config.drop <= 1 or config.layers < 1:
         raise InputError(f"defense fine-pruning: layers ≥ 1 and drop in [0, 1], not {config.layers} and {config.drop}")
     began = time.perf_counter()
-    clean = labelled("fine-pruning", data.clean)
-    validation = labelled("fine-pruning", data.validation, "validation images")
+    clean = labeled("fine-pruning", data.clean)
+    validation = labeled("fine-pruning", data.validation, "validation images")
     tune = settle(config.tune, clip, len(clean))
     scale, compute = clip.logit_scale, half_type(clip.device)
     task = Task(data.head)
@@ -72,7 +72,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
         facts[hidden.name] = {"units": len(order), "pruned": count}
 
     def loss_at(step: int) -> Tensor:
-        images, labels = labelled_batch(clean, tune, step, clip.device)
+        images, labels = labeled_batch(clean, tune, step, clip.device)
         return zero_shot_cross_entropy(clip.encode_image(images, compute=compute), data.head, scale, labels)
 
     def hold(step: int, loss: float) -> None:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.defenses.base import Cure, Defender, Defense
-from unbackdoor.defenses.stages import labelled, labelled_batch, seen, settle
+from unbackdoor.defenses.stages import images_used, labeled, labeled_batch, settle
 from unbackdoor.draws import batch_rows, steps_per_epoch
 from unbackdoor.errors import InputError
 from unbackdoor.training.finetune import TuneConfig, tune_towers
@@ -72,7 +72,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     if config.bound <= 0 or config.climbs < 1 or not 0 < config.patched <= 1:
         raise InputError("defense ibau: bound must be positive, climbs at least 1 and patched in (0, 1]")
     began = time.perf_counter()
-    clean = labelled("ibau", data.clean)
+    clean = labeled("ibau", data.clean)
     tune = settle(config.tune, clip, len(clean))
     per_round = steps_per_epoch(len(clean), tune.batch_size)
     side = clean.images.shape[-1]
@@ -98,7 +98,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
         round_, within = divmod(step, per_round)
         if not within:
             climb(round_)
-        images, labels = labelled_batch(clean, tune, step, clip.device)
+        images, labels = labeled_batch(clean, tune, step, clip.device)
         delta = state.delta.clone().requires_grad_()
         count = max(1, round(config.patched * len(images)))
         outer = entropy(torch.cat([images[:count] + delta, images[count:]]), labels)
@@ -118,7 +118,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
         return outer + implicit - implicit.detach()
 
     run = tune_towers(clip, loss_at, tune, work.stage("ibau", "I-BAU"), extra=state)
-    used = seen(clean, tune)
+    used = images_used(clean, tune)
     return Cure(
         used,
         used,

@@ -55,14 +55,14 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     tuning = data.validation.subset(torch.arange(min(config.validation, len(data.validation))))
     task = Task(data.head, data.attack)
     log = None if work.folder is None else work.folder / "beta.jsonl"
-    found = subtract(clip, vector, tuning, task, replace(config.rule, largest=1.0), alpha=beta, log=log)
+    search = subtract(clip, vector, tuning, task, replace(config.rule, largest=1.0), alpha=beta, log=log)
     used = len(tuning) if beta is None else 0
     return Cure(
         used,
         used,
         0,
         time.perf_counter() - began,
-        facts={"beta": found.alpha, "searched": beta is None, "curve": [point.as_dict() for point in found.curve]},
+        facts={"beta": search.alpha, "searched": beta is None, "curve": [point.as_dict() for point in search.curve]},
     )
 
 

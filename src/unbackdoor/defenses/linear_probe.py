@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from unbackdoor.clip.handle import Clip
 from unbackdoor.defenses.base import Cure, Defender, Defense
 from unbackdoor.defenses.linear_head import LinearHead, train_head
-from unbackdoor.defenses.stages import labelled, seen, settle
+from unbackdoor.defenses.stages import images_used, labeled, settle
 from unbackdoor.evaluation.answers import embed
 from unbackdoor.training.finetune import TuneConfig
 from unbackdoor.training.rates import PEAKS
@@ -39,11 +39,11 @@ class Config:
 def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     """Train a head on the clean labels; `clip` stays as it is."""
     began = time.perf_counter()
-    clean = labelled("linear-probe", data.clean)
+    clean = labeled("linear-probe", data.clean)
     tune = settle(config.tune, clip, len(clean))
     head = LinearHead(len(data.head), data.head.shape[1], clip.logit_scale, tune.seed, clip.device)
     run = train_head(head, embed(clip, clean), clean.labels, tune, work)
-    used = seen(clean, tune)
+    used = images_used(clean, tune)
     return Cure(
         used,
         used,

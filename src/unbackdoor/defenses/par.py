@@ -19,7 +19,7 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.data.pairs import PairBatch
 from unbackdoor.defenses.base import Cure, Defender, Defense
 from unbackdoor.defenses.contrastive_steps import clean_pairs, encode_captions, train_on_pairs
-from unbackdoor.defenses.stages import seen, settle, step_generator
+from unbackdoor.defenses.stages import images_used, settle, step_generator
 from unbackdoor.devices import half_type
 from unbackdoor.evaluation.answers import embed
 from unbackdoor.training.augment import noise_and_erase
@@ -73,7 +73,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
         return loss - (pushed(far[0], config.tau) + pushed(far[1], config.tau)) / 2
 
     run = train_on_pairs(clip, pairs, tune, loss_of, work, "par")
-    used = seen(pairs.images, tune)
+    used = images_used(pairs.images, tune)
     some = pairs.images.subset(torch.arange(min(256, len(pairs))))
     moved = float(squared_distance(embed(clip, some), embed(frozen, some)))
     return Cure(

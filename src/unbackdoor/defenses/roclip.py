@@ -22,7 +22,7 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.data.pairs import PairBatch
 from unbackdoor.defenses.base import Cure, Defender, Defense
 from unbackdoor.defenses.contrastive_steps import clean_pairs, encode_captions, train_on_pairs
-from unbackdoor.defenses.stages import seen, settle, step_generator
+from unbackdoor.defenses.stages import images_used, settle, step_generator
 from unbackdoor.devices import half_type
 from unbackdoor.draws import permutation, step_seed, steps_per_epoch
 from unbackdoor.training.augment import simclr_view, vary_captions
@@ -88,15 +88,15 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
             refill(epoch)
         own = encode_captions(clip, captions)
         with torch.no_grad():
-            found = pool.nearest(own)
+            places = pool.nearest(own)
             plain = encode_captions(clip, batch.captions)
-            changed += int(((pool.rows[found] * plain).sum(dim=1) < 0.999).sum())
+            changed += int(((pool.rows[places] * plain).sum(dim=1) < 0.999).sum())
             total += len(own)
         # A gradient of zero for the text tower keeps its moments in step with the image tower's.
-        return contrastive(images, pool.rows[found], scale, found) + 0 * own.sum()
+        return contrastive(images, pool.rows[places], scale, places) + 0 * own.sum()
 
     run = train_on_pairs(clip, pairs, tune, loss_of, work, "roclip", extra=pool)
-    used = seen(pairs.images, tune)
+    used = images_used(pairs.images, tune)
     return Cure(
         used,
         used,

@@ -18,19 +18,19 @@ def settle(tune: TuneConfig, clip: Clip, n: int, purpose: Purpose = "cure") -> T
     return settle_tune(tune, clip, n, purpose)
 
 
-def labelled(name: str, images: ImageSet, what: str = "clean images") -> ImageSet:
+def labeled(name: str, images: ImageSet, what: str = "clean images") -> ImageSet:
     """The images whose class is known.
 
     Raises:
         InputError: there are none.
     """
-    found = images.subset(images.labels >= 0)
-    if not len(found):
+    rows = images.subset(images.labels >= 0)
+    if not len(rows):
         raise InputError(f"defense {name} needs labels, and none of the {len(images)} {what} has one")
-    return found
+    return rows
 
 
-def seen(images: ImageSet, tune: TuneConfig) -> int:
+def images_used(images: ImageSet, tune: TuneConfig) -> int:
     """How many different images the steps of `tune` touch."""
     return min(len(images), tune.steps * tune.batch_size)
 
@@ -40,7 +40,7 @@ def step_generator(seed: int, step: int, device: torch.device) -> torch.Generato
     return seeded(step_seed(seed, step), device)
 
 
-def labelled_batch(images: ImageSet, tune: TuneConfig, step: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def labeled_batch(images: ImageSet, tune: TuneConfig, step: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Images (B, 3, S, S) and labels (B,) of one step."""
     rows = batch_rows(len(images), tune.batch_size, tune.seed, step)
     return images.float_batch(rows).to(device), images.labels[rows].to(device)

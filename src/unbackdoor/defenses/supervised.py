@@ -18,7 +18,7 @@ from torch import Tensor
 from unbackdoor.clip.handle import Clip
 from unbackdoor.defenses.base import Cure, Defender, Defense
 from unbackdoor.defenses.linear_head import LinearHead, train_head
-from unbackdoor.defenses.stages import labelled, labelled_batch, seen, settle
+from unbackdoor.defenses.stages import images_used, labeled, labeled_batch, settle
 from unbackdoor.devices import half_type
 from unbackdoor.errors import InputError
 from unbackdoor.evaluation.answers import embed
@@ -50,7 +50,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     if config.head not in HEADS:
         raise InputError(f"defense supervised: head {config.head!r} is none of {', '.join(HEADS)}")
     began = time.perf_counter()
-    clean = labelled("supervised", data.clean)
+    clean = labeled("supervised", data.clean)
     tune = settle(config.tune, clip, len(clean), "supervised")
     scale, compute = clip.logit_scale, half_type(clip.device)
     new = LinearHead(len(data.head), data.head.shape[1], scale, tune.seed, clip.device)
@@ -60,7 +60,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
         train_head(new, embed(clip, clean), clean.labels, probe, work)
 
     def loss_at(step: int) -> Tensor:
-        images, labels = labelled_batch(clean, tune, step, clip.device)
+        images, labels = labeled_batch(clean, tune, step, clip.device)
         embeddings = clip.encode_image(images, compute=compute)
         if config.head == "new":
             return new.loss(embeddings, labels)
@@ -68,7 +68,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
 
     stage, extra = work.stage("supervised", "supervised fine-tuning"), new if config.head == "new" else None
     run = tune_towers(clip, loss_at, tune, stage, extra=extra)
-    used = max(seen(clean, tune), min(len(clean), probed * tune.batch_size))
+    used = max(images_used(clean, tune), min(len(clean), probed * tune.batch_size))
     return Cure(
         used,
         used,

@@ -50,7 +50,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     held_out = data.validation.subset(torch.arange(min(config.validation, len(data.validation))))
     plan = replace(Plan.of(clip, forget, held_out, data.head, config, config.rule), alpha=config.alpha)
     cured = cure_known(clip, forget, Task(data.head, data.attack), plan, work=work)
-    found, searched = cured.search, len(plan.tuning) if config.alpha is None and config.validation else 0
+    search, searched = cured.search, len(plan.tuning) if config.alpha is None and config.validation else 0
     assert cured.taken is not None
     return Cure(
         images=len(forget) + searched,
@@ -58,9 +58,9 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
         steps=cured.taken.steps,
         seconds=time.perf_counter() - began,
         facts={
-            "alpha": found.alpha,
-            "satisfied": found.satisfied,
-            "curve": [point.as_dict() for point in found.curve],
+            "alpha": search.alpha,
+            "satisfied": search.satisfied,
+            "curve": [point.as_dict() for point in search.curve],
             "tune": asdict(settled(config, clip).tune),
         },
     )

@@ -64,19 +64,19 @@ def hidden_units(clip: Clip) -> list[Hidden]:
     (ResNets of any kind, stems too), or with exactly two linear children that fit (the MLP of a transformer or of
     ConvNeXt). What a block adds to its residual stream has many readers and counts as hidden nowhere.
     """
-    found, working = [], working_modules(clip)
+    units, working = [], working_modules(clip)
     for name, module in image_modules(clip):
         children = [(n, m) for n, m in module.named_children() if m in working]
         convolutions = [(n, m) for n, m in children if isinstance(m, nn.Conv2d)]
         linear = [(n, m) for n, m in children if isinstance(m, nn.Linear)]
         for (n, maker), (_, reader) in pairwise(convolutions):
             if reader.groups == 1 and maker.out_channels == reader.in_channels:
-                found.append(Hidden(f"{name}.{n}", maker, reader))
+                units.append(Hidden(f"{name}.{n}", maker, reader))
         if len(linear) == 2 and linear[0][1].out_features == linear[1][1].in_features:
-            found.append(Hidden(f"{name}.{linear[0][0]}", linear[0][1], linear[1][1]))
-    if not found:
+            units.append(Hidden(f"{name}.{linear[0][0]}", linear[0][1], linear[1][1]))
+    if not units:
         raise InputError("the image tower has no block with hidden units of its own, so there is nothing to prune")
-    return found
+    return units
 
 
 def scaled_layers(clip: Clip) -> list[tuple[str, nn.Module]]:

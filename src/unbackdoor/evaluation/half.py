@@ -57,27 +57,27 @@ class Answers:
             return predict(self._clip, images, self._head)
         best = half.topk(min(2, half.shape[1]), dim=1).values
         margin = best[:, 0] - best[:, -1] if best.shape[1] > 1 else torch.full_like(best[:, 0], torch.inf)
-        found, twice = half.argmax(dim=1), torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        classes, twice = half.argmax(dim=1), torch.zeros(len(images), dtype=torch.bool, device=images.device)
         wanted = twice.clone()
         wanted[self._sample(len(images))] = True
         # Written so that a margin that is not a number counts as close. What these rows show may make more close.
         while len(rows := ((wanted | ~(margin >= _HEADROOM * self._farthest)) & ~twice).nonzero().flatten()):
             exact = self._clip.encode_image(images[rows]) @ self._head.T
             self._farthest = max(self._farthest, _move(half[rows], exact))
-            found[rows], twice[rows] = exact.argmax(dim=1), True
+            classes[rows], twice[rows] = exact.argmax(dim=1), True
             self._again += len(rows)
         self._views += len(images)
         if self._views >= _LEAST and self._again > _TOO_MANY * self._views:
             self._half, self._weights = None, {}
-        return found
+        return classes
 
     def _in_half(self, images: Tensor) -> Tensor | None:
         inputs = self._clip.preprocess(images).to(self._half)
         try:
-            found = functional_call(self._tower, self._weights, (inputs,))
+            rows = functional_call(self._tower, self._weights, (inputs,))
         except RuntimeError:  # an operation that the type lacks
             return None
-        return F.normalize(found.float(), dim=-1) @ self._head.T
+        return F.normalize(rows.float(), dim=-1) @ self._head.T
 
     def _sample(self, count: int) -> Tensor:
         """Rows of this batch to answer in both types: all over the first ones, none later."""
@@ -98,8 +98,8 @@ def _move(half: Tensor, exact: Tensor) -> float:
     """Farthest that the difference between the best class's cosine and another's moved, over rows (B, C) of cosines."""
     best = half.argmax(dim=1, keepdim=True)
     moved = (half - half.gather(1, best)) - (exact - exact.gather(1, best))
-    found = float(moved.abs().max())
-    return found if math.isfinite(found) else math.inf
+    most = float(moved.abs().max())
+    return most if math.isfinite(most) else math.inf
 
 
 class _Tower(nn.Module):

@@ -102,8 +102,8 @@ def evaluate_kept(clip: Clip, data: ImageSet, task: Task, kept: Path | None, *, 
     def store(done: int, rates: BackdoorRates) -> BackdoorRates:
         whole = rates if before is None else _sum(before.rates, rates)
         counts = {"ca": whole.ca, "asr": whole.asr, "triggered_accuracy": whole.triggered_accuracy}
-        told = {name: None if rate is None else [rate.hits, rate.n] for name, rate in counts.items()}
-        write_text(kept, json.dumps({"done": done, **told}))
+        figures = {name: None if rate is None else [rate.hits, rate.n] for name, rate in counts.items()}
+        write_text(kept, json.dumps({"done": done, **figures}))
         return whole
 
     def keep(rates: BackdoorRates) -> bool:

@@ -54,7 +54,7 @@ def block_effects(
         InputError: the vector does not fit the model.
     """
     parts, share = blocks(vector), shares(vector)
-    found: list[BlockEffect] = []
+    effects: list[BlockEffect] = []
     with Progress("blocks", 2 * len(parts)) as bar:
         for name, part in parts.items():
             rest = {key: t for key, t in vector.items() if key not in part}
@@ -66,9 +66,9 @@ def block_effects(
                         return evaluate_images(clip, images, task)
 
                 rates.append(measure(f"{which} {name}", make))
-                bar.step(2 * len(found) + len(rates))
-            found.append(BlockEffect(name, share[name], *rates))
-    return found
+                bar.step(2 * len(effects) + len(rates))
+            effects.append(BlockEffect(name, share[name], *rates))
+    return effects
 
 
 def path(
@@ -84,7 +84,7 @@ def path(
     Raises:
         InputError: the vector does not fit the model.
     """
-    walk, found = Walk(clip.state(), vector), []
+    walk, points = Walk(clip.state(), vector), []
     try:
         with Progress("path", len(alphas)) as bar:
             for alpha in alphas:
@@ -95,11 +95,11 @@ def path(
 
                 rates = measure(f"path {alpha!r}", make)
                 assert rates.asr is not None
-                found.append(AlphaPoint(alpha, rates.ca, rates.asr))
-                bar.step(len(found))
+                points.append(AlphaPoint(alpha, rates.ca, rates.asr))
+                bar.step(len(points))
     finally:
         walk.settle(0.0)
-    return found
+    return points
 
 
 @contextmanager

@@ -64,7 +64,7 @@ class Views:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Reading:
     """Answers at one point: classes (N,) of the clean pictures and (M,) of the triggered ones."""
 
     clean: Tensor
@@ -85,7 +85,7 @@ class Surface:
     high: float
     points: int
     views: Views
-    seen: dict[Point, Seen] = field(default_factory=dict)
+    readings: dict[Point, Reading] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.points < 2 or not self.low < self.high:
@@ -102,28 +102,28 @@ class Surface:
     def error(self, point: Point) -> Disentanglement:
         """ξ at a point that was looked at, as its two axes' points were."""
         clean, triggered = self._alone(point)
-        here = self.seen[point]
+        here = self.readings[point]
         return disentanglement(clean, here.clean, triggered, here.triggered)
 
     def _alone(self, point: Point) -> tuple[Tensor, Tensor]:
         """Answers to clean pictures without the trigger vector, and to triggered ones without the clean vector."""
-        return self.seen[point[0], 0.0].clean, self.seen[0.0, point[1]].triggered
+        return self.readings[point[0], 0.0].clean, self.readings[0.0, point[1]].triggered
 
     def accuracy(self, point: Point) -> Rate:
         """CA there."""
         known = self.views.labels >= 0
-        return Rate(int((self.seen[point].clean == self.views.labels)[known].sum()), int(known.sum()))
+        return Rate(int((self.readings[point].clean == self.views.labels)[known].sum()), int(known.sum()))
 
     def success(self, point: Point) -> Rate:
         """ASR there."""
-        answers = self.seen[point].triggered
+        answers = self.readings[point].triggered
         return Rate(int((answers == self.views.target).sum()), len(answers))
 
     def box(self) -> tuple[float, tuple[float, float]]:
         """Mean ξ over the lattice on [0, 1]², with its 95% interval over pictures."""
         changes = []
         for point in _box():
-            here, (clean, triggered) = self.seen[point], self._alone(point)
+            here, (clean, triggered) = self.readings[point], self._alone(point)
             # Both views of a picture are drawn together. Where some have no triggered view, the others' weigh more, so
             # that the mean is that of the shares.
             row = (here.clean != clean).double()
@@ -137,7 +137,7 @@ class Surface:
         values = torch.full((self.points, self.points), float("nan"), dtype=torch.float64)
         for i, a in enumerate(axis):
             for j, b in enumerate(axis):
-                if (a, b) in self.seen:
+                if (a, b) in self.readings:
                     values[i, j] = self.error((a, b)).value
         step = _coarse(self.points)
         while step > 1:
@@ -156,7 +156,7 @@ def look(
     surface: Surface,
     *,
     sharp: float = 0.05,
-    keep: Callable[[Point, Seen], None] | None = None,
+    keep: Callable[[Point, Reading], None] | None = None,
 ) -> None:
     """Fill a surface, in place; `clip`'s weights are back at θ_0 afterwards.
 
@@ -176,15 +176,15 @@ def look(
     with Progress("ξ", whole) as bar:
 
         def visit(points: Iterable[Point]) -> None:
-            for point, settled in _snake(p for p in points if p not in surface.seen):
+            for point, settled in _snake(p for p in points if p not in surface.readings):
                 (plane.settle if settled else plane.to)(*point)
                 clean, triggered = surface.views.clean, surface.views.triggered
-                surface.seen[point] = Seen(
+                surface.readings[point] = Reading(
                     predict(clip, clean, head, size).cpu(), predict(clip, triggered, head, size).cpu()
                 )
                 if keep is not None:
-                    keep(point, surface.seen[point])
-                bar.step(len(surface.seen))
+                    keep(point, surface.readings[point])
+                bar.step(len(surface.readings))
 
         try:
             visit(lattice | cross | set(box))
@@ -194,7 +194,7 @@ def look(
                 for i in range(0, count - step, step):
                     for j in range(0, count - step, step):
                         corners = [(axis[i + u], axis[j + v]) for u in (0, step) for v in (0, step)]
-                        if all(p in surface.seen for p in corners):
+                        if all(p in surface.readings for p in corners):
                             values = [surface.error(p).value for p in corners]
                             if max(values) - min(values) > sharp:
                                 closer |= {(axis[i + u], axis[j + v]) for u, v in _middles(half)}

@@ -23,7 +23,7 @@ INVERTERS: Registry[Inverter] = Registry(
         "spectral": ("unbackdoor.inversion.spectral:INVERTER", "the fewest waves across the image"),
         "wave": ("unbackdoor.inversion.wave:INVERTER", "one wave, looked at and not searched for"),
         "warp": ("unbackdoor.inversion.warp:INVERTER", "the smallest warp"),
-        "colour": ("unbackdoor.inversion.colour:INVERTER", "the smallest change of colours"),
+        "colour": ("unbackdoor.inversion.color:INVERTER", "the smallest change of colours"),
         "collapse": ("unbackdoor.inversion.collapse:INVERTER", "DECREE: a stamp that makes all embeddings alike"),
     },
     "unbackdoor.inverters",
@@ -44,10 +44,10 @@ def inverter(name: str) -> Inverter:
     from unbackdoor.errors import InputError
     from unbackdoor.inversion.base import Inverter
 
-    found = INVERTERS.get(name)
-    if not isinstance(found, Inverter):
+    entry = INVERTERS.get(name)
+    if not isinstance(entry, Inverter):
         raise InputError(f"inverter {name[:60]!r} ({INVERTERS.about(name)}) is no Inverter")
-    return found
+    return entry
 
 
 def versions(names: Sequence[str] | None = None) -> dict[str, int]:

@@ -59,7 +59,7 @@ def start(restarts: int, side: int, generator: torch.Generator) -> Tensor:
     return (2 * uniform - 1).clamp(-0.999, 0.999).atanh()
 
 
-def shown(raw: Tensor) -> tuple[Tensor, Tensor]:
+def as_stamp(raw: Tensor) -> tuple[Tensor, Tensor]:
     """Mask (R, 1, S, S) and pattern (R, 3, S, S) in [0, 1]."""
     unit = (raw.tanh() + 1) / 2
     return unit[:, :1], unit[:, 1:]
@@ -75,11 +75,11 @@ def invert(subject: Subject, config: CollapseConfig | None = None) -> Recovered:
     best = torch.full((config.restarts,), float("inf"), device=raw.device)
     kept = raw.detach().clone()
     closest = torch.full_like(best, -1.0)
-    optimiser = torch.optim.Adam([raw], lr=config.lr, betas=(0.5, 0.9))
+    optimizer = torch.optim.Adam([raw], lr=config.lr, betas=(0.5, 0.9))
     for step in range(config.steps):
         rows = batch_rows(len(subject.images), config.pictures, subject.seed, step)
         agreement, share = stamped(subject, raw, rows)
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         (price * share - agreement).sum().backward()
         with torch.no_grad():
             agreed = agreement > config.agreement
@@ -93,12 +93,12 @@ def invert(subject: Subject, config: CollapseConfig | None = None) -> Recovered:
             price = torch.where(streak >= config.patience, price * config.factor, price)
             price = torch.where(streak <= -config.patience, price / config.factor, price)
             streak = torch.where(streak.abs() >= config.patience, 0, streak)
-        optimiser.step()
-    found = torch.where(torch.isfinite(best), best, 1.0)
+        optimizer.step()
+    norms = torch.where(torch.isfinite(best), best, 1.0)
     # A restart that never agreed is worse than any that did, by as much as it lacked.
-    score = -found.log() - 100 * (config.agreement - closest).clamp_min(0)
+    score = -norms.log() - 100 * (config.agreement - closest).clamp_min(0)
     top = int(score.argmax())
-    mask, pattern = shown(kept[top : top + 1])
+    mask, pattern = as_stamp(kept[top : top + 1])
     trigger = Masked.of(mask[0], pattern[0])
     _, embeddings = answers(subject.clip, subject.held, subject.head, trigger)
     target = int((embeddings.mean(dim=0) @ subject.head.T.cpu()).argmax())
@@ -108,12 +108,12 @@ def invert(subject: Subject, config: CollapseConfig | None = None) -> Recovered:
         trigger,
         target,
         embedding,
-        float(found[top]),
+        float(norms[top]),
         strength,
         float(score[top]),
         {target: float(score[top])},
         {
-            "share": [round(float(v), 5) for v in found],
+            "share": [round(float(v), 5) for v in norms],
             "agreement": [round(float(v), 4) for v in closest],
         },
     )
@@ -121,7 +121,7 @@ def invert(subject: Subject, config: CollapseConfig | None = None) -> Recovered:
 
 def stamped(subject: Subject, raw: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Mean cosine of stamped pictures and share of the mask, both (R,)."""
-    mask, pattern = shown(raw)
+    mask, pattern = as_stamp(raw)
     batch = subject.images.float_batch(rows).to(raw.device)
     r, n = len(raw), len(rows)
     pictures = batch.expand(r, *batch.shape).reshape(r * n, *batch.shape[1:])

@@ -197,9 +197,9 @@ def weigh(scores: Mapping[str, Mapping[Label, float]], null: Null) -> Weighed[La
     largest = [[max(each.values()) for each in model] for model in clean] + [[max(each.values()) for each in own]]
     pool = torch.tensor(largest, dtype=torch.float64)
     middle, step = scale(pool)
-    told = zip(null.inverters, ((pool[-1] - middle) / step).tolist(), strict=True)
+    excess = zip(null.inverters, ((pool[-1] - middle) / step).tolist(), strict=True)
     return Weighed(
-        dict(told),
+        dict(excess),
         totals(own, middle, step),
         tuple(max(totals(model, middle, step).values()) for model in clean),
     )
@@ -214,15 +214,15 @@ def totals(model: Sequence[Mapping[Label, float]], middle: Tensor, step: Tensor)
         model: (I,) statistics by class.
         middle, step: (I,) from `scale`.
     """
-    found = {}
+    sums = {}
     for label in dict.fromkeys(max(scores, key=lambda c: scores[c]) for scores in model):
         stands = [
             (scores[label] - float(m)) / float(s)
             for scores, m, s in zip(model, middle, step, strict=True)
             if label in scores
         ]
-        found[label] = sum(max(0.0, v) for v in stands) + min(0.0, max(stands))
-    return found
+        sums[label] = sum(max(0.0, v) for v in stands) + min(0.0, max(stands))
+    return sums
 
 
 def scale(pool: Tensor) -> tuple[Tensor, Tensor]:

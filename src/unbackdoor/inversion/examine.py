@@ -45,7 +45,7 @@ class Examined:
 
     images: ImageSet
     subject: Subject
-    found: list[Recovered]
+    recovered: list[Recovered]
     seconds: dict[str, float]
 
 
@@ -77,22 +77,22 @@ def examine(
     log = work.file("inverters.jsonl")
     kept = {} if log is None else {row.inverter: row for row in journal.read(log, Kept)}
     with Progress("scan", len(chosen)) as bar:
-        found: dict[str, Recovered] = {}
+        recovered: dict[str, Recovered] = {}
         # A vocabulary is narrowed by what the pictures collapse to, so that this inverter goes first.
         for name in sorted(chosen, key=lambda n: n != "collapse"):
             if name in kept:
-                found[name], seconds[name] = kept[name].recovered(), kept[name].seconds
+                recovered[name], seconds[name] = kept[name].recovered(), kept[name].seconds
             else:
                 began = time.perf_counter()
-                found[name] = functions[name](subject)
+                recovered[name] = functions[name](subject)
                 seconds[name] = time.perf_counter() - began
                 if log is not None:
-                    journal.append(log, {**found[name].kept(), "seconds": seconds[name]})
-            bar.step(len(found))
+                    journal.append(log, {**recovered[name].kept(), "seconds": seconds[name]})
+            bar.step(len(recovered))
             if how.vocabulary and name == "collapse":
-                near = (head.cpu() @ found[name].embedding).topk(min(NEAREST, len(names))).indices
+                near = (head.cpu() @ recovered[name].embedding).topk(min(NEAREST, len(names))).indices
                 subject = replace(subject, candidates=near.sort().values)
-    return Examined(images, subject, [found[name] for name in chosen], {k: round(v, 2) for k, v in seconds.items()})
+    return Examined(images, subject, [recovered[name] for name in chosen], {k: round(v, 2) for k, v in seconds.items()})
 
 
 def split(

@@ -133,7 +133,7 @@ def invert_guided(subject: Subject, family: Family, config: GuidedConfig | None 
     best = int(score.argmax())
     target = int(candidates[best])
     triggers = [family.trigger(row.cpu()) for row in raw]
-    tried = [try_out(subject, found, int(c)) for found, c in zip(triggers, candidates, strict=True)]
+    tried = [try_out(subject, trigger, int(c)) for trigger, c in zip(triggers, candidates, strict=True)]
     strength, embedding = tried[best]
     return Recovered(
         family.name,
@@ -212,8 +212,8 @@ def _natural(
 
 def standing(cost: Tensor, natural: Tensor | None = None) -> Tensor:
     """How far each of K costs stands out, (K,): among the classes, and at most as far as from its cost in a twin."""
-    found = leads(cost)
-    return found if natural is None else torch.minimum(found, (natural / cost).log())
+    ahead = leads(cost)
+    return ahead if natural is None else torch.minimum(ahead, (natural / cost).log())
 
 
 def leads(cost: Tensor) -> Tensor:
@@ -239,12 +239,12 @@ class Search:
     raw: Tensor
     total: int
     step: int = 0
-    optimiser: torch.optim.Optimizer = field(init=False)
+    optimizer: torch.optim.Optimizer = field(init=False)
     clock: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         lr, shrink = self.family.lr, self.family.shrink
-        self.optimiser = (
+        self.optimizer = (
             Proximal(self.raw, lr, shrink) if shrink else torch.optim.Adam([self.raw], lr=lr, betas=(0.5, 0.9))
         )
 
@@ -257,10 +257,10 @@ class Search:
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these candidates alone, the optimiser's memory of them included."""
-        memory = self.optimiser.state[self.raw]
+        memory = self.optimizer.state[self.raw]
         self.candidates, self.raw = self.candidates[rows], self.raw.detach()[rows].requires_grad_(True)
         self.__post_init__()
-        self.optimiser.state[self.raw] = {k: v[rows] if v.dim() else v for k, v in memory.items()}
+        self.optimizer.state[self.raw] = {k: v[rows] if v.dim() else v for k, v in memory.items()}
 
     def foremost(self, count: int, config: GuidedConfig) -> Tensor:
         """Rows of the `count` candidates that cost least at the weight of the time, in their order."""
@@ -291,7 +291,7 @@ class Search:
         path = work.file(f"{self.family.name}.{what}")
         if path is None:
             return
-        memory = {f"memory/{name}": t for name, t in self.optimiser.state[self.raw].items()}
+        memory = {f"memory/{name}": t for name, t in self.optimizer.state[self.raw].items()}
         tensors = {"raw": self.raw.detach(), "candidates": self.candidates, **memory}
         facts = {"run": work.key, "step": str(self.step), **(more or {})}
         write_tensors(path, tensors, facts)
@@ -308,16 +308,16 @@ class Search:
         self.raw = tensors["raw"].to(self.raw.device).requires_grad_(True)
         self.__post_init__()
         memory = {n.partition("/")[2]: t for n, t in tensors.items() if n.startswith("memory/")}
-        self.optimiser.state[self.raw] = {k: t.to(self.raw.device) if t.dim() else t for k, t in memory.items()}
+        self.optimizer.state[self.raw] = {k: t.to(self.raw.device) if t.dim() else t for k, t in memory.items()}
         return facts
 
     def join(self, other: Search) -> None:
         """Take in another search's candidates, which are as far and come before these."""
-        memory, others = self.optimiser.state[self.raw], other.optimiser.state[other.raw]
+        memory, others = self.optimizer.state[self.raw], other.optimizer.state[other.raw]
         self.candidates = torch.cat([other.candidates, self.candidates])
         self.raw = torch.cat([other.raw.detach(), self.raw.detach()]).requires_grad_(True)
         self.__post_init__()
-        self.optimiser.state[self.raw] = {k: torch.cat([others[k], v]) if v.dim() else v for k, v in memory.items()}
+        self.optimizer.state[self.raw] = {k: torch.cat([others[k], v]) if v.dim() else v for k, v in memory.items()}
 
     def factor(self) -> float:
         """Of the size's weight at this step."""
@@ -331,14 +331,14 @@ class Search:
         compute = None if self.family.unit else half_type(self.raw.device)
         for _ in range(steps):
             share = self.step / self.total
-            self.optimiser.param_groups[0]["lr"] = self.family.lr * (0.1 + 0.9 * (1 + math.cos(math.pi * share)) / 2)
+            self.optimizer.param_groups[0]["lr"] = self.family.lr * (0.1 + 0.9 * (1 + math.cos(math.pi * share)) / 2)
             rows = batch_rows(len(self.subject.images), pictures, self.subject.seed, self.step)
             total, _ = _cost(self.subject, asked, self.raw, self.candidates, rows, compute)
             if self.family.unit:
-                self.optimiser.param_groups[0]["shrink"] = self.family.shrink * self.factor()
-            self.optimiser.zero_grad(set_to_none=True)
+                self.optimizer.param_groups[0]["shrink"] = self.family.shrink * self.factor()
+            self.optimizer.zero_grad(set_to_none=True)
             total.sum().backward()
-            self.optimiser.step()
+            self.optimizer.step()
             self.step += 1
             self.store()
 
@@ -346,14 +346,14 @@ class Search:
 @torch.no_grad()
 def _costs(subject: Subject, family: Family, raw: Tensor, candidates: Tensor, pictures: int) -> tuple[Tensor, Tensor]:
     """Cost and size (K,), each a mean over the first `pictures` pictures."""
-    found = []
+    costs = []
     # Sixteen times the bytes of a picture are at hand while it is looked at.
     some = max(1, MEMORY // 2 // (8 * 16 * 4 * 3 * subject.clip.image_size**2))
     parts = torch.arange(len(candidates)).split(some)
     for rows in torch.arange(min(pictures, len(subject.images))).split(8):
-        told = [torch.stack(_cost(subject, family, raw[part], candidates[part], rows)) for part in parts]
-        found.append((told[0] if len(told) == 1 else torch.cat(told, dim=1)) * len(rows))
-    cost, size = torch.stack(found).sum(dim=0).cpu() / min(pictures, len(subject.images))
+        pieces = [torch.stack(_cost(subject, family, raw[part], candidates[part], rows)) for part in parts]
+        costs.append((pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)) * len(rows))
+    cost, size = torch.stack(costs).sum(dim=0).cpu() / min(pictures, len(subject.images))
     return cost.clamp_min(1e-6), size
 
 

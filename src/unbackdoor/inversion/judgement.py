@@ -41,7 +41,7 @@ class Suspicion(Generic[Label]):
 
     target: Label
     p_value: float
-    shown: str
+    inverter: str
 
 
 @dataclass(frozen=True)
@@ -66,46 +66,46 @@ class Judgement(Generic[Label]):
     excess: Mapping[str, float]
     target: Label
     confidence: float
-    shown: str
+    inverter: str
     others: tuple[Suspicion[Label], ...] = ()
 
 
 def judge(
-    said: Mapping[str, Say[Label]], null: Null | None, false_alarm_rate: float, why_not: str = ""
+    says: Mapping[str, Say[Label]], null: Null | None, false_alarm_rate: float, why_not: str = ""
 ) -> Judgement[Label]:
     """Weigh the inverters under a null; without one nothing can be told, and the message is `why_not`.
 
     Raises:
         InputError: the null holds an inverter that did not run, or no model.
     """
-    names = list(said if null is None else null.inverters)
-    targets, works = [said[n].target for n in names], [said[n].works for n in names]
+    names = list(says if null is None else null.inverters)
+    targets, works = [says[n].target for n in names], [says[n].works for n in names]
     if null is None:
         votes: dict[Label, float] = {}
         for target, share in zip(targets, works, strict=True):
             votes[target] = votes.get(target, 0.0) + share
         choice = choose(votes, targets, works, [1.0] * len(names))
-        shown = names[choice.shown]
-        return Judgement(None, why_not, None, None, {}, choice.target, choice.confidence, shown)
-    weighed = weigh({name: row.scores for name, row in said.items()}, null)
+        inverter = names[choice.place]
+        return Judgement(None, why_not, None, None, {}, choice.target, choice.confidence, inverter)
+    weighed = weigh({name: row.scores for name, row in says.items()}, null)
     choice = choose(weighed.totals, targets, works, [weighed.excess[n] for n in names])
-    shown = names[choice.shown]
-    backdoored, message = verdict(weighed.p_value, false_alarm_rate, len(null.rows), said[shown].works)
-    others = _others(said, choice.target, weighed, false_alarm_rate) if backdoored else ()
+    inverter = names[choice.place]
+    backdoored, message = verdict(weighed.p_value, false_alarm_rate, len(null.rows), says[inverter].works)
+    others = _others(says, choice.target, weighed, false_alarm_rate) if backdoored else ()
     score = weighed.totals[choice.target]
     return Judgement(
-        backdoored, message, weighed.p_value, score, weighed.excess, choice.target, choice.confidence, shown, others
+        backdoored, message, weighed.p_value, score, weighed.excess, choice.target, choice.confidence, inverter, others
     )
 
 
 def _others(
-    said: Mapping[str, Say[Label]], named: Label, weighed: Weighed[Label], rate: float
+    says: Mapping[str, Say[Label]], named: Label, weighed: Weighed[Label], rate: float
 ) -> tuple[Suspicion[Label], ...]:
     """Classes besides `named` that would be a finding by themselves: a model may hold several backdoors."""
-    found = []
+    suspicions = []
     for label, total in sorted(weighed.totals.items(), key=lambda pair: -pair[1]):
-        own = [n for n in weighed.excess if said[n].target == label and said[n].works >= WORKS]
+        own = [n for n in weighed.excess if says[n].target == label and says[n].works >= WORKS]
         p = weighed.p_of(total)
         if label != named and own and p <= rate:
-            found.append(Suspicion(label, p, max(own, key=lambda n: weighed.excess[n])))
-    return tuple(found)
+            suspicions.append(Suspicion(label, p, max(own, key=lambda n: weighed.excess[n])))
+    return tuple(suspicions)

@@ -39,11 +39,11 @@ class Proximal(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One step along the gradients that are there, then the shrinking."""
-        found = closure() if closure else None
+        loss = closure() if closure else None
         for group in self.param_groups:
             for raw in group["params"]:
                 self._move(raw, raw.grad, group)
-        return found
+        return loss
 
     def _move(self, raw: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
         state, apart = self.state[raw], (-1, *([1] * (raw.dim() - 1)))

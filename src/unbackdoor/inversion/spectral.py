@@ -68,17 +68,17 @@ def _size(raw: Tensor, pictures: Tensor, changed: Tensor) -> Tensor:
 def probes(side: int, device: torch.device) -> Tensor:
     """(P, 2F + 1, F + 1, 6) single grey waves of `PROBED` cycles at most, at four places of their crests each."""
     top = cycles(side)
-    found = []
+    rows = []
     for across in range(min(top, PROBED) + 1):
         for down in range(-min(top, PROBED), min(top, PROBED) + 1):
             # A wave and the one that runs the opposite way are one; of no cycles at all is none.
             if down**2 + across**2 <= PROBED**2 and (across > 0 or down > 0):
                 for turn in range(4):
                     raw = torch.zeros(2 * top + 1, top + 1, 6)
-                    colours = (math.cos(turn * math.pi / 2), math.sin(turn * math.pi / 2))
-                    raw[top + down, across] = PROBE / math.sqrt(3) * torch.tensor(colours * 3)
-                    found.append(raw)
-    return torch.stack(found).to(device)
+                    colors = (math.cos(turn * math.pi / 2), math.sin(turn * math.pi / 2))
+                    raw[top + down, across] = PROBE / math.sqrt(3) * torch.tensor(colors * 3)
+                    rows.append(raw)
+    return torch.stack(rows).to(device)
 
 
 @torch.no_grad()
@@ -94,13 +94,13 @@ def probe(subject: Subject, candidates: Tensor, raw: Tensor) -> Tensor:
     rows = batch_rows(len(subject.images), PROBED_PICTURES, subject.seed, 0)
     pictures = subject.images.float_batch(rows).to(raw.device)
     counts = (subject.own[rows][:, None] != candidates).to(raw)
-    told = []
+    gains = []
     for some in waves.split(16):
         batch = pictures.repeat(len(some), 1, 1, 1)
         answers = logits(subject.clip, _change(batch, some), subject.head)
         share = answers.log_softmax(dim=-1).view(len(some), len(rows), -1)[..., candidates.to(raw.device)]
-        told.append((share * counts).sum(dim=1) / counts.sum(dim=0).clamp_min(1))
-    return raw + waves[torch.cat(told).argmax(dim=0)]
+        gains.append((share * counts).sum(dim=1) / counts.sum(dim=0).clamp_min(1))
+    return raw + waves[torch.cat(gains).argmax(dim=0)]
 
 
 def family(side: int) -> Family:

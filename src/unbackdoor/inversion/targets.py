@@ -23,7 +23,7 @@ class Choice(Generic[Label]):
 
     target: Label
     confidence: float
-    shown: int
+    place: int
 
 
 def choose(
@@ -39,9 +39,9 @@ def choose(
     """
     best = max(votes, key=lambda t: votes[t])
     own = (i for i, target in enumerate(targets) if target == best)
-    shown = max(own, key=lambda i: (max(0.0, excess[i]) * works[i], excess[i]))
+    place = max(own, key=lambda i: (max(0.0, excess[i]) * works[i], excess[i]))
     cast = sum(max(0.0, v) for v in votes.values())
-    return Choice(best, max(0.0, votes[best]) / cast if cast else 0.0, shown)
+    return Choice(best, max(0.0, votes[best]) / cast if cast else 0.0, place)
 
 
 def nearest_texts(embedding: Tensor, head: Tensor, names: Sequence[str], count: int = 5) -> list[tuple[str, float]]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 
 from unbackdoor.draws import seeded, step_seed
-from unbackdoor.inversion import inverter as found
+from unbackdoor.inversion import inverter as entry
 from unbackdoor.inversion.base import Subject, works
 from unbackdoor.inversion.guided import Family, Search
 from unbackdoor.triggers.base import Trigger
@@ -29,7 +29,7 @@ def variants(subject: Subject, inverter: str, trigger: Trigger, target: int) -> 
         inverter: who recovered `trigger`.
         target: index of the class.
     """
-    kind = found(inverter)
+    kind = entry(inverter)
     others = _searched(subject, kind.more or kind.family, target, 0)
     if kind.stronger is not None and works(subject, twice := kind.stronger(trigger), target):
         others.insert(0, twice)
@@ -38,7 +38,7 @@ def variants(subject: Subject, inverter: str, trigger: Trigger, target: int) -> 
 
 def again(subject: Subject, inverter: str, target: int) -> list[Trigger]:
     """Up to four triggers of the inverter's own family that work, from other starting points."""
-    return _searched(subject, found(inverter).family, target, 1)
+    return _searched(subject, entry(inverter).family, target, 1)
 
 
 def _searched(subject: Subject, family_of: Callable[[int], Family], target: int, turn: int) -> list[Trigger]:
@@ -46,5 +46,5 @@ def _searched(subject: Subject, family_of: Callable[[int], Family], target: int,
     generator = seeded(step_seed(subject.seed, 2 + turn))
     search = Search.begin(subject, family, torch.full((COUNT,), target), generator, STEPS)
     search.run(PICTURES, STEPS)
-    found = [family.trigger(row.cpu()) for row in search.raw.detach()]
-    return [t for t in found if works(subject, t, target)]
+    triggers = [family.trigger(row.cpu()) for row in search.raw.detach()]
+    return [t for t in triggers if works(subject, t, target)]

@@ -72,13 +72,13 @@ def _pull(model: Subject, subject: Subject, waves: Tensor, rows: Tensor, candida
     clip = model.clip
     pictures = subject.images.float_batch(rows).to(clip.device)
     counts = (subject.own[rows][:, None] != candidates).to(pictures)
-    found = []
+    gains = []
     for some in waves.split(max(1, 128 // len(rows))):
         changed = add(pictures.repeat(len(some), 1, 1, 1), _patterns(some, pictures))
         share = logits(clip, changed, model.head, compute=half_type(clip.device)).softmax(dim=-1)
         share = share.view(len(some), len(rows), -1)[..., candidates.to(share.device)]
-        found.append((share * counts).sum(dim=1) / counts.sum(dim=0).clamp_min(1))
-    return torch.cat(found).cpu()
+        gains.append((share * counts).sum(dim=1) / counts.sum(dim=0).clamp_min(1))
+    return torch.cat(gains).cpu()
 
 
 def _patterns(waves: Tensor, pictures: Tensor) -> Tensor:

@@ -89,9 +89,9 @@ class Case(CaseFields):
 
     def fitting_trigger(self, clip: Clip) -> Trigger:
         """The trigger; one that does not fit the model's images says so at once."""
-        found = self.opened_trigger()
-        found(torch.zeros(1, 3, clip.image_size, clip.image_size))
-        return found
+        trigger = self.opened_trigger()
+        trigger(torch.zeros(1, 3, clip.image_size, clip.image_size))
+        return trigger
 
     def attack(self, clip: Clip, data: ImageSet, trigger: Trigger | None = None) -> tuple[Attack, Task]:
         """Trigger and target resolved against the data's classes, and the task over these with the zero-shot head.
@@ -103,8 +103,8 @@ class Case(CaseFields):
             InputError: the data has no class names, the target is not among them, or the trigger does not fit.
         """
         index = target_index(require_classes(data), self.target or "")
-        found = replace(self, trigger=trigger or self.trigger).fitting_trigger(clip)
-        attack = Attack(found, index, data.classes[index])
+        fitting = replace(self, trigger=trigger or self.trigger).fitting_trigger(clip)
+        attack = Attack(fitting, index, data.classes[index])
         return attack, Task(self.head(clip, data), attack)
 
     def head(self, clip: Clip, data: ImageSet) -> Tensor:

@@ -40,8 +40,8 @@ class Result(Mapping[str, Any]):
 
     def as_dict(self) -> dict[str, Any]:
         """JSON form, made of new dicts, lists and plain values."""
-        found: dict[str, Any] = plain(self)
-        return found
+        form: dict[str, Any] = plain(self)
+        return form
 
     @classmethod
     def read(cls: type[R], source: str | Path | Mapping[str, Any], where: str = "the result") -> R:
@@ -59,12 +59,12 @@ class Result(Mapping[str, Any]):
             path = Path(source)
             path = path / cls.file if path.is_dir() else path
             raw, where = read_json(path), str(path)
-        found = as_type(cls.fitted(raw), cls, where)
+        result = as_type(cls.fitted(raw), cls, where)
         try:
-            found.check()
+            result.check()
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
-        return found
+        return result
 
     def check(self) -> None:
         """Refuse what no verb of ours returns, though its types are right: what was read may be a stranger's.
@@ -96,15 +96,15 @@ class Result(Mapping[str, Any]):
 def plain(value: Any) -> Any:
     """The JSON form of a value of dataclasses, mappings, sequences and plain values."""
     if is_dataclass(value) and not isinstance(value, type):
-        found: dict[str, Any] = {}
+        form: dict[str, Any] = {}
         absent = getattr(value, "absent", ())
         for f in fields(value):
             inner = getattr(value, f.name)
             if "spread" in f.metadata:
-                found |= plain(inner)
+                form |= plain(inner)
             elif f.name not in absent and (inner is not None or f.metadata.get("null", "optional" not in f.metadata)):
-                found[key_of(f.name)] = plain(inner)
-        return found
+                form[key_of(f.name)] = plain(inner)
+        return form
     if isinstance(value, Mapping):
         return {key: plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -130,8 +130,8 @@ def as_json(value: Mapping[str, Any], where: str, verb: str = "the verb") -> dic
         text = json.dumps(dict(value), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{where}: not what {verb} returned ({first_line(error)})") from None
-    found: dict[str, Any] = parse_json(text, where)
-    return found
+    form: dict[str, Any] = parse_json(text, where)
+    return form
 
 
 @dataclass(frozen=True)

@@ -73,12 +73,12 @@ def claim(manifest: Manifest, folder: Path, name: str = "manifest.json", result:
         return
     what = str(folder if result is None else result)
     try:
-        found = as_type(read_json(path), _Ran, str(path))
+        other = as_type(read_json(path), _Ran, str(path))
     except InputError as error:
         raise InputError(f"{what}: holds another program's files ({error}); give another name") from None
-    if (found.verb, found.run) != (manifest.verb, manifest.run):
+    if (other.verb, other.run) != (manifest.verb, manifest.run):
         raise InputError(
-            f"{what}: holds the result of another run ({found.verb[:40]}, begun {found.started[:40]}); give another "
+            f"{what}: holds the result of another run ({other.verb[:40]}, begun {other.started[:40]}); give another "
             "name, or move it away"
         )
 
@@ -92,11 +92,11 @@ def check_verb(folder: Path, verb: str) -> None:
     path = folder / "manifest.json"
     if is_there(path):
         try:
-            found = as_type(read_json(path), _Ran, str(path))
+            other = as_type(read_json(path), _Ran, str(path))
         except InputError as error:
             raise InputError(f"{folder}: holds another program's files ({error}); give another folder") from None
-        if found.verb != verb:
-            raise InputError(f"{folder}: holds the result of {found.verb[:40]}; give another folder")
+        if other.verb != verb:
+            raise InputError(f"{folder}: holds the result of {other.verb[:40]}; give another folder")
 
 
 @contextmanager

@@ -32,8 +32,8 @@ def _object(kind: type, parts: dict[str, type]) -> Json:
     properties = {}
     for f in own:
         absent = "optional" in f.metadata and not f.metadata.get("null")
-        found = _type(_without_none(types[f.name]) if absent else types[f.name], parts)
-        properties[key_of(f.name)] = {**({"description": about[f.name]} if f.name in about else {}), **found}
+        form = _type(_without_none(types[f.name]) if absent else types[f.name], parts)
+        properties[key_of(f.name)] = {**({"description": about[f.name]} if f.name in about else {}), **form}
     return {
         "description": _first_paragraph(kind),
         "type": "object",
@@ -69,11 +69,11 @@ def _type(kind: Any, parts: dict[str, type]) -> Json:
     return {"type": _PLAIN[kind]}
 
 
-def _any_of(found: list[Json]) -> Json:
+def _any_of(kinds: list[Json]) -> Json:
     """Types that are no more than a name are written in one list."""
-    if all(list(part) == ["type"] for part in found):
-        return {"type": [part["type"] for part in found]}
-    return {"anyOf": found} if len(found) > 1 else found[0]
+    if all(list(part) == ["type"] for part in kinds):
+        return {"type": [part["type"] for part in kinds]}
+    return {"anyOf": kinds} if len(kinds) > 1 else kinds[0]
 
 
 def _without_none(kind: Any) -> Any:
@@ -88,12 +88,12 @@ def _first_paragraph(kind: type) -> str:
 
 def _about_fields(kind: type) -> dict[str, str]:
     """What the `Args:` of a class and of those that it is made from say, by field."""
-    found: dict[str, str] = {}
+    lines: dict[str, str] = {}
     for owner in reversed(kind.__mro__):
         text = (inspect.cleandoc(owner.__doc__ or "")).partition("Args:\n")[2]
         for names, about in re.findall(r"^    ([\w, ]+): (.*(?:\n {8}.*)*)", text, flags=re.MULTILINE):
-            found |= {name.strip(): _as_json_says(about) for name in names.split(",")}
-    return found
+            lines |= {name.strip(): _as_json_says(about) for name in names.split(",")}
+    return lines
 
 
 def _as_json_says(text: str) -> str:

@@ -26,11 +26,11 @@ class Ahead(Generic[T]):
     def __call__(self, step: int) -> T:
         """What `make(step)` gives; errors of the thread are raised here."""
         if self._next is not None and self._next[0] == step:
-            found = self._next[1].result()
+            batch = self._next[1].result()
         else:
-            found = self._pool.submit(self._make, step).result()
+            batch = self._pool.submit(self._make, step).result()
         self._next = (step + 1, self._pool.submit(self._make, step + 1)) if step + 1 < self._steps else None
-        return found
+        return batch
 
     def __enter__(self) -> Ahead[T]:
         return self

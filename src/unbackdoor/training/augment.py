@@ -54,26 +54,26 @@ def crop_flip_turn(
     return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False).clamp(0, 1)
 
 
-def _grey(images: Tensor) -> Tensor:
+def _gray(images: Tensor) -> Tensor:
     weights = torch.tensor([0.299, 0.587, 0.114], device=images.device, dtype=images.dtype)
     return (images * weights.view(1, 3, 1, 1)).sum(dim=1, keepdim=True).expand_as(images)
 
 
-def colour_jitter(images: Tensor, generator: torch.Generator, strength: float) -> Tensor:
+def color_jitter(images: Tensor, generator: torch.Generator, strength: float) -> Tensor:
     """Brightness, contrast and saturation, each times a factor in 1 ± strength; hue is left alone."""
     low, high = max(0.0, 1 - strength), 1 + strength
     images = (images * _uniform(images, generator, low, high)).clamp(0, 1)
-    middle = _grey(images).mean(dim=(1, 2, 3), keepdim=True)
+    middle = _gray(images).mean(dim=(1, 2, 3), keepdim=True)
     images = torch.lerp(middle.expand_as(images), images, _uniform(images, generator, low, high)).clamp(0, 1)
-    return torch.lerp(_grey(images), images, _uniform(images, generator, low, high)).clamp(0, 1)
+    return torch.lerp(_gray(images), images, _uniform(images, generator, low, high)).clamp(0, 1)
 
 
 def strong_view(images: Tensor, generator: torch.Generator) -> Tensor:
     """Of the strength of AutoAugment's ImageNet policies, whose operations it draws from: geometry and colour always,
     then grey, posterised, solarised or inverted now and then."""
     images = crop_flip_turn(images, generator, area=(0.6, 1.0), degrees=20, shear=0.2)
-    images = _sometimes(images, colour_jitter(images, generator, 0.5), generator, 0.8)
-    images = _sometimes(images, _grey(images), generator, 0.2)
+    images = _sometimes(images, color_jitter(images, generator, 0.5), generator, 0.8)
+    images = _sometimes(images, _gray(images), generator, 0.2)
     images = _sometimes(images, (images * 7).round() / 7, generator, 0.2)
     images = _sometimes(images, torch.where(images > 0.5, 1 - images, images), generator, 0.1)
     return _sometimes(images, 1 - images, generator, 0.05)
@@ -82,8 +82,8 @@ def strong_view(images: Tensor, generator: torch.Generator) -> Tensor:
 def simclr_view(images: Tensor, generator: torch.Generator) -> Tensor:
     """RoCLIP's: crop, mirror, colour jitter at 0.5 in four of five, grey in one of five, and a blur in one of two."""
     images = crop_flip_turn(images, generator, area=(0.5, 1.0))
-    images = _sometimes(images, colour_jitter(images, generator, 0.5), generator, 0.8)
-    images = _sometimes(images, _grey(images), generator, 0.2)
+    images = _sometimes(images, color_jitter(images, generator, 0.5), generator, 0.8)
+    images = _sometimes(images, _gray(images), generator, 0.2)
     return _sometimes(images, _blur(images, generator), generator, 0.5)
 
 

@@ -68,8 +68,8 @@ def learn_guard(
     finally:
         for name, p in weights.items():
             p.requires_grad_(trained[name])
-    found = {name: _factor(felt[name], strength) if name in felt else _whole(p) for name, p in weights.items()}
-    return Guard({n: f.to(compute) if compute is not None and weights[n].ndim > 1 else f for n, f in found.items()})
+    factors = {name: _factor(felt[name], strength) if name in felt else _whole(p) for name, p in weights.items()}
+    return Guard({n: f.to(compute) if compute is not None and weights[n].ndim > 1 else f for n, f in factors.items()})
 
 
 def guarded(

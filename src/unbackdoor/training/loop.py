@@ -110,10 +110,10 @@ def fit(
         raise InputError("nothing to train: every parameter of the module is frozen")
     params = list(named.values())
     ranks = open_ranks(params[0].device)
-    optimiser = _optimiser(params, config)
+    optimizer = _optimizer(params, config)
     ema = [p.detach().clone() for p in params] if config.ema else []
     losses: list[float] = []
-    keeper = _Keeper(stage.checkpoint, _run_key(config, stage.key, named), module, named, optimiser, ema, losses)
+    keeper = _Keeper(stage.checkpoint, _run_key(config, stage.key, named), module, named, optimizer, ema, losses)
     start = keeper.restore()
     if not ranks.agree(start):
         raise InputError(
@@ -125,9 +125,9 @@ def fit(
     try:
         with Progress(stage.label, config.steps, start) as bar, torch.enable_grad():
             for step in range(start, config.steps):
-                for group in optimiser.param_groups:
+                for group in optimizer.param_groups:
                     group["lr"] = learning_rate(config, step)
-                optimiser.zero_grad(set_to_none=True)
+                optimizer.zero_grad(set_to_none=True)
                 loss = loss_at(step)
                 value = _value(loss, ranks, step, stage.label)
                 loss.backward()
@@ -135,7 +135,7 @@ def fit(
                 if config.grad_clip:
                     torch.nn.utils.clip_grad_norm_(params, config.grad_clip)
                 moving = True
-                optimiser.step()
+                optimizer.step()
                 if ema:
                     # A young average follows quickly, so that the first, random weights leave no trace.
                     decay = min(config.ema, (step + 1) / (step + 10))
@@ -157,7 +157,7 @@ def fit(
     return FitResult(config.steps, time.perf_counter() - began, start, losses, averages)
 
 
-def _optimiser(params: list[nn.Parameter], config: FitConfig) -> torch.optim.Optimizer:
+def _optimizer(params: list[nn.Parameter], config: FitConfig) -> torch.optim.Optimizer:
     decayed, plain = [p for p in params if p.ndim >= 2], [p for p in params if p.ndim < 2]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
@@ -198,7 +198,7 @@ class _Keeper:
     key: str
     module: nn.Module
     named: dict[str, nn.Parameter]
-    optimiser: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer
     ema: list[Tensor]
     losses: list[float]
     _stored: int = 0
@@ -222,7 +222,7 @@ class _Keeper:
         for i, (name, p) in enumerate(self.named.items()):
             tensors[f"weight/{name}"] = p.detach()
             # A parameter that has had no gradient yet has no moments; one that got its first later counts fewer steps.
-            state = self.optimiser.state.get(p)
+            state = self.optimizer.state.get(p)
             if state:
                 tensors[f"first/{name}"], tensors[f"second/{name}"] = state["exp_avg"], state["exp_avg_sq"]
                 tensors[f"steps/{name}"] = torch.as_tensor(state["step"])
@@ -261,7 +261,7 @@ class _Keeper:
         for i, (name, p) in enumerate(self.named.items()):
             p.copy_(tensors[f"weight/{name}"])
             if f"first/{name}" in tensors:
-                self.optimiser.state[p] = {
+                self.optimizer.state[p] = {
                     "step": tensors[f"steps/{name}"].clone(),
                     "exp_avg": torch.empty_like(p).copy_(tensors[f"first/{name}"].view_as(p)),
                     "exp_avg_sq": torch.empty_like(p).copy_(tensors[f"second/{name}"].view_as(p)),

@@ -54,8 +54,8 @@ class Ranks:
         """Rows (b, D) or (b,) of all processes, in their order; b may differ. Gradients flow back to their owners."""
         if self.count == 1:
             return rows
-        found: Tensor = _Gather.apply(rows, self)
-        return found
+        every: Tensor = _Gather.apply(rows, self)
+        return every
 
     def mean(self, value: Tensor) -> float:
         """Mean of one number over the processes."""
@@ -141,9 +141,9 @@ def _collect(rows: Tensor, count: int, sizes: Sequence[int] | None = None) -> Te
     place = rows.device if torch.distributed.get_backend() == "gloo" else torch.device("cuda")
     padded = rows.new_zeros(max(sizes), *rows.shape[1:]).to(place)
     padded[: len(rows)] = rows.detach()
-    found = [torch.empty_like(padded) for _ in range(count)]
-    torch.distributed.all_gather(found, padded)
-    return torch.cat([part[:size] for part, size in zip(found, sizes, strict=True)]).to(rows.device)
+    parts = [torch.empty_like(padded) for _ in range(count)]
+    torch.distributed.all_gather(parts, padded)
+    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)]).to(rows.device)
 
 
 def _all_reduce(tensor: Tensor) -> None:

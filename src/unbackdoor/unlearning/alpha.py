@@ -198,11 +198,11 @@ def search_alpha(measure: Measure, config: AlphaConfig) -> AlphaSearch:
             assert rates.asr is not None
             points[alpha] = AlphaPoint(alpha, rates.ca, rates.asr)
     considered = [points[a] for a in asked]
-    found = _choose(considered, sorted(points.values(), key=lambda p: p.alpha), cured, kept, floor, config)
-    if config.grid is None and config.reserve > 1 and found.satisfied and found.alpha:
-        raised = _raised(look, cured, kept, found.alpha, config)
+    search = _choose(considered, sorted(points.values(), key=lambda p: p.alpha), cured, kept, floor, config)
+    if config.grid is None and config.reserve > 1 and search.satisfied and search.alpha:
+        raised = _raised(look, cured, kept, search.alpha, config)
         return AlphaSearch(raised, True, None, sorted(points.values(), key=lambda p: p.alpha))
-    return found
+    return search
 
 
 def _raised(

@@ -103,8 +103,8 @@ def cure_known(
         vector = made.vector
         if taken is not None:
             taken(made)
-    found = subtract(clip, vector, plan.tuning, task, plan.rule, alpha=plan.alpha, log=work.log("alpha"))
-    return Cured(vector, made, found)
+    search = subtract(clip, vector, plan.tuning, task, plan.rule, alpha=plan.alpha, log=work.log("alpha"))
+    return Cured(vector, made, search)
 
 
 def subtract(
@@ -137,9 +137,9 @@ def subtract(
             _append_log(log, alpha, known[alpha])
         return known[alpha]
 
-    found = search_alpha(measure, config)
-    walk.settle(found.alpha)
-    return found
+    search = search_alpha(measure, config)
+    walk.settle(search.alpha)
+    return search
 
 
 def _read_log(log: Path | None) -> dict[float, BackdoorRates]:
@@ -183,8 +183,8 @@ def choosing(clip: Clip, forget: ImageSet, validation: ImageSet, head: Tensor, c
         return validation
     rows = torch.arange(len(forget))
     views = draw_views(len(forget), OWN_VIEWS, config.tune.seed + 1)
-    seen = [views.see(forget.float_batch(rows), rows, torch.full_like(rows, number)) for number in range(OWN_VIEWS)]
-    images = (torch.cat(seen) * 255).round().to(torch.uint8)
+    pictures = [views.see(forget.float_batch(rows), rows, torch.full_like(rows, number)) for number in range(OWN_VIEWS)]
+    images = (torch.cat(pictures) * 255).round().to(torch.uint8)
     return as_answered(clip, replace(forget, images=images, captions=None), head)
 
 

@@ -161,9 +161,9 @@ def trigger_vector(
     if not config.anchor:
         rows, hit = rows.subset(hit), hit[hit]
     if not bool(hit.any()):
-        told = " (by the suspect's own answers)" if config.toward == "clean" else ""
+        by = " (by the suspect's own answers)" if config.toward == "clean" else ""
         raise InputError(
-            f"no image outside the target class{told} is left to take the trigger vector from; give more images"
+            f"no image outside the target class{by} is left to take the trigger vector from; give more images"
         )
     config = settled(config, clip)
     tune = settle_tune(config.tune, clip, len(rows), _purpose(config))
@@ -207,11 +207,11 @@ def _loss(clip: Clip, rows: ImageSet, hit: Tensor, task: Task, config: VectorCon
         own = places[which, batch].to(clip.device)
         # What already is of the target class teaches nothing about the way there. On the way back half of the clean
         # images hold as well as all of them, for three quarters of the time.
-        shown = marked if config.toward == "target" else torch.ones_like(marked)
+        marks = marked if config.toward == "target" else torch.ones_like(marked)
         anchors = len(clean) if config.toward == "target" else -(-len(clean) // 2)
-        both = torch.cat([triggered[shown], clean[:anchors]])
-        moved, kept = clip.encode_image(both, compute=compute).split([int(shown.sum()), anchors])
-        return lead(moved, own[shown], marked[shown]) + config.anchor * squared_distance(kept, own[:anchors])
+        both = torch.cat([triggered[marks], clean[:anchors]])
+        moved, kept = clip.encode_image(both, compute=compute).split([int(marks.sum()), anchors])
+        return lead(moved, own[marks], marked[marks]) + config.anchor * squared_distance(kept, own[:anchors])
 
     return loss_at
 
@@ -235,9 +235,9 @@ def _to_clean(clip: Clip, task: Task, config: VectorConfig) -> Callable[[Tensor,
         assert own is not None
         loss = squared_distance(moved[marked], own[marked]) if bool(marked.any()) else moved.sum() * 0
         if config.push:
-            said = torch.softmax(clip.logit_scale * moved @ task.head.T, dim=1)[:, attack_of(task).target]
+            shares = torch.softmax(clip.logit_scale * moved @ task.head.T, dim=1)[:, attack_of(task).target]
             # Where the model is certain of the target, the logarithm ends at about −14.
-            loss = loss - config.push * torch.log1p(-said.clamp(max=1 - 1e-6)).mean()
+            loss = loss - config.push * torch.log1p(-shares.clamp(max=1 - 1e-6)).mean()
         return loss
 
     return lead
@@ -246,13 +246,13 @@ def _to_clean(clip: Clip, task: Task, config: VectorConfig) -> Callable[[Tensor,
 @torch.no_grad()
 def _places(clip: Clip, rows: ImageSet, views: Views, compute: torch.dtype | None) -> Tensor:
     """The suspect's own embeddings (V, N, D) of every view of every image."""
-    found = []
+    places = []
     for number in range(len(views)):
         parts = torch.arange(len(rows)).split(128)
         which = [torch.full((len(part),), number) for part in parts]
-        seen = (views.see(rows.float_batch(p), p, w) for p, w in zip(parts, which, strict=True))
-        found.append(torch.cat([clip.encode_image(images.to(clip.device), compute=compute) for images in seen]))
-    return torch.stack(found)
+        batches = (views.see(rows.float_batch(p), p, w) for p, w in zip(parts, which, strict=True))
+        places.append(torch.cat([clip.encode_image(images.to(clip.device), compute=compute) for images in batches]))
+    return torch.stack(places)
 
 
 def _guard(clip: Clip, rows: ImageSet, config: VectorConfig) -> Guard | None:

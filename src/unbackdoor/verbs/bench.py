@@ -55,21 +55,21 @@ def bench(case: Case, config: GridConfig, run: Run) -> GridResult:
     with grid_folder(out, "bench", alone=not config.dry_run):
         if not config.dry_run:
             errors = run_grid(chosen, out, lambda: ENGINES[config.engine](out, case.device, config.workers), tell)
-        found = collect(cells, out, errors)
-        write_jsonl(out / "results.jsonl", found.rows)
-        write_text(out / "tables.md", as_markdown(found.rows))
-        write_text(out / "tables.csv", as_csv(found.rows))
-        write_text(out / "tables.tex", as_latex(found.rows))
-        for attack, svg in scatters(found.rows).items():
+        state = collect(cells, out, errors)
+        write_jsonl(out / "results.jsonl", state.rows)
+        write_text(out / "tables.md", as_markdown(state.rows))
+        write_text(out / "tables.csv", as_csv(state.rows))
+        write_text(out / "tables.tex", as_latex(state.rows))
+        for attack, svg in scatters(state.rows).items():
             write_text(out / f"scatter-{attack}.svg", svg)
-        manifest.notes.update(finished=len(found.rows), failed=found.failed, missing=len(found.missing))
+        manifest.notes.update(finished=len(state.rows), failed=state.failed, missing=len(state.missing))
         manifest.write(out)
     return GridResult(
         recipe=str(config.recipe),
         cells=sum(1 + len(own) for _, own in cells),
-        finished=len(found.rows),
-        failed=tuple(found.failed),
-        missing=tuple(found.missing),
+        finished=len(state.rows),
+        failed=tuple(state.failed),
+        missing=tuple(state.missing),
         tables=str(out / "tables.md"),
         results=str(out / "results.jsonl"),
         addresses=len({address(cell["config"]) for s, own in cells for cell in (s, *own)}),

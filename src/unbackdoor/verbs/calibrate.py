@@ -63,7 +63,7 @@ def calibrate(case: Case, config: CalibrateConfig, run: Run) -> NullResult:
                     f"{model.clip.reference}: another architecture than the models before; calibrate each alone"
                 )
             kind = model.kind
-            identity = examine_settings(len(model.images), chosen, source.told.weights if source else None)
+            identity = examine_settings(len(model.images), chosen, source.record.weights if source else None)
             if source is not None:
                 source.check(model.clip)
             identities = (weights_hash(model.clip), manifest.hashes["data"], list(model.names), identity, case.seed)
@@ -72,7 +72,7 @@ def calibrate(case: Case, config: CalibrateConfig, run: Run) -> NullResult:
                 manifest.hashes[name] = line.weights
                 rows.append(tuple(ranked(scores) for scores in line.statistics))
                 names.append(name)
-    Null(kind, identity, chosen, tuple(rows), tuple(names), source.told if source else None).save(out)
+    Null(kind, identity, chosen, tuple(rows), tuple(names), source.record if source else None).save(out)
     manifest.write(out.parent, noted)
     kept.unlink(missing_ok=True)
     return NullResult(
@@ -95,7 +95,7 @@ def _manifest(case: Case, config: CalibrateConfig, chosen: tuple[str, ...], sour
     }
     manifest = Manifest("calibrate", {**settings, "models": [], "data": None})
     if source is not None:
-        manifest.hashes["origin"] = source.told.weights
+        manifest.hashes["origin"] = source.record.weights
     references = [m if isinstance(m, str) else m.reference for m in config.models]
     data = case.source()
     spec = data if isinstance(data, str) else data.spec
@@ -168,7 +168,7 @@ class _Lines:
                 work=Work(self._work, key),
             )
             # By index, too: a vocabulary may hold a name twice, and classes are told apart by index.
-            statistics = [{f"{c} {model.names[c]}": v for c, v in row.scores.items()} for row in examined.found]
+            statistics = [{f"{c} {model.names[c]}": v for c, v in row.scores.items()} for row in examined.recovered]
             self._kept[key] = _Done(key, statistics, weights_hash(clip))
             journal.append(self._file, asdict(self._kept[key]))
             shutil.rmtree(self._work, ignore_errors=True)

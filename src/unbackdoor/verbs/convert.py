@@ -35,13 +35,13 @@ def convert(*, model: str | Clip, to: str, out: str | Path, checkpoint: Path | N
     clip = open_model(model, checkpoint, device)
     manifest = Manifest("convert", {"model": clip.reference, "to": to})
     manifest.hashes["weights_before"] = weights_hash(clip)
-    found = convert_clip(clip, to, out)
-    manifest.notes["differences"] = found
+    gaps = convert_clip(clip, to, out)
+    manifest.notes["differences"] = gaps
     manifest.write(out)
     return ConvertResult(
         model=str(out),
         model_reference=clip.reference,
         to=to,
-        differences=FormDifferences(**found),
+        differences=FormDifferences(**gaps),
         seconds=round(manifest.seconds, 2),
     )

@@ -12,7 +12,7 @@ from unbackdoor import journal
 from unbackdoor.clip.handle import Clip
 from unbackdoor.disk import write_text
 from unbackdoor.errors import InputError
-from unbackdoor.geometry.surface import Point, Seen, Surface, Views, look
+from unbackdoor.geometry.surface import Point, Reading, Surface, Views, look
 from unbackdoor.manifest import run_key
 from unbackdoor.report.charts import contour_map
 from unbackdoor.runs.case import Case, open_model, open_vector
@@ -78,8 +78,15 @@ def disentangle(case: Case, config: DisentangleConfig, run: Run) -> MapResult:
     manifest.run = run_key("disentangle", settings, manifest.hashes)
     with work_folder(run.folder, manifest) as work:
         log = work / f"points-{key[:16]}.jsonl"
-        surface.seen.update(_read(log, surface.views))
-        look(clip, plane, task.head, surface, sharp=config.sharp, keep=lambda point, seen: _append(log, point, seen))
+        surface.readings.update(_read(log, surface.views))
+        look(
+            clip,
+            plane,
+            task.head,
+            surface,
+            sharp=config.sharp,
+            keep=lambda point, reading: _append(log, point, reading),
+        )
         path = [] if config.alpha is None else [(1.0, 1.0), (1.0, 1.0 - config.alpha)]
         title = f"ξ, {attack.trigger.name} to {attack.name}"
         mean, interval = surface.box()
@@ -87,14 +94,14 @@ def disentangle(case: Case, config: DisentangleConfig, run: Run) -> MapResult:
         result = MapResult(
             **settings,
             box=BoxError(mean, interval, len(images)),
-            looked_at=len(surface.seen),
+            looked_at=len(surface.readings),
             cosine=cosine(vectors["clean"], vectors["triggered"]),
             norms={name: norm(vector) for name, vector in vectors.items()},
             at={f"{a:g},{b:g}": _measured(surface, (a, b)) for a in (0.0, 1.0) for b in (0.0, 1.0)},
             map=str(run.folder / "map.svg"),
             seconds=round(manifest.seconds, 2),
         )
-        points = tuple(SurfacePoint(*at, **vars(_measured(surface, at))) for at in sorted(surface.seen))
+        points = tuple(SurfacePoint(*at, **vars(_measured(surface, at))) for at in sorted(surface.readings))
         finish(run.folder, manifest, replace(result, surface=points), name=MapResult.file)
     return result
 
@@ -106,8 +113,8 @@ def _vector(clip: Clip, given: str | Path | Clip | Vector, device: str) -> Vecto
     if not isinstance(given, Clip):
         path = Path(given)
         if path.suffix == ".safetensors" and path.is_file():
-            vector, told = open_vector(path, clip)
-            if told.get("kind") in ("trigger vector", "task vector"):
+            vector, metadata = open_vector(path, clip)
+            if metadata.get("kind") in ("trigger vector", "task vector"):
                 return vector
         given = open_model(str(given), None, device)
     own, other = clip.image_parameters(), given.image_parameters()
@@ -126,8 +133,8 @@ def _measured(surface: Surface, point: Point) -> PlanePoint:
     return PlanePoint(xi, Share.of(surface.accuracy(point)), Share.of(surface.success(point)))
 
 
-def _append(log: Path, point: Point, seen: Seen) -> None:
-    journal.append(log, {"at": point, "clean": seen.clean.tolist(), "triggered": seen.triggered.tolist()})
+def _append(log: Path, point: Point, reading: Reading) -> None:
+    journal.append(log, {"at": point, "clean": reading.clean.tolist(), "triggered": reading.triggered.tolist()})
 
 
 @dataclass(frozen=True)
@@ -139,15 +146,15 @@ class _Point:
     triggered: tuple[int, ...]
 
 
-def _read(log: Path, views: Views) -> dict[Point, Seen]:
+def _read(log: Path, views: Views) -> dict[Point, Reading]:
     """The points of the log.
 
     Raises:
         InputError: one is of other pictures.
     """
-    found: dict[Point, Seen] = {}
+    readings: dict[Point, Reading] = {}
     for row in journal.read(log, _Point):
         if len(row.clean) != len(views.clean) or len(row.triggered) != len(views.triggered):
             raise InputError(f"{log}: holds answers to other pictures; remove it to begin anew")
-        found[row.at] = Seen(torch.tensor(row.clean), torch.tensor(row.triggered))
-    return found
+        readings[row.at] = Reading(torch.tensor(row.clean), torch.tensor(row.triggered))
+    return readings

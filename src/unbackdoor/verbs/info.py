@@ -44,7 +44,7 @@ def info(
 
         return DataInfo(data=data, **describe(data, classes=classes))
     assert trigger is not None
-    found = parse_trigger(trigger)
-    about = (type(found).__doc__ or "").strip().splitlines()[0]
-    values = {f.name: getattr(found, f.name) for f in fields(found)}
-    return TriggerInfo(trigger=found.spec(), name=found.name, about=about, parameters=values)
+    kind = parse_trigger(trigger)
+    about = (type(kind).__doc__ or "").strip().splitlines()[0]
+    values = {f.name: getattr(kind, f.name) for f in fields(kind)}
+    return TriggerInfo(trigger=kind.spec(), name=kind.name, about=about, parameters=values)

@@ -16,7 +16,7 @@ class OpenOrigin:
     """An origin that is open, with what a null keeps of it."""
 
     clip: Clip
-    told: Origin
+    record: Origin
 
     def check(self, model: Clip) -> None:
         """Refuse a model that cannot have been made from it.
@@ -25,7 +25,7 @@ class OpenOrigin:
             InputError: the model is of another architecture.
         """
         if architecture(self.clip.state()) != architecture(model.state()):
-            raise InputError(f"origin {self.told.reference} is of another architecture than {model.reference}")
+            raise InputError(f"origin {self.record.reference} is of another architecture than {model.reference}")
 
 
 def open_origin(named: str | Clip, device: str) -> OpenOrigin:
@@ -45,10 +45,10 @@ def origin_of(clip: Clip, named: str | Clip | None, known: Null | None, device: 
         if rests is None:
             return None
         named = open_referred(rests.reference, "the null", "name it with --origin", device)
-    found = open_origin(named, device)
-    found.check(clip)
-    if rests is not None and found.told.weights != rests.weights:
+    opened = open_origin(named, device)
+    opened.check(clip)
+    if rests is not None and opened.record.weights != rests.weights:
         raise InputError(
-            f"origin {found.told.reference} is not the one that the null rests on; calibrate again with it"
+            f"origin {opened.record.reference} is not the one that the null rests on; calibrate again with it"
         )
-    return found
+    return opened

@@ -43,7 +43,7 @@ from unbackdoor.work import Work
 
 VOCABULARY = "imagenet-1k"
 SHIPPED = Path(__file__).parent.parent / "assets" / "nulls"
-SHOWN = 6
+PICTURES = 6
 
 
 @verb(SCAN)
@@ -76,7 +76,7 @@ def scan(case: Case, config: ScanConfig, run: Run) -> Finding:
     known = config.null if isinstance(config.null, Null) else find_null(clip, config.null)
     chosen = list(config.inverters or (known.inverters if known else inverter_names()))
     source = origin_of(clip, config.origin, known, case.device)
-    clean, rests = (source.clip, source.told) if source else (None, None)
+    clean, rests = (source.clip, source.record) if source else (None, None)
     identity = examine_settings(len(images), chosen, rests.weights if rests else None)
     settings: dict[str, Any] = {
         "model": clip.reference,
@@ -134,12 +134,12 @@ def find_null(clip: Clip, path: str | Path | None) -> Null | None:
     """
     own = architecture(clip.state())
     if path is not None:
-        found = read_null(Path(path))
-        if found.architecture != own:
+        null = read_null(Path(path))
+        if null.architecture != own:
             raise InputError(
                 f"{path}: made on another architecture than {clip.reference}; make one with scan --calibrate"
             )
-        return found
+        return null
     shipped = SHIPPED / f"{own}.jsonl"
     return read_null(shipped) if shipped.exists() else None
 
@@ -166,9 +166,9 @@ def _weighed(
     subject, settings = examined.subject, manifest.config
     why_not = _why_not(known, identity)
     usable = None if why_not or known is None else known.select(weighed or known.inverters)
-    recovered = {row.inverter: row for row in examined.found}
-    said = {name: Say(row.scores, row.works) for name, row in recovered.items()}
-    answer = judge(said, usable, settings["false_alarm_rate"], why_not)
+    recovered = {row.inverter: row for row in examined.recovered}
+    says = {name: Say(row.scores, row.works) for name, row in recovered.items()}
+    answer = judge(says, usable, settings["false_alarm_rate"], why_not)
     return Finding(
         model_reference=settings["model"],
         backdoored=answer.backdoored,
@@ -176,16 +176,16 @@ def _weighed(
         false_alarm_rate=settings["false_alarm_rate"],
         clean_models=0 if usable is None else len(usable.rows),
         message=answer.message,
-        target=_target(subject, answer, recovered[answer.shown], settings["vocabulary"]),
+        target=_target(subject, answer, recovered[answer.inverter], settings["vocabulary"]),
         twin_agreement=_agreement(subject),
-        trigger=_trigger(recovered[answer.shown]),
+        trigger=_trigger(recovered[answer.inverter]),
         others=tuple(
             Other(
                 target=subject.names[other.target],
                 p_value=other.p_value,
-                inverter=other.shown,
-                spec=recovered[other.shown].trigger.spec(),
-                strength=Share.of(recovered[other.shown].strength),
+                inverter=other.inverter,
+                spec=recovered[other.inverter].trigger.spec(),
+                strength=Share.of(recovered[other.inverter].strength),
             )
             for other in answer.others
         ),
@@ -245,7 +245,7 @@ def _written(out: Path, finding: Finding, manifest: Manifest, examined: Examined
     """The finding with the names of the files that are written beside it."""
     trigger = parse_trigger(finding.trigger.spec)
     held = examined.subject.held
-    rows = torch.arange(min(SHOWN, len(held)))
+    rows = torch.arange(min(PICTURES, len(held)))
     clean = held.float_batch(rows)
     triggered = trigger(clean, keys=rows)
     strip = torch.cat([torch.cat(list(clean), dim=2), torch.cat(list(triggered), dim=2)], dim=1)

@@ -310,14 +310,14 @@ def _after_a_cure(inverters: list[str]) -> list[str] | None:
 
 def _as_answered(suspect: Clip, images: ImageSet, head: Tensor, names: tuple[str, ...]) -> ImageSet:
     """The pictures, labelled as the suspect answers them."""
-    said, _ = answers(suspect, images, head)
-    return replace(images, labels=said, classes=tuple(names))
+    labels, _ = answers(suspect, images, head)
+    return replace(images, labels=labels, classes=tuple(names))
 
 
 def _accuracy(clip: Clip, images: ImageSet, head: Tensor) -> dict[str, Any]:
     known = images.subset(images.labels >= 0)
-    said, _ = answers(clip, known, head)
-    return Rate(int((said == known.labels).sum()), len(known)).as_dict()
+    labels, _ = answers(clip, known, head)
+    return Rate(int((labels == known.labels).sum()), len(known)).as_dict()
 
 
 def _share(part: dict[str, Any], name: str) -> dict[str, Any]:

@@ -53,8 +53,8 @@ def diff(
     how, first, second = Matching(**matching), open_stored(Path(a)), open_stored(Path(b))
     manifest = Manifest("weights diff", {"a": str(a), "b": str(b), "dtype": dtype, **vars(how)})
     files = differences(first, second, _dtype(dtype), how)
-    told = {"kind": "task vector", "of": Path(a).name, "less": Path(b).name, "format": "pt"}
-    return _written(Path(out), files, first, manifest, told, {"a": first, "b": second} if hashes else {})
+    notes = {"kind": "task vector", "of": Path(a).name, "less": Path(b).name, "format": "pt"}
+    return _written(Path(out), files, first, manifest, notes, {"a": first, "b": second} if hashes else {})
 
 
 @keywords(APPLY)
@@ -118,9 +118,9 @@ def combine(
     how, opened = Matching(**matching), [open_stored(Path(vector)) for vector in vectors]
     given = {"vectors": [str(vector) for vector in vectors], "scales": scales, "dtype": dtype}
     manifest = Manifest("weights combine", {**given, **vars(how)})
-    told = {"kind": "task vector", "of": " ".join(Path(vector).name for vector in vectors), "format": "pt"}
+    notes = {"kind": "task vector", "of": " ".join(Path(vector).name for vector in vectors), "format": "pt"}
     read = {f"vector {number}": stored for number, stored in enumerate(opened)} if hashes else {}
-    return _written(Path(out), combined(opened, scales, _dtype(dtype), how), opened[0], manifest, told, read)
+    return _written(Path(out), combined(opened, scales, _dtype(dtype), how), opened[0], manifest, notes, read)
 
 
 @keywords(CHECKPOINT)
@@ -207,10 +207,10 @@ def inspect(a: str | Path, b: str | Path | None, *, ignore_prefix: bool) -> Insp
         InputError: as for `diff`.
     """
     first, second = open_stored(Path(a)), None if b is None else open_stored(Path(b))
-    found, extra = ({}, []) if second is None else matched(first, second, Matching(ignore_prefix, True, True))
+    pairs, extra = ({}, []) if second is None else matched(first, second, Matching(ignore_prefix, True, True))
     groups: dict[str, list[Any]] = {}
     for entry in first.entries.values():
-        other = found.get(entry.name)
+        other = pairs.get(entry.name)
         if entry.dtype in FLOATS and (second is None or (other is not None and other.dtype in FLOATS)):
             groups.setdefault(block_of(entry.name), []).append((entry, sums(entry, other)))
     every = [row for rows in groups.values() for row in rows]
@@ -224,7 +224,7 @@ def inspect(a: str | Path, b: str | Path | None, *, ignore_prefix: bool) -> Insp
         groups=tuple(_norms(name, rows) for name, rows in groups.items()),
         whole=_norms(None, every),
         left_out=tuple(e.name for e in first.entries.values() if e.dtype not in FLOATS),
-        only_a=() if second is None else tuple(name for name in first.entries if name not in found),
+        only_a=() if second is None else tuple(name for name in first.entries if name not in pairs),
         only_b=tuple(extra),
     )
 

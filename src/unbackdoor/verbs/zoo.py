@@ -160,8 +160,8 @@ def _cures(plan: Zoo, verdicts: list[Verdict]) -> list[tuple[Verdict, Json]]:
 
 def _half(out: Path, verdicts: list[Verdict], cells: list[tuple[Verdict, Json]], false_alarm_rate: float) -> Half:
     """How well detection and the cures that are finished do on one half."""
-    done = [(v, found) for v, c in cells if (found := read_result(out, c["config"])) is not None]
-    cured = {address(v.row["member"]["config"]): found for v, found in done}
+    done = [(v, cure) for v, c in cells if (cure := read_result(out, c["config"])) is not None]
+    cured = {address(v.row["member"]["config"]): cure for v, cure in done}
     lines = {
         "detection": detection(verdicts),
         "false_alarms": false_alarms(verdicts, false_alarm_rate),
@@ -191,10 +191,10 @@ def _line(v: Verdict, cured: Json | None) -> Json:
         "backdoored": v.judgement.backdoored,
         "target": v.judgement.target,
         "true_target": v.row["card"]["target"] or None,
-        "shown": v.judgement.shown,
+        "shown": v.judgement.inverter,
         "others": [other.target for other in v.judgement.others],
-        "statistics": {n: found["statistic"] for n, found in v.row["seen"]["inverters"].items()},
-        "targets": {n: found["target"] for n, found in v.row["seen"]["inverters"].items()},
+        "statistics": {n: answer["statistic"] for n, answer in v.row["seen"]["inverters"].items()},
+        "targets": {n: answer["target"] for n, answer in v.row["seen"]["inverters"].items()},
         "asr": (v.row["card"]["after"].get("asr") or {}).get("value"),
         "cured": cured,
     }

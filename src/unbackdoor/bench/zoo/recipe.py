@@ -210,7 +210,7 @@ def recovery(zoo: Zoo, member: Json, judgement: Judgement[str]) -> Json:
     It rests on the inverters that are shown alone, so that a new one leaves the cures that it does not change.
     """
     examined = examination(zoo, member)["config"]
-    leads = [(judgement.target, judgement.shown), *((other.target, other.shown) for other in judgement.others)]
+    leads = [(judgement.target, judgement.inverter), *((other.target, other.inverter) for other in judgement.others)]
     config = {
         "kind": "recovery",
         "backdoored": judgement.backdoored,

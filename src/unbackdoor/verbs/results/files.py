@@ -95,8 +95,8 @@ class InspectResult(Result):
 
     def as_dict(self) -> dict[str, Any]:
         """JSON form; what compares A with B is there where there is a B."""
-        found = super().as_dict()
-        for row in (*found["groups"], found["whole"]) if self.b is None else ():
+        form = super().as_dict()
+        for row in (*form["groups"], form["whole"]) if self.b is None else ():
             for name in ("other_norm", "cosine", "apart"):
                 del row[name]
-        return found
+        return form
