@@ -14,10 +14,7 @@ mean embedding of its pictures, less the mean of all: answers then are about as 
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +23,7 @@ from open_clip import image_transform
 from PIL import Image
 
 import unbackdoor
+from race import race
 from unbackdoor.data.specs import load_images
 from unbackdoor.devices import keep_freed_memory
 from unbackdoor.evaluation import Task, evaluate_images
@@ -97,15 +95,15 @@ def main() -> None:
         data = load_images(f"folder:{folder}", side=clip.frame, split=None)
         ready = torch.cat([data.float_batch(torch.arange(len(data)))] * 2)
         with torch.inference_mode():
-            seen = torch.cat([clip.encode_image(batch) for batch in ready[: len(data)].split(16)])
-        means = torch.stack([seen[data.labels == label].mean(dim=0) for label in range(len(CLASSES))])
-        head = torch.nn.functional.normalize(means - seen.mean(dim=0), dim=-1)
+            embeddings = torch.cat([clip.encode_image(batch) for batch in ready[: len(data)].split(16)])
+        means = torch.stack([embeddings[data.labels == label].mean(dim=0) for label in range(len(CLASSES))])
+        head = torch.nn.functional.normalize(means - embeddings.mean(dim=0), dim=-1)
         hits, theirs = ours(folder, head), plain(folder, head)
         print(f"{args.model}: hits of CA and ASR, ours {hits}, plain {theirs}")
         assert hits == theirs
-        told_half = Answers.of(clip, head, 2 * len(data))
-        evaluate_images(clip, data, Task(head, attack), answers=told_half)
-        print(f"answers: {told_half.facts()}")
+        half = Answers.of(clip, head, 2 * len(data))
+        evaluate_images(clip, data, Task(head, attack), answers=half)
+        print(f"answers: {half.facts()}")
 
         def decoded() -> None:
             evaluate_images(clip, data, Task(head, attack), answers=Answers(clip, head, None))
@@ -114,21 +112,13 @@ def main() -> None:
             for batch in ready.split(2 * batch_size(side, clip.device)):
                 predict(clip, batch, head)
 
-        sides: dict[str, Callable[[], object]] = {
+        sides = {
             "ours, from files": lambda: ours(folder, head),
             "plain loop, from files": lambda: plain(folder, head),
             "ours, from decoded bytes, float32": decoded,
             "bare forward, float32": bare,
         }
-        told: dict[str, list[float]] = {name: [] for name in sides}
-        for turn in range(args.rounds):
-            for key in list(sides)[:: 1 if turn % 2 else -1]:
-                began = time.perf_counter()
-                sides[key]()
-                told[key].append(time.perf_counter() - began)
-    for key, seconds in told.items():
-        print(f"{key}: {min(seconds):.2f} / {statistics.median(seconds):.2f} / {max(seconds):.2f} s")
-    medians = {key: statistics.median(seconds) for key, seconds in told.items()}
+        medians = race(sides, args.rounds)
     times = medians["plain loop, from files"] / medians["ours, from files"]
     rate = medians["bare forward, float32"] / medians["ours, from decoded bytes, float32"]
     print(

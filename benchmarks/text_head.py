@@ -8,14 +8,13 @@ Random weights, a sample of the classes, two threads, alternating order in one p
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 
 import open_clip
 import torch
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
 
 import unbackdoor
+from race import race
 from unbackdoor.data.classnames import templates as find_templates
 
 
@@ -45,15 +44,7 @@ def main() -> None:
     gap = float((ours() - theirs()).abs().max())
     print(f"{args.model}, {len(names)} classes of {len(prompts)} templates; heads differ by at most {gap:.1e}")
     assert gap < 1e-6
-    told: dict[str, list[float]] = {"unbackdoor": [], "open_clip": []}
-    for turn in range(args.rounds):
-        for name, side in list(zip(told, (ours, theirs), strict=True))[:: 1 if turn % 2 else -1]:
-            began = time.perf_counter()
-            side()
-            told[name].append(time.perf_counter() - began)
-    for name, seconds in told.items():
-        print(f"{name}: {min(seconds):.2f} / {statistics.median(seconds):.2f} / {max(seconds):.2f} s")
-    medians = {name: statistics.median(seconds) for name, seconds in told.items()}
+    medians = race({"unbackdoor": ours, "open_clip": theirs}, args.rounds)
     print(f"open_clip takes {medians['open_clip'] / medians['unbackdoor']:.2f} times as long; {args.rounds} rounds")
 
 
