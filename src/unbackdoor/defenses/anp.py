@@ -19,13 +19,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from unbackdoor.clip.handle import Clip
-from unbackdoor.defenses.base import Cure, Defender, Defense
+from unbackdoor.defenses.base import Cure, Defender, Defense, trained
 from unbackdoor.defenses.stages import labeled, labeled_batch, settle, step_generator
 from unbackdoor.defenses.units import most_allowed, scaled, scaled_layers, unit_count
 from unbackdoor.errors import InputError
@@ -115,19 +115,15 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
 
     pruned = prune(layers, masks, below, accuracy, config.drop)
     used = len(clean) + len(validation)
-    return Cure(
+    return trained(
+        began,
         used,
-        used,
-        tune.steps,
-        time.perf_counter() - began,
-        facts={
-            "neurons": len(values),
-            "below_threshold": below,
-            "pruned": pruned,
-            "smallest_masks": [round(v, 4) for v in values.sort(stable=True).values[:10].tolist()],
-            "tune": asdict(tune),
-            "losses": run.losses,
-        },
+        tune,
+        run,
+        neurons=len(values),
+        below_threshold=below,
+        pruned=pruned,
+        smallest_masks=[round(v, 4) for v in values.sort(stable=True).values[:10].tolist()],
     )
 
 

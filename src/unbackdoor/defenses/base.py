@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -13,6 +14,8 @@ from unbackdoor.data.classnames import DEFAULT_TEMPLATES
 from unbackdoor.data.images import ImageSet
 from unbackdoor.errors import InputError
 from unbackdoor.runs.settings import changed
+from unbackdoor.training.finetune import TuneConfig
+from unbackdoor.training.loop import FitResult
 from unbackdoor.triggers.attack import Attack
 from unbackdoor.work import Work
 
@@ -61,6 +64,19 @@ class Cure:
     seconds: float
     head: Tensor | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+
+
+def trained(began: float, used: int, tune: TuneConfig, run: FitResult, **facts: Any) -> Cure:
+    """What a defense used that trains on labeled or captioned images.
+
+    Args:
+        began: `time.perf_counter()` when it began.
+        used: different images seen, each with its label or caption.
+        tune, run: the training as it was settled, and what became of it.
+        facts: further lines of the result.
+    """
+    facts |= {"tune": asdict(tune), "losses": run.losses}
+    return Cure(used, used, tune.steps, time.perf_counter() - began, facts=facts)
 
 
 @dataclass(frozen=True)

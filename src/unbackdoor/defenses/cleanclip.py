@@ -11,7 +11,7 @@ another's positives, in-modal too; the logit scale stays fixed.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.pairs import PairBatch
-from unbackdoor.defenses.base import Cure, Defender, Defense
+from unbackdoor.defenses.base import Cure, Defender, Defense, trained
 from unbackdoor.defenses.contrastive_steps import caption_groups, clean_pairs, encode_captions, train_on_pairs
 from unbackdoor.defenses.stages import images_used, settle, step_generator
 from unbackdoor.devices import half_type
@@ -70,7 +70,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
 
     run = train_on_pairs(clip, pairs, tune, loss_of, work, "cleanclip")
     used = images_used(pairs.images, tune)
-    return Cure(used, used, tune.steps, time.perf_counter() - began, facts={"tune": asdict(tune), "losses": run.losses})
+    return trained(began, used, tune, run)
 
 
 DEFENSE = Defense(Config(), defend)

@@ -9,13 +9,13 @@ other captions of their class in the batch, which would be false negatives other
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.pairs import PairBatch
-from unbackdoor.defenses.base import Cure, Defender, Defense
+from unbackdoor.defenses.base import Cure, Defender, Defense, trained
 from unbackdoor.defenses.contrastive_steps import clean_pairs, encode_captions, train_on_pairs
 from unbackdoor.defenses.stages import images_used, settle
 from unbackdoor.devices import half_type
@@ -48,7 +48,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
 
     run = train_on_pairs(clip, pairs, tune, loss_of, work, "contrastive")
     used = images_used(pairs.images, tune)
-    return Cure(used, used, tune.steps, time.perf_counter() - began, facts={"tune": asdict(tune), "losses": run.losses})
+    return trained(began, used, tune, run)
 
 
 DEFENSE = Defense(Config(), defend)

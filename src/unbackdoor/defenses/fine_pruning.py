@@ -13,13 +13,13 @@ Fine-tuning is against the frozen zero-shot head, so that the model stays a zero
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from unbackdoor.clip.handle import Clip
-from unbackdoor.defenses.base import Cure, Defender, Defense
+from unbackdoor.defenses.base import Cure, Defender, Defense, trained
 from unbackdoor.defenses.stages import labeled, labeled_batch, settle
 from unbackdoor.defenses.units import Hidden, hidden_units, mean_activation, most_allowed
 from unbackdoor.devices import half_type
@@ -81,13 +81,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
 
     run = tune_towers(clip, loss_at, tune, work.stage("fine-pruning"), on_step=hold)
     used = len(clean) + len(validation)
-    return Cure(
-        used,
-        used,
-        tune.steps,
-        time.perf_counter() - began,
-        facts={"layers": facts, "tune": asdict(tune), "losses": run.losses},
-    )
+    return trained(began, used, tune, run, layers=facts)
 
 
 @torch.no_grad()

@@ -20,13 +20,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from unbackdoor.clip.handle import Clip
-from unbackdoor.defenses.base import Cure, Defender, Defense
+from unbackdoor.defenses.base import Cure, Defender, Defense, trained
 from unbackdoor.defenses.stages import images_used, labeled, labeled_batch, settle
 from unbackdoor.draws import batch_rows, steps_per_epoch
 from unbackdoor.errors import InputError
@@ -119,13 +119,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
 
     run = tune_towers(clip, loss_at, tune, work.stage("ibau", "I-BAU"), extra=state)
     used = images_used(clean, tune)
-    return Cure(
-        used,
-        used,
-        tune.steps,
-        time.perf_counter() - began,
-        facts={"bound": bound, "tune": asdict(tune), "losses": run.losses},
-    )
+    return trained(began, used, tune, run, bound=bound)
 
 
 def fixed_point_step(v: Tensor, bent: Tensor, slope: Tensor, eta: float) -> Tensor:

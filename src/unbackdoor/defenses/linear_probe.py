@@ -10,10 +10,10 @@ head; embeddings are computed once, without augmentation.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 
 from unbackdoor.clip.handle import Clip
-from unbackdoor.defenses.base import Cure, Defender, Defense
+from unbackdoor.defenses.base import Cure, Defender, Defense, trained
 from unbackdoor.defenses.linear_head import LinearHead, train_head
 from unbackdoor.defenses.stages import images_used, labeled, settle
 from unbackdoor.evaluation.answers import embed
@@ -44,14 +44,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     head = LinearHead(len(data.head), data.head.shape[1], clip.logit_scale, tune.seed, clip.device)
     run = train_head(head, embed(clip, clean), clean.labels, tune, work)
     used = images_used(clean, tune)
-    return Cure(
-        used,
-        used,
-        tune.steps,
-        time.perf_counter() - began,
-        head=head.rows.detach(),
-        facts={"tune": asdict(tune), "losses": run.losses},
-    )
+    return replace(trained(began, used, tune, run), head=head.rows.detach())
 
 
 DEFENSE = Defense(Config(), defend)

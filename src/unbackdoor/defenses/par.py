@@ -10,14 +10,14 @@ Deviations: batches of 64 instead of 4 × 512 and the loop's cosine after a shor
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.pairs import PairBatch
-from unbackdoor.defenses.base import Cure, Defender, Defense
+from unbackdoor.defenses.base import Cure, Defender, Defense, trained
 from unbackdoor.defenses.contrastive_steps import clean_pairs, encode_captions, train_on_pairs
 from unbackdoor.defenses.stages import images_used, settle, step_generator
 from unbackdoor.devices import half_type
@@ -76,13 +76,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     used = images_used(pairs.images, tune)
     some = pairs.images.subset(torch.arange(min(256, len(pairs))))
     moved = float(squared_distance(embed(clip, some), embed(frozen, some)))
-    return Cure(
-        used,
-        used,
-        tune.steps,
-        time.perf_counter() - began,
-        facts={"moved": moved, "tune": asdict(tune), "losses": run.losses},
-    )
+    return trained(began, used, tune, run, moved=moved)
 
 
 DEFENSE = Defense(Config(), defend)

@@ -13,14 +13,14 @@ caption itself or a sister of its class, and matching changes little: no more ca
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.pairs import PairBatch
-from unbackdoor.defenses.base import Cure, Defender, Defense
+from unbackdoor.defenses.base import Cure, Defender, Defense, trained
 from unbackdoor.defenses.contrastive_steps import clean_pairs, encode_captions, train_on_pairs
 from unbackdoor.defenses.stages import images_used, settle, step_generator
 from unbackdoor.devices import half_type
@@ -97,18 +97,8 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
 
     run = train_on_pairs(clip, pairs, tune, loss_of, work, "roclip", extra=pool)
     used = images_used(pairs.images, tune)
-    return Cure(
-        used,
-        used,
-        tune.steps,
-        time.perf_counter() - began,
-        facts={
-            "pool": len(pool.rows),
-            "matched_with_another_text": changed / total if total else None,
-            "tune": asdict(tune),
-            "losses": run.losses,
-        },
-    )
+    matched = changed / total if total else None
+    return trained(began, used, tune, run, pool=len(pool.rows), matched_with_another_text=matched)
 
 
 DEFENSE = Defense(Config(), defend)

@@ -66,7 +66,11 @@ def render(result: dict[str, Any], manifest: dict[str, Any], examples: list[Exam
 
 
 def fill_page(name: str, manifest: dict[str, Any], **values: Any) -> str:
-    """A template filled with `values` and with the manifest's `settings` and `facts`; everything is escaped."""
+    """A template filled with `values` and with the manifest's tables; everything is escaped.
+
+    Args:
+        values: `vector` is one more table, where there is one.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -77,7 +81,12 @@ def fill_page(name: str, manifest: dict[str, Any], **values: Any) -> str:
     )
     facts: dict[str, Any] = {k: manifest[k] for k in ("hashes", "versions", "machine", "notes") if k in manifest}
     page = environment.get_template(name)
-    return page.render(**values, settings=_flat(manifest.get("config", {})), facts=_flat(facts))
+    tables = {
+        "Trigger vector": values.pop("vector", None),
+        "Settings": _flat(manifest.get("config", {})),
+        "Hashes, versions, machine": _flat(facts),
+    }
+    return page.render(**values, tables=tables)
 
 
 def write_report(path: Path, result: dict[str, Any], manifest: dict[str, Any], examples: list[Example]) -> Path:

@@ -14,6 +14,7 @@ from unbackdoor.manifest import Manifest
 from unbackdoor.metrics.backdoor import BackdoorRates
 from unbackdoor.runs.result import Recalls, Share
 from unbackdoor.runs.run import weights_hash
+from unbackdoor.triggers.attack import Attack
 from unbackdoor.unlearning.alpha import AlphaPoint
 from unbackdoor.verbs.results.cures import CurvePoint
 
@@ -23,6 +24,17 @@ class Hashed(Protocol):
 
     def content_hash(self) -> str:
         """SHA-256 of what they hold."""
+
+
+def subjects(clip: Clip, train: ImageSet, held_out: ImageSet, attack: Attack) -> dict[str, Any]:
+    """What a run worked on, for its settings."""
+    return {
+        "model": clip.reference,
+        "data": train.spec,
+        "test": held_out.spec,
+        "trigger": attack.trigger.spec(),
+        "target": attack.name,
+    }
 
 
 def manifest_of(verb: str, settings: dict[str, Any], clip: Clip, weights: str, **data: Hashed) -> Manifest:

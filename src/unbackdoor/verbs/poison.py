@@ -20,7 +20,7 @@ from unbackdoor.runs.run import Run, finish, resumable, work_folder
 from unbackdoor.runs.verb import verb
 from unbackdoor.training.finetune import TuneConfig, checked_lr
 from unbackdoor.triggers.attack import Attack
-from unbackdoor.verbs.common import keep_planted, manifest_of, measured, when_rows
+from unbackdoor.verbs.common import keep_planted, manifest_of, measured, subjects, when_rows
 from unbackdoor.verbs.configs.planting import POISON, REGIMES, PoisonSettings
 from unbackdoor.verbs.poison_pairs import poison_pairs
 from unbackdoor.verbs.results import PlantResult
@@ -127,11 +127,7 @@ def _ready(case: Case, config: PoisonSettings, run: Run) -> _Ready:
 
 def _settings(case: Case, ready: _Ready) -> dict[str, Any]:
     return {
-        "model": ready.clip.reference,
-        "data": ready.train.spec,
-        "test": ready.held_out.spec,
-        "trigger": ready.attack.trigger.spec(),
-        "target": ready.attack.name,
+        **subjects(ready.clip, ready.train, ready.held_out, ready.attack),
         "poison_rate": ready.how.rate,
         "clean_label": ready.how.clean_label,
         "limit": case.limit,

@@ -28,7 +28,7 @@ from unbackdoor.triggers.attack import Attack
 from unbackdoor.unlearning.alpha import AlphaConfig, AlphaSearch
 from unbackdoor.unlearning.known import Plan, cure_known
 from unbackdoor.unlearning.vector import TakenVector
-from unbackdoor.verbs.common import curve_of, describe_sequence, manifest_of, measured, retention, when_rows
+from unbackdoor.verbs.common import curve_of, describe_sequence, manifest_of, measured, retention, subjects, when_rows
 from unbackdoor.verbs.configs.unlearn import UNLEARN, UnlearnConfig
 from unbackdoor.verbs.results import CureResult
 from unbackdoor.verbs.results.cures import VectorFacts
@@ -128,11 +128,7 @@ def _ready(case: Case, config: UnlearnConfig) -> _Ready:
 
 def _settings(case: Case, config: UnlearnConfig, ready: _Ready) -> dict[str, Any]:
     return {
-        "model": ready.clip.reference,
-        "data": ready.train.spec,
-        "test": ready.held_out.spec,
-        "trigger": ready.attack.trigger.spec(),
-        "target": ready.attack.name,
+        **subjects(ready.clip, ready.train, ready.held_out, ready.attack),
         "vector": str(config.vector) if config.vector else asdict(ready.plan.config),
         "alpha": config.alpha,
         "rule": asdict(ready.plan.rule),
