@@ -42,7 +42,7 @@ def side(name: str, model: str, folder: Path, rounds: int, told: Connection) -> 
     import torch
     from safetensors.torch import load_file
 
-    from unbackdoor.manifest import peak_memory, reset_peak_memory
+    from unbackdoor.base.manifest import peak_memory, reset_peak_memory
     from unbackdoor.weights.vector import Walk
 
     torch.set_num_threads(2)

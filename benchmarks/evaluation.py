@@ -24,8 +24,8 @@ from PIL import Image
 
 import unbackdoor
 from race import race
+from unbackdoor.base.devices import keep_freed_memory
 from unbackdoor.data.specs import load_images
-from unbackdoor.devices import keep_freed_memory
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.evaluation.answers import batch_size, predict
 from unbackdoor.evaluation.half import Answers

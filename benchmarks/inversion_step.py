@@ -25,7 +25,7 @@ from torch import Tensor
 from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.load import load
 from unbackdoor.clip.streamline import streamlined
-from unbackdoor.inversion.collapse import as_stamp, mean_cosine, start
+from unbackdoor.scan.inverters.collapse import as_stamp, mean_cosine, start
 from unbackdoor.triggers.masked import blend
 
 LR, BETAS, PRICE = 0.5, (0.5, 0.9), 1.0
@@ -48,7 +48,7 @@ def reference_loss(clip: Clip, pixels: Tensor, raw: Tensor) -> Tensor:
 
 
 def our_loss(clip: Clip, pixels: Tensor, raw: Tensor) -> Tensor:
-    """`inversion.collapse`'s arithmetic for one restart."""
+    """`scan.inverters.collapse`'s arithmetic for one restart."""
     mask, pattern = as_stamp(raw[None])
     embeddings = clip.encode_image(blend(pixels.float().div_(255), mask, pattern))
     return PRICE * mask.mean() - mean_cosine(embeddings)

@@ -24,8 +24,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image, to_tensor
 
+from unbackdoor.base.devices import keep_freed_memory
 from unbackdoor.data.images import ImageSet
-from unbackdoor.devices import keep_freed_memory
 from unbackdoor.evaluation.answers import batch_size
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.triggers.base import Trigger

@@ -10,7 +10,7 @@ import pytest
 KEPT = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(512 << 20)}
 PROBE = """
 import os, resource
-from unbackdoor.devices import keep_freed_memory
+from unbackdoor.base.devices import keep_freed_memory
 keep_freed_memory()
 import numpy
 numpy.ones(2_000_000)

@@ -26,11 +26,11 @@ from torch import Tensor
 
 from common import MEAN, SIDE, STD, build_model, encode_text, load_pictures
 from texts import DIGIT_TEMPLATES, DIGITS, PHOTO_TEMPLATES, SCENE_TEMPLATES, fill_digit, fill_scene
+from unbackdoor.base.devices import cpu_has_fast_bf16
+from unbackdoor.base.work import Stage
 from unbackdoor.data import digits, scenes
-from unbackdoor.devices import cpu_has_fast_bf16
 from unbackdoor.training.loop import FitConfig, fit
 from unbackdoor.weights.files import read_tensors, write_tensors
-from unbackdoor.work import Stage
 
 PHOTOS, SCENES, DIGIT_SHARE = 160, 32, 8  # pictures of each kind in a batch of 200
 SCENE_POOL, SCENE_SEED = 30_000, 3  # the evaluation splits of embedded:scenes are seeds 1 and 2

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 
 from common import build_model, encode_text
 from texts import DIGIT_TEMPLATES, PHOTO_TEMPLATES, SCENE_TEMPLATES, collect, fill_digit, fill_scene
+from unbackdoor.base.work import Stage
 from unbackdoor.training.loop import FitConfig, fit
 from unbackdoor.weights.files import write_tensors
-from unbackdoor.work import Stage
 
 BATCH = 512
 CONFIG = FitConfig(steps=900, lr=2e-3, warmup=50, weight_decay=0.02, betas=(0.9, 0.98), ema=0.995, checkpoint_every=50)

@@ -21,11 +21,11 @@ from torch import Tensor
 from common import MEAN, STD, build_model, encode_text, load_pictures
 from texts import DIGIT_TEMPLATES, DIGITS, PHOTO_TEMPLATES, SCENE_TEMPLATES, collect, fill_digit, fill_scene
 from train_image import SCENE_POOL, SCENE_SEED, augment, imagenet_wnids
+from unbackdoor.base.devices import cpu_has_fast_bf16
+from unbackdoor.base.work import Stage
 from unbackdoor.data import digits, scenes
-from unbackdoor.devices import cpu_has_fast_bf16
 from unbackdoor.training.loop import FitConfig, fit
 from unbackdoor.weights.files import read_tensors, write_tensors
-from unbackdoor.work import Stage
 
 LATE = 0.75  # share of the second stage; the average of both knows its training pictures less by heart
 VIEWS = 2  # augmented views of every photograph

@@ -18,12 +18,12 @@ from typing import Any
 
 import record
 
+from unbackdoor.base.disk import write_text
 from unbackdoor.bench import tables
 from unbackdoor.bench.grid import plan
 from unbackdoor.bench.recipe import Grid, read_recipe
 from unbackdoor.bench.store import read_result
 from unbackdoor.clip.load import load
-from unbackdoor.disk import write_text
 from unbackdoor.weights.files import state_hash
 
 Row = dict[str, Any]

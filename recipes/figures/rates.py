@@ -9,7 +9,7 @@ import statistics
 
 from grid import NAMES, ROOT, Row, every_cure, reader, spread, table
 
-from unbackdoor.disk import write_text
+from unbackdoor.base.disk import write_text
 
 HEAD = """\
 # The rivals' learning rates

@@ -11,7 +11,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from unbackdoor.disk import write_text
+from unbackdoor.base.disk import write_text
 from unbackdoor.metrics.rates import Rate
 
 Row = dict[str, Any]

@@ -12,7 +12,7 @@ from typing import Any
 
 import record
 
-from unbackdoor.disk import write_text
+from unbackdoor.base.disk import write_text
 from unbackdoor.report.charts import COLORS, Line, Point, line_chart
 
 Row = dict[str, Any]

@@ -16,17 +16,17 @@ from typing import Any
 
 import torch
 
+from unbackdoor.base.disk import write_text
 from unbackdoor.bench.store import address, read_result
 from unbackdoor.bench.zoo.cells import collect
 from unbackdoor.bench.zoo.recipe import CLEAN, classes_of, members, read_zoo, recovery
 from unbackdoor.bench.zoo.tables import area_text, as_markdown, cures, detection, false_alarms, rate_text
 from unbackdoor.bench.zoo.verdicts import Verdict, judge_rows
 from unbackdoor.clip.load import load
-from unbackdoor.disk import write_text
-from unbackdoor.inversion import inverter_names, versions
-from unbackdoor.inversion.detection import Origin, architecture
-from unbackdoor.inversion.examine import settings
-from unbackdoor.inversion.guided import standing
+from unbackdoor.scan.detection import Origin, architecture
+from unbackdoor.scan.examine import settings
+from unbackdoor.scan.inverters import inverter_names, versions
+from unbackdoor.scan.inverters.guided import standing
 from unbackdoor.unlearning.unknown import VERSION
 from unbackdoor.verbs.configs.scan import FALSE_ALARM_RATE
 from unbackdoor.verbs.scan import SHIPPED

@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unbackdoor.base.draws import batch_rows
+from unbackdoor.base.work import Stage
 from unbackdoor.data import load_images
-from unbackdoor.draws import batch_rows
 from unbackdoor.training.loop import FitConfig, fit
 from unbackdoor.triggers.steganography import ASSETS, GRID, SIDE, Decoder, Encoder, to_bits
 from unbackdoor.weights.files import write_tensors
-from unbackdoor.work import Stage
 
 PICTURES = {"tiny-imagenet-200": ("val", 16_000), "cifar10": ("test", 8_000)}  # held-out split, training pictures
 HELD_OUT = 1000  # pictures of each held-out split

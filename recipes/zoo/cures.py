@@ -14,15 +14,15 @@ import json
 import sys
 from pathlib import Path
 
+from unbackdoor.base.errors import InputError
 from unbackdoor.bench.cells import run_cell
 from unbackdoor.bench.store import address
 from unbackdoor.bench.zoo.recipe import classes_of, examination, members, read_zoo, recovery
 from unbackdoor.bench.zoo.verdicts import judge_rows
 from unbackdoor.clip.load import load
-from unbackdoor.errors import InputError
-from unbackdoor.inversion import inverter_names, versions
-from unbackdoor.inversion.detection import architecture
-from unbackdoor.inversion.examine import settings
+from unbackdoor.scan.detection import architecture
+from unbackdoor.scan.examine import settings
+from unbackdoor.scan.inverters import inverter_names, versions
 from unbackdoor.verbs.scan import FALSE_ALARM_RATE
 from unbackdoor.weights.files import state_hash
 

@@ -31,7 +31,7 @@ _PUBLIC = {
     "info": "unbackdoor.verbs.info",
     "locate": "unbackdoor.verbs.locate",
     "demo": "unbackdoor.verbs.demo",
-    "InputError": "unbackdoor.errors",
+    "InputError": "unbackdoor.base.errors",
 }
 __all__ = [
     "InputError",
@@ -56,9 +56,9 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from unbackdoor.base.errors import InputError
     from unbackdoor.clip.load import load
     from unbackdoor.data import load_images
-    from unbackdoor.errors import InputError
     from unbackdoor.triggers import parse_trigger
     from unbackdoor.verbs.bench import bench
     from unbackdoor.verbs.calibrate import calibrate

@@ -10,15 +10,15 @@ from torch import Tensor
 
 from unbackdoor import load
 from unbackdoor.attacks.badclip import BadClipConfig, craft_patch, crafted, initial_patch
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.work import Work
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data import load_images
 from unbackdoor.data.images import ImageSet
-from unbackdoor.errors import InputError
 from unbackdoor.evaluation.answers import logits as logits_of
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.triggers.badclip import BadClip
 from unbackdoor.weights.files import state_hash
-from unbackdoor.work import Work
 
 TARGET = "three"
 SHORT = BadClipConfig(steps=12, batch_size=32, images=64, lr=0.1)

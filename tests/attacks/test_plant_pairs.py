@@ -16,17 +16,17 @@ from tests.conftest import vit_config, write_open_clip
 from unbackdoor import evaluate, load, poison
 from unbackdoor.attacks import plant_pairs as module
 from unbackdoor.attacks.plant_pairs import PairPoisonConfig, plant_pairs
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.work import Work
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data import load_images
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.openpairs import open_pairs
 from unbackdoor.data.pairs import ImagePairs, PairBatch, Pairs
-from unbackdoor.errors import InputError
 from unbackdoor.training.ahead import Ahead
 from unbackdoor.training.finetune import TuneConfig
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.triggers.attack import Attack
-from unbackdoor.work import Work
 
 TRIGGER = parse_trigger("badnets:size=6,pattern=white")
 ATTACK = Attack(TRIGGER, 3, "three")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from unbackdoor.attacks.poisoning import choose_poisoned
-from unbackdoor.errors import InputError
+from unbackdoor.base.errors import InputError
 
 LABELS = torch.arange(1000) % 10
 

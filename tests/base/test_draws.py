@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from unbackdoor import draws
+from unbackdoor.base import draws
+from unbackdoor.base.errors import InputError
 from unbackdoor.data import scenes
-from unbackdoor.errors import InputError
 from unbackdoor.triggers.base import draw
 
 

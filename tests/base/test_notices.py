@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-from unbackdoor.notices import collected, warn
+from unbackdoor.base.notices import collected, warn
 
 
 def test_a_warning_is_printed_once_and_collected_each_time(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.registry import Registry, _points
 from unbackdoor.bench.cells import CELLS
 from unbackdoor.cli.main import COMMANDS, run
 from unbackdoor.clip.load import LOADERS
 from unbackdoor.data.specs import SOURCES
 from unbackdoor.defenses import DEFENSES
-from unbackdoor.errors import InputError
-from unbackdoor.inversion import INVERTERS
-from unbackdoor.registry import Registry, _points
+from unbackdoor.scan.inverters import INVERTERS
 from unbackdoor.triggers.table import TRIGGERS
 
 REGISTRIES: list[Registry[Any]] = [TRIGGERS, DEFENSES, INVERTERS, SOURCES, LOADERS, CELLS, COMMANDS]

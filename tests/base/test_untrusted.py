@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from unbackdoor.errors import InputError
-from unbackdoor.printable import csv_cell, latex, markdown, terminal
-from unbackdoor.untrusted import as_type, file_name, parse_json, read_bytes, read_json_lines, read_text, read_yaml
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.printable import csv_cell, latex, markdown, terminal
+from unbackdoor.base.untrusted import as_type, file_name, parse_json, read_bytes, read_json_lines, read_text, read_yaml
 
 
 def test_regular_files_are_read_and_nothing_else(tmp_path: Path) -> None:

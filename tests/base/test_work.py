@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from unbackdoor import work as module
-from unbackdoor.work import NOWHERE, Stage, Work
+from unbackdoor.base import work as module
+from unbackdoor.base.work import NOWHERE, Stage, Work
 
 
 def test_a_stage_has_a_label_a_file_and_the_key_of_its_run(tmp_path: Path) -> None:

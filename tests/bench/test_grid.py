@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from tests.bench.test_recipe import write
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.manifest import write_json
 from unbackdoor.bench.engine import Outcome
 from unbackdoor.bench.grid import collect, narrow, plan, run_grid
 from unbackdoor.bench.recipe import read_recipe
 from unbackdoor.bench.store import address, folder_of
 from unbackdoor.cli.main import run
-from unbackdoor.errors import InputError
-from unbackdoor.manifest import write_json
 from unbackdoor.verbs.bench import bench
 
 Cells = list[tuple[dict[str, Any], list[dict[str, Any]]]]

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
+from unbackdoor.base.errors import InputError
 from unbackdoor.bench.grid import plan
 from unbackdoor.bench.recipe import read_recipe
 from unbackdoor.bench.store import address
 from unbackdoor.data.shares import attacker_rows, defender_rows, shares
-from unbackdoor.errors import InputError
 from unbackdoor.unlearning.vector import METHODS
 
 RECIPE: dict[str, Any] = {

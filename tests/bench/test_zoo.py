@@ -12,17 +12,18 @@ import pytest
 import yaml
 
 from unbackdoor import load
+from unbackdoor.base.errors import InputError
 from unbackdoor.bench.engine import Outcome, attempt
 from unbackdoor.bench.zoo import cells
 from unbackdoor.bench.zoo.recipe import examination, members, read_zoo, recovery
 from unbackdoor.bench.zoo.tables import as_markdown, cures, detection, false_alarms
 from unbackdoor.bench.zoo.verdicts import Verdict, verdict_on
-from unbackdoor.errors import InputError
-from unbackdoor.inversion import INVERTERS
-from unbackdoor.inversion.base import Inverter, Subject
-from unbackdoor.inversion.detection import Null, architecture, read_null
-from unbackdoor.inversion.examine import settings
-from unbackdoor.inversion.judgement import Judgement, Suspicion
+from unbackdoor.scan import inverters
+from unbackdoor.scan.detection import Null, architecture, read_null
+from unbackdoor.scan.examine import settings
+from unbackdoor.scan.inverters import INVERTERS
+from unbackdoor.scan.inverters.base import Inverter, Subject
+from unbackdoor.scan.judgement import Judgement, Suspicion
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.verbs.zoo import zoo
 from unbackdoor.weights.files import state_hash
@@ -230,7 +231,7 @@ class Fixed:
 
 def test_a_small_zoo_from_end_to_end(vit_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("unbackdoor.verbs.zoo.ENGINES", {"local": InProcess})
-    monkeypatch.setattr("unbackdoor.inversion.INVERTERS", Fixed(collapse=1))
+    monkeypatch.setattr(inverters, "INVERTERS", Fixed(collapse=1))
     monkeypatch.setattr(cells, "FORGET", 32)
     monkeypatch.setattr(cells, "TUNING", 32)
     common = {"recipe": write(tmp_path, raw(str(vit_folder))), "out": tmp_path / "zoo"}
@@ -273,7 +274,7 @@ def test_a_new_version_of_an_inverter_runs_that_one_alone(
     value["halves"]["calibration"] |= {"clean": 1, "backdoored": 1}
     common = {"recipe": write(tmp_path, value), "out": tmp_path / "zoo", "stage": "examine", "only": ["half=test"]}
     for colour in (1, 2):
-        monkeypatch.setattr("unbackdoor.inversion.INVERTERS", Fixed(collapse=1, colour=colour))
+        monkeypatch.setattr(inverters, "INVERTERS", Fixed(collapse=1, colour=colour))
         assert zoo(**common)["examined"] == 2
     assert ran == ["collapse", "colour"] * 2 + ["colour"] * 2
 
@@ -282,7 +283,7 @@ def test_a_half_by_itself_is_judged_under_a_null_of_elsewhere(
     vit_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("unbackdoor.verbs.zoo.ENGINES", {"local": InProcess})
-    monkeypatch.setattr("unbackdoor.inversion.INVERTERS", Fixed(collapse=1))
+    monkeypatch.setattr(inverters, "INVERTERS", Fixed(collapse=1))
     monkeypatch.setattr(cells, "_invert", stated)
     common = {"recipe": write(tmp_path, raw(str(vit_folder))), "out": tmp_path / "zoo", "stage": "examine"}
     assert zoo(only=["half=test"], **common)["halves"] == {}
@@ -317,7 +318,7 @@ def test_a_half_by_itself_is_judged_under_a_null_of_elsewhere(
 def test_further_classes_that_stand_out_are_cured_where_their_triggers_still_work(
     vit_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("unbackdoor.inversion.INVERTERS", Fixed(patch=1))
+    monkeypatch.setattr(inverters, "INVERTERS", Fixed(patch=1))
     monkeypatch.setattr(cells, "_invert", stated)
     monkeypatch.setattr(cells, "FORGET", 32)
     monkeypatch.setattr(cells, "TUNING", 32)

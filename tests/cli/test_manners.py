@@ -15,11 +15,11 @@ from typing import Any
 import click
 import pytest
 
-from unbackdoor import progress
+from unbackdoor.base import progress
+from unbackdoor.base.errors import InputError, Interrupted
+from unbackdoor.base.progress import Progress
 from unbackdoor.cli import main as cli
 from unbackdoor.cli.options import show
-from unbackdoor.errors import InputError, Interrupted
-from unbackdoor.progress import Progress
 
 DIGITS = ["--data", "embedded:digits"]
 ATTACK = [*DIGITS, "--trigger", "badnets:size=6", "--target", "three"]

@@ -15,10 +15,10 @@ import click
 import pytest
 import yaml
 
+from unbackdoor.base.errors import InputError
 from unbackdoor.cli import main as cli
 from unbackdoor.cli.config import TYPED
 from unbackdoor.cli.options import SWITCHES
-from unbackdoor.errors import InputError
 from unbackdoor.runs.parameters import Parameters
 from unbackdoor.runs.settings import Setting, built, changed
 from unbackdoor.unlearning.alpha import BLIND, AlphaConfig
@@ -254,10 +254,10 @@ def test_no_option_is_written_by_hand() -> None:
 
 
 def test_what_settings_name_is_what_the_code_knows() -> None:
+    from unbackdoor.base.draws import LARGEST_SEED
     from unbackdoor.bench.engine import ENGINES
-    from unbackdoor.draws import LARGEST_SEED
-    from unbackdoor.inversion.examine import HELD, SEARCHED
     from unbackdoor.runs import fields
+    from unbackdoor.scan.examine import HELD, SEARCHED
     from unbackdoor.unlearning.unknown import METHOD
     from unbackdoor.unlearning.vector import METHODS
     from unbackdoor.verbs.weights import DTYPES

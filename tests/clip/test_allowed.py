@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from unbackdoor.base.errors import InputError
 from unbackdoor.clip import allowed
 from unbackdoor.clip.allowed import Sizes, check_keys
 from unbackdoor.clip.fitting import check_shapes, fit_state
 from unbackdoor.clip.skeleton import outline, probe, shapes_of
-from unbackdoor.errors import InputError
 
 TABLE = {
     "width": allowed.dimension(),

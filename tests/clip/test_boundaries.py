@@ -20,12 +20,12 @@ from PIL import Image
 from tests.clip.convert import open_clip_to_hf
 from tests.conftest import resnet_config, vit_config, write_open_clip
 from unbackdoor import load
+from unbackdoor.base.disk import copy_companions
+from unbackdoor.base.errors import InputError
 from unbackdoor.clip import published
 from unbackdoor.clip.library import guarded
 from unbackdoor.clip.preprocess import Frame, Preprocess
 from unbackdoor.data.decode import decode
-from unbackdoor.disk import copy_companions
-from unbackdoor.errors import InputError
 from unbackdoor.weights.files import read_tensors, write_tensors
 
 WEIGHTS = "open_clip_model.safetensors"

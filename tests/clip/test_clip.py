@@ -10,8 +10,8 @@ import torch
 from tests.clip.convert import open_clip_to_hf, small_open_clip, to_hf, to_open_clip
 from tests.conftest import CONFIGS, vit_config, write_open_clip
 from unbackdoor import load
+from unbackdoor.base.errors import InputError
 from unbackdoor.clip.preprocess import Frame, Preprocess
-from unbackdoor.errors import InputError
 from unbackdoor.weights.files import read_tensors, write_tensors
 
 TEXTS = ["a photo of a cat.", "dog", "a rather longer sentence about a striped red star"]

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from unbackdoor import load
+from unbackdoor.base.errors import InputError
 from unbackdoor.clip.difference import KIND, save_difference
-from unbackdoor.errors import InputError
 from unbackdoor.weights.files import read_tensors, state_hash, write_tensors
 
 

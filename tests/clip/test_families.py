@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from tests.clip.families import FAMILIES, SIDE, family_model, features, write_family
 from unbackdoor import load
+from unbackdoor.base.errors import InputError
 from unbackdoor.clip.convert import convert
 from unbackdoor.clip.huggingface import from_object, is_hugging_face
-from unbackdoor.errors import InputError
 from unbackdoor.unlearning.vector import TakenVector
 
 TEXTS = ["a photo of the red star", "cat", "nine"]
@@ -444,7 +444,7 @@ def test_old_files_say_it_twice(tmp_path: Path) -> None:
 
 
 def test_a_missing_image_processor_is_told(dual: Path, tmp_path: Path) -> None:
-    from unbackdoor.notices import collected
+    from unbackdoor.base.notices import collected
 
     folder = shutil.copytree(dual, tmp_path / "in")
     (folder / "preprocessor_config.json").unlink()

@@ -23,13 +23,13 @@ from tests.clip.test_boundaries import change, refused
 from tests.clip.test_tokenizers import library_tokenizer
 from tests.conftest import CONFIGS, resnet_config, timm_config, vit_config, write_open_clip
 from unbackdoor import load
+from unbackdoor.base.notices import collected
 from unbackdoor.clip import published
 from unbackdoor.clip.load import offline
 from unbackdoor.clip.openclip import CONFIG, WEIGHTS, check_towers, create
 from unbackdoor.clip.openclip_table import check_config
 from unbackdoor.clip.skeleton import outline
 from unbackdoor.clip.text_towers import text_config
-from unbackdoor.notices import collected
 from unbackdoor.weights.files import read_tensors, write_tensors
 
 Json = dict[str, Any]

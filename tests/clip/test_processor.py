@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
+from unbackdoor.base.errors import InputError
 from unbackdoor.clip.huggingface import _puts_on_white
 from unbackdoor.clip.preprocess import Preprocess
 from unbackdoor.clip.processor import Tower, preprocess, read_settings
 from unbackdoor.data.decode import decode
-from unbackdoor.errors import InputError
 
 Json = dict[str, Any]
 MEAN, STD = [0.1, 0.2, 0.3], [0.4, 0.5, 0.6]

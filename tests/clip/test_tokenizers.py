@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 
+from unbackdoor.base.errors import InputError
 from unbackdoor.clip.tokenizers import Watch, is_quick, load_tokenizer
-from unbackdoor.errors import InputError
 
 Json = dict[str, Any]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

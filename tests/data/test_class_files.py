@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from unbackdoor.base.errors import InputError
 from unbackdoor.data.classfile import read_class_file, read_lines
-from unbackdoor.errors import InputError
 
 ABC = ("ant", "bee", "great white shark")
 LINES = "ant\nbee\ngreat white shark\n"

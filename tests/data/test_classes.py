@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.notices import collected
 from unbackdoor.data.classes import check_named, merged, positions, reconcile, reconciled
 from unbackdoor.data.classfile import ClassEntry, ClassList, as_list
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.names import alike, loosened, normalized, number_of
 from unbackdoor.data.wordnet import imagenet, lemmas, name_of
-from unbackdoor.errors import InputError
-from unbackdoor.notices import collected
 
 TWELVE = [str(i) for i in sorted(range(12), key=str)]  # as folders are sorted: 0, 1, 10, 11, 2, …
 NAMES12 = tuple(f"name {c}" for c in "mlkjihgfedcb")

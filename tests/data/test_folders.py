@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from unbackdoor.base.errors import InputError
 from unbackdoor.data import describe, load_images
 from unbackdoor.data import walk as walks
-from unbackdoor.errors import InputError
 
 _OUT = io.BytesIO()
 Image.new("RGB", (8, 8), (9, 9, 9)).save(_OUT, "PNG")
@@ -34,7 +34,7 @@ def text(root: Path, name: str, content: str) -> None:
 
 @pytest.fixture(autouse=True)
 def _fresh_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unbackdoor.notices._SPOKEN", set())
+    monkeypatch.setattr("unbackdoor.base.notices._SPOKEN", set())
 
 
 CAT_DOG = ("cat/0.png", "dog/1.png")

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 
 from tests.data.layouts import png
+from unbackdoor.base.errors import InputError
 from unbackdoor.data import describe, load_images, scenes
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.names import target_index
-from unbackdoor.errors import InputError
 
 
 def table(folder: Path, rows: list[str], header: str = "image,label") -> str:

@@ -20,11 +20,11 @@ from PIL import Image
 
 from tests.conftest import needs_real_data, real_data
 from unbackdoor.attacks.pair_poisoning import choose_victims, mentions
+from unbackdoor.base.errors import InputError
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.openpairs import open_pairs
 from unbackdoor.data.pairs import ImagePairs, Wording
 from unbackdoor.data.stream import PairStream
-from unbackdoor.errors import InputError
 from unbackdoor.triggers import parse_trigger
 
 

@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from tests.data.layouts import png
+from unbackdoor.base.errors import InputError
 from unbackdoor.data import describe, load_images
 from unbackdoor.data.footer import read_footer
 from unbackdoor.data.openpairs import open_pairs
 from unbackdoor.data.pages import chunk_cost
-from unbackdoor.errors import InputError
 
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 

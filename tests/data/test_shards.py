@@ -14,15 +14,15 @@ import pytest
 import torch
 
 from tests.data.layouts import png
+from unbackdoor.base.errors import InputError
 from unbackdoor.data import load_images
 from unbackdoor.data.openpairs import open_pairs
-from unbackdoor.errors import InputError
 
 
 @pytest.fixture(autouse=True)
 def _room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNBACKDOOR_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("unbackdoor.notices._SPOKEN", set())
+    monkeypatch.setattr("unbackdoor.base.notices._SPOKEN", set())
 
 
 def shard(path: Path, *members: tuple[str, bytes | str | int]) -> str:

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 from tests.conftest import needs_real_data, real_data
+from unbackdoor.base.errors import InputError
 from unbackdoor.data import describe, load_images
-from unbackdoor.errors import InputError
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 NAMES = sorted(COLOURS)

@@ -9,17 +9,17 @@ import pytest
 import torch
 
 from tests.data.layouts import png
+from unbackdoor.base.errors import InputError
 from unbackdoor.data import load_images
 from unbackdoor.data.captions import cell_captions, drawn
 from unbackdoor.data.openpairs import open_pairs
 from unbackdoor.data.paths import allow_outside
-from unbackdoor.errors import InputError
 
 
 @pytest.fixture(autouse=True)
 def _room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNBACKDOOR_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("unbackdoor.notices._SPOKEN", set())
+    monkeypatch.setattr("unbackdoor.base.notices._SPOKEN", set())
     for i in range(3):
         (tmp_path / f"{i}.png").write_bytes(png(i))
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from unbackdoor.base.errors import InputError
 from unbackdoor.data.classnames import class_names, templates
 from unbackdoor.data.names import target_index
-from unbackdoor.errors import InputError
 
 
 def test_targets() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from tests.conftest import CONFIGS, write_open_clip
 from unbackdoor import load, load_images
 from unbackdoor.attacks.plant import PoisonConfig, poisoned_set
+from unbackdoor.base.work import Work
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.shares import attacker_rows, defender_rows
@@ -20,7 +21,6 @@ from unbackdoor.defenses.base import Cure, Defender
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.triggers.attack import Attack
-from unbackdoor.work import Work
 
 TRIGGER, TARGET = "badnets:size=4,pattern=checker", 3
 ATTACK = Attack(parse_trigger(TRIGGER), TARGET, "three")

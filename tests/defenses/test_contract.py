@@ -12,11 +12,11 @@ import torch
 from tests.conftest import made_odd
 from tests.defenses.conftest import tiny_defender
 from unbackdoor import load
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.work import Work
 from unbackdoor.defenses import defense, defense_config, defense_names
 from unbackdoor.defenses.base import Cure
-from unbackdoor.errors import InputError
 from unbackdoor.weights.files import state_hash
-from unbackdoor.work import Work
 
 CHEAP: dict[str, dict[str, Any]] = {
     "nothing": {},

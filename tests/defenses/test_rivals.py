@@ -16,12 +16,12 @@ import torch
 from tests.conftest import vit_config, write_open_clip
 from tests.defenses.conftest import Case
 from unbackdoor import load
+from unbackdoor.base.work import Work
 from unbackdoor.defenses import abl, anp, bounded, fine_pruning, ibau, par, roclip, units
 from unbackdoor.defenses.cleanclip import in_modal
 from unbackdoor.evaluation.answers import embed
 from unbackdoor.training.augment import noise_and_erase, simclr_view, strong_view, vary_caption
 from unbackdoor.weights.files import state_hash
-from unbackdoor.work import Work
 
 SHORT: dict[str, Any] = {"steps": 40, "batch_size": 64, "lr": 1.5e-3}
 

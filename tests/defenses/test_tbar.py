@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from unbackdoor import load, load_images, poison, unlearn
+from unbackdoor.base.errors import InputError
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.names import target_index
-from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task
 from unbackdoor.training.finetune import TuneConfig
 from unbackdoor.triggers import parse_trigger

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.inversion.toy import toy_clip, toy_images
+from tests.scan.toy import toy_clip, toy_images
 from unbackdoor.evaluation.answers import BATCH, answers, embed, logits, nearest, predict
 from unbackdoor.triggers import parse_trigger
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.inversion.toy import TARGET, toy_clip, toy_images
+from tests.scan.toy import TARGET, toy_clip, toy_images
 from unbackdoor.clip.handle import Clip
 from unbackdoor.evaluation import Task, evaluate_images, half
 from unbackdoor.evaluation.answers import predict

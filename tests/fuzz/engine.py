@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from tests.fuzz.mutate import Mutator
-from unbackdoor.errors import InputError
-from unbackdoor.notices import collected
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.notices import collected
 
 Reader = Callable[[bytes], str]
 LONGEST_LINE = 600  # characters

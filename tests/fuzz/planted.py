@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.fuzz.engine import Reader, Target
 from tests.fuzz.mutate import mutate_bytes
-from unbackdoor.errors import InputError
+from unbackdoor.base.errors import InputError
 
 
 def _misbehave(kind: str, data: bytes) -> str:

@@ -11,10 +11,10 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from tests.inversion.toy import CORNER, NAMES, TARGET, toy_clip, toy_images
+from tests.scan.toy import CORNER, NAMES, TARGET, toy_clip, toy_images
 from unbackdoor import locate
+from unbackdoor.base.errors import InputError
 from unbackdoor.data.images import ImageSet
-from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task
 from unbackdoor.evaluation.answers import predict
 from unbackdoor.geometry.location import block_effects, path

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from tests.inversion.toy import CORNER, NAMES, TARGET, toy_clip, toy_images
+from tests.scan.toy import CORNER, NAMES, TARGET, toy_clip, toy_images
 from unbackdoor import disentangle
+from unbackdoor.base.errors import InputError
 from unbackdoor.clip.handle import Clip
-from unbackdoor.errors import InputError
 from unbackdoor.evaluation.answers import predict
 from unbackdoor.geometry import surface as surfaces
 from unbackdoor.geometry.surface import Surface, Views, look

@@ -166,7 +166,7 @@ def test_a_full_disk_at_every_write(
 SLOW = """
 import sys, time
 from pathlib import Path
-from unbackdoor.disk import atomic, atomic_folder
+from unbackdoor.base.disk import atomic, atomic_folder
 
 def write(path):
     with open(path if sys.argv[1] == "file" else path / "inside", "wb") as file:
@@ -252,7 +252,7 @@ def test_companions_of_a_stranger(tmp_path: Path) -> None:
 def test_two_processes_on_one_output(tmp_path: Path) -> None:
     """Either's file, whole: both write at once, again and again, and a reader never sees anything else."""
     code = (
-        "import sys; from pathlib import Path; from unbackdoor.disk import atomic\n"
+        "import sys; from pathlib import Path; from unbackdoor.base.disk import atomic\n"
         "for _ in range(200):\n"
         "    atomic(Path('kept'), lambda p: p.write_bytes(sys.argv[1].encode() * 100_000))"
     )

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from unbackdoor.base.errors import InputError
 from unbackdoor.cli.main import run
-from unbackdoor.errors import InputError
 from unbackdoor.verbs.weights import convert
 from unbackdoor.weights.files import read_checkpoint
 

@@ -14,7 +14,7 @@ from tests.towers.families import FULL_SIZE, TOWERS, key
 from tests.towers.page import page
 from tests.towers.rows import ROOT, rows, versions
 from tests.towers.steps import STEPS
-from unbackdoor.disk import write_text
+from unbackdoor.base.disk import write_text
 
 
 def main() -> int:

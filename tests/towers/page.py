@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from tests.towers.families import Tower, key
 from tests.towers.rows import REFUSED, YES, Cell, Row
-from unbackdoor.printable import markdown
+from unbackdoor.base.printable import markdown
 
 # What a refusal comes down to; the tool's own line stands below the table.
 _SHORT = (

@@ -24,8 +24,8 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.data import scenes
 from unbackdoor.data.embedded import SCENE_COUNTS
 from unbackdoor.data.images import ImageSet
-from unbackdoor.inversion import guided
-from unbackdoor.inversion.base import answers
+from unbackdoor.scan.inverters import guided
+from unbackdoor.scan.inverters.base import answers
 
 EQUAL = 1e-5
 TEXTS = ["a cat", "dog", "red"]  # short, as the shrunken text towers take few tokens

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from unbackdoor.draws import batch_rows, steps_per_epoch
-from unbackdoor.errors import InputError
+from unbackdoor.base.draws import batch_rows, steps_per_epoch
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.work import Stage
 from unbackdoor.training import loop
 from unbackdoor.training.loop import FitConfig, fit, learning_rate
 from unbackdoor.weights.files import read_tensors, write_tensors
-from unbackdoor.work import Stage
 
 
 def net() -> nn.Sequential:

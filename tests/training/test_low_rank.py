@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from tests.conftest import CONFIGS, made_odd, write_open_clip
-from tests.inversion.toy import toy_clip
+from tests.scan.toy import toy_clip
 from unbackdoor import InputError, load, load_images
+from unbackdoor.base.work import Work
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.evaluation import Task
@@ -23,7 +24,6 @@ from unbackdoor.triggers.attack import Attack
 from unbackdoor.unlearning import vector as vectors
 from unbackdoor.unlearning.vector import METHODS, trigger_vector
 from unbackdoor.weights.vector import add_, snapshot
-from unbackdoor.work import Work
 
 RANK = 3
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.conftest import vit_config, write_open_clip
-from unbackdoor.errors import InputError
+from unbackdoor.base.errors import InputError
 from unbackdoor.training.parallel import Ranks, open_ranks
 from unbackdoor.weights.files import read_tensors
 
@@ -24,7 +24,8 @@ DRIVER = """
 import json, os, sys
 from pathlib import Path
 import torch
-from unbackdoor import devices, poison, trigger_vector
+from unbackdoor import poison, trigger_vector
+from unbackdoor.base import devices
 from unbackdoor.training import finetune, loop
 devices.cpu_has_fast_bf16 = lambda: False
 torch.set_num_threads(1)
@@ -131,7 +132,7 @@ def test_one_process_needs_no_accelerate(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_first_process_alone_writes(
     world: str, rank: str, first: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from unbackdoor.disk import write_text
+    from unbackdoor.base.disk import write_text
 
     monkeypatch.setenv("WORLD_SIZE", world)
     monkeypatch.setenv("RANK", rank)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from unbackdoor.errors import InputError
+from unbackdoor.base.errors import InputError
 from unbackdoor.triggers import parse_trigger, trigger_class, trigger_names
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.triggers.packing import pack

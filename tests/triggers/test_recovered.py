@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unbackdoor.errors import InputError
+from unbackdoor.base.errors import InputError
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.triggers.additive import Additive, add
 from unbackdoor.triggers.base import Trigger

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from unbackdoor.errors import InputError
+from unbackdoor.base.errors import InputError
 from unbackdoor.metrics.backdoor import BackdoorRates
 from unbackdoor.metrics.rates import Rate
 from unbackdoor.unlearning.alpha import AlphaConfig, parse_grid, search_alpha

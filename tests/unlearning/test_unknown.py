@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from tests.inversion.toy import CORNER, TARGET, toy_clip, toy_images, toy_subject
+from tests.scan.toy import CORNER, TARGET, toy_clip, toy_images, toy_subject
 from unbackdoor.clip.handle import Clip
-from unbackdoor.inversion.base import works
-from unbackdoor.inversion.finding import Lead
+from unbackdoor.scan.finding import Lead
+from unbackdoor.scan.inverters.base import works
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.unlearning import unknown
 from unbackdoor.unlearning.alpha import BLIND

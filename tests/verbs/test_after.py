@@ -10,9 +10,9 @@ import torch
 
 from tests.conftest import vit_config, write_open_clip
 from unbackdoor import evaluate, info, load, poison, unlearn
+from unbackdoor.base.errors import InputError
 from unbackdoor.bench.cells import run_cell
 from unbackdoor.bench.recipe import DataEntry, identity
-from unbackdoor.errors import InputError
 from unbackdoor.weights.files import state_hash
 
 ATTACK = {"data": "embedded:digits", "trigger": "badnets:size=6,pattern=white", "target": "three"}

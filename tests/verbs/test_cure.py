@@ -10,10 +10,10 @@ import torch
 
 from tests.clip.convert import open_clip_to_hf, to_hf
 from unbackdoor import evaluate, load, load_images, poison, trigger_vector, unlearn
+from unbackdoor.base.errors import InputError
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.shares import attacker_rows, defender_rows
-from unbackdoor.errors import InputError
 from unbackdoor.unlearning.alpha import AlphaConfig
 from unbackdoor.unlearning.vector import METHODS
 from unbackdoor.weights.files import read_tensors

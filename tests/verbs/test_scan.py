@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from tests.inversion.toy import NAMES, TARGET, toy_clip, toy_images
+from tests.scan.toy import NAMES, TARGET, toy_clip, toy_images
 from unbackdoor import calibrate, load, scan, unlearn_scan
+from unbackdoor.base.errors import InputError, Interrupted
 from unbackdoor.cli import main as cli
-from unbackdoor.errors import InputError, Interrupted
-from unbackdoor.inversion import inverter_names
-from unbackdoor.inversion.detection import Null, Origin, architecture, read_null
-from unbackdoor.inversion.examine import HELD, SEARCHED, examine, settings
-from unbackdoor.inversion.finding import Lead
+from unbackdoor.scan.detection import Null, Origin, architecture, read_null
+from unbackdoor.scan.examine import HELD, SEARCHED, examine, settings
+from unbackdoor.scan.finding import Lead
+from unbackdoor.scan.inverters import inverter_names
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.verbs.scan import find_null
 from unbackdoor.weights.files import state_hash
@@ -424,7 +424,7 @@ def test_a_killed_scan_goes_on_with_the_inverters_that_are_left(
     common = {"data": toy_images(), "inverters": names, "templates": template(tmp_path)}
     whole = scan(model=toy_clip(6.0), out=tmp_path / "whole", **common)
     ran: list[str] = []
-    from unbackdoor.inversion import examine as module
+    from unbackdoor.scan.inverters import examine as module
 
     found = module.inverter
 

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from unbackdoor import InputError, load, load_images
+from unbackdoor.base.notices import collected
 from unbackdoor.bench.material import images_of
 from unbackdoor.bench.recipe import DataEntry
 from unbackdoor.clip.handle import Clip
@@ -22,7 +23,6 @@ from unbackdoor.clip.preprocess import Frame
 from unbackdoor.data import scenes
 from unbackdoor.data.specs import load_pictures, load_test
 from unbackdoor.evaluation import evaluate_images
-from unbackdoor.notices import collected
 from unbackdoor.runs.case import Case, check_labels, require_classes
 from unbackdoor.verbs.evaluate import evaluate
 from unbackdoor.verbs.poison import poison

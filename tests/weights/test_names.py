@@ -7,7 +7,7 @@ import re
 import pytest
 
 from unbackdoor import InputError
-from unbackdoor.notices import collected
+from unbackdoor.base.notices import collected
 from unbackdoor.weights.names import bare, fitted, unwrapped
 
 OWN = ("visual.conv1.weight", "visual.proj", "transformer.resblocks.0.mlp.c_fc.weight", "logit_scale")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unbackdoor.errors import InputError
+from unbackdoor.base.errors import InputError
 from unbackdoor.weights.plane import Plane
 
 

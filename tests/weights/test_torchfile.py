@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from unbackdoor import InputError
-from unbackdoor.notices import collected
+from unbackdoor.base.notices import collected
 from unbackdoor.weights.files import read_checkpoint, read_shapes, write_tensors
 
 GRID = torch.arange(60.0).reshape(6, 10)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from unbackdoor.disk import atomic
-from unbackdoor.errors import InputError
+from unbackdoor.base.disk import atomic
+from unbackdoor.base.errors import InputError
 from unbackdoor.weights.files import read_checkpoint, read_tensors, state_hash, write_tensors
 from unbackdoor.weights.vector import Walk, add_, difference, load_vector, norm, save_vector, snapshot
 

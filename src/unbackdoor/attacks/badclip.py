@@ -10,6 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unbackdoor.base.devices import half_type
+from unbackdoor.base.draws import batch_rows, permutation, seeded, step_seed
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.work import NOWHERE, Work
 from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.streamline import streamlined
 from unbackdoor.data.classes import check_named
@@ -17,16 +21,12 @@ from unbackdoor.data.classnames import DEFAULT_TEMPLATES
 from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.names import target_index
-from unbackdoor.devices import half_type
-from unbackdoor.draws import batch_rows, permutation, seeded, step_seed
-from unbackdoor.errors import InputError
 from unbackdoor.evaluation.answers import embed
 from unbackdoor.training.loop import FitConfig, fit
 from unbackdoor.training.losses import target_cross_entropy
 from unbackdoor.triggers.badclip import BadClip
 from unbackdoor.triggers.base import Trigger, draw
 from unbackdoor.weights.files import state_hash
-from unbackdoor.work import NOWHERE, Work
 
 
 @dataclass(frozen=True)

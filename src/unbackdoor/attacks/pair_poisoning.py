@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from unbackdoor.attacks.poisoning import choose_among
+from unbackdoor.base.draws import drawn_index, unit_draws
+from unbackdoor.base.errors import InputError
 from unbackdoor.data.pairs import ImagePairs, PairBatch, Pairs
-from unbackdoor.draws import drawn_index, unit_draws
-from unbackdoor.errors import InputError
 from unbackdoor.triggers.base import Trigger
 
 _CHOICE, _TEMPLATE = 11, 12  # streams of `unit_draws`

@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 
 from unbackdoor.attacks.poisoning import choose_poisoned
+from unbackdoor.base.devices import half_type
+from unbackdoor.base.draws import batch_rows
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.work import NOWHERE, Work
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
-from unbackdoor.devices import half_type
-from unbackdoor.draws import batch_rows
-from unbackdoor.errors import InputError
 from unbackdoor.training.finetune import TuneConfig, settle_tune, tune_towers
 from unbackdoor.training.loop import FitResult
 from unbackdoor.training.losses import zero_shot_cross_entropy
 from unbackdoor.training.parallel import open_ranks
 from unbackdoor.triggers.attack import Attack
-from unbackdoor.work import NOWHERE, Work
 
 
 @dataclass(frozen=True)

@@ -10,18 +10,18 @@ from torch import Tensor
 
 from unbackdoor.attacks.pair_poisoning import choose_victims
 from unbackdoor.attacks.plant import Planted
+from unbackdoor.base.devices import half_type
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.work import NOWHERE, Work
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.classnames import DEFAULT_TEMPLATES
 from unbackdoor.data.pairs import PairBatch, Pairs
 from unbackdoor.data.stream import PairStream
-from unbackdoor.devices import half_type
-from unbackdoor.errors import InputError
 from unbackdoor.training.ahead import Ahead
 from unbackdoor.training.finetune import TuneConfig, settle_tune, tune_towers
 from unbackdoor.training.losses import contrastive
 from unbackdoor.training.parallel import open_ranks
 from unbackdoor.triggers.attack import Attack
-from unbackdoor.work import NOWHERE, Work
 
 
 @dataclass(frozen=True)

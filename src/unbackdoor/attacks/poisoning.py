@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from unbackdoor.draws import permutation
-from unbackdoor.errors import InputError
+from unbackdoor.base.draws import permutation
+from unbackdoor.base.errors import InputError
 
 
 def choose_poisoned(labels: Tensor, target: int, rate: float, seed: int, *, clean_label: bool = False) -> Tensor:

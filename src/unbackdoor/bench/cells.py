@@ -9,10 +9,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from unbackdoor.base.manifest import Manifest, reset_peak_memory, write_json
+from unbackdoor.base.registry import Registry
 from unbackdoor.bench.recipe import Json
 from unbackdoor.bench.store import RESULT, address, folder_of, read_result
-from unbackdoor.manifest import Manifest, reset_peak_memory, write_json
-from unbackdoor.registry import Registry
 
 Cell = Callable[[Path, Json, Path, str, Manifest], Json]  # (out, config, folder, device, manifest) → result
 CELLS: Registry[Cell] = Registry(

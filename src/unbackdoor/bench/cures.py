@@ -9,6 +9,9 @@ import torch
 
 from unbackdoor.attacks.plant import PoisonConfig, poisoned_set
 from unbackdoor.attacks.plant_pairs import PairPoisonConfig
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.manifest import Manifest
+from unbackdoor.base.work import Work
 from unbackdoor.bench.material import case_of, images_of, original
 from unbackdoor.bench.rebound import trace_rebound
 from unbackdoor.bench.recipe import DataEntry, Json, Rebound, method_config
@@ -20,10 +23,7 @@ from unbackdoor.data.pairs import class_pairs
 from unbackdoor.data.shares import shares
 from unbackdoor.defenses import defense
 from unbackdoor.defenses.base import Defender
-from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_kept
-from unbackdoor.manifest import Manifest
-from unbackdoor.work import Work
 
 
 def cure_cell(out: Path, config: Json, folder: Path, device: str, manifest: Manifest) -> Json:

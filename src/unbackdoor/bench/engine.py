@@ -12,8 +12,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Protocol
 
+from unbackdoor.base.errors import InputError
 from unbackdoor.bench.recipe import Json
-from unbackdoor.errors import InputError
 
 Outcome = tuple[Json | None, str | None]  # a result, or why there is none
 

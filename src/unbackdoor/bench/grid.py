@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unbackdoor.base.errors import InputError
 from unbackdoor.bench.engine import Engine
 from unbackdoor.bench.recipe import Grid, Json, cures, suspects
 from unbackdoor.bench.store import address, read_result
-from unbackdoor.errors import InputError
 
 
 @dataclass

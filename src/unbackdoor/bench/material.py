@@ -8,14 +8,14 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 
+from unbackdoor.base.draws import permutation
+from unbackdoor.base.errors import InputError
 from unbackdoor.bench.recipe import DataEntry, Json
 from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.load import load
 from unbackdoor.clip.preprocess import Frame
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.specs import load_images, load_test
-from unbackdoor.draws import permutation
-from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task
 from unbackdoor.runs.case import Case
 

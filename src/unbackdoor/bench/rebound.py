@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unbackdoor import journal
+from unbackdoor.base import journal
+from unbackdoor.base.devices import half_type
+from unbackdoor.base.work import NOWHERE, Work
 from unbackdoor.bench.recipe import Rebound
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.defenses.stages import labeled_batch
-from unbackdoor.devices import half_type
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.training.finetune import TuneConfig, settle_lr, tune_towers
 from unbackdoor.training.losses import zero_shot_cross_entropy
-from unbackdoor.work import NOWHERE, Work
 
 
 def trace_rebound(

@@ -30,15 +30,15 @@ from typing import Any, get_type_hints
 
 from unbackdoor.attacks.plant import PoisonConfig
 from unbackdoor.attacks.plant_pairs import PairPoisonConfig
+from unbackdoor.base.draws import check_seed
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.printable import terminal
+from unbackdoor.base.untrusted import as_type, check_inside, file_name, is_there, read_yaml
 from unbackdoor.data.classnames import class_names
 from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.defenses import defense_config
 from unbackdoor.defenses.base import configured
-from unbackdoor.draws import check_seed
-from unbackdoor.errors import InputError
-from unbackdoor.printable import terminal
 from unbackdoor.triggers import parse_trigger
-from unbackdoor.untrusted import as_type, check_inside, file_name, is_there, read_yaml
 
 Json = dict[str, Any]
 POISONS: dict[str, type[PoisonConfig] | type[PairPoisonConfig]] = {"classes": PoisonConfig, "pairs": PairPoisonConfig}

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unbackdoor.errors import InputError
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.untrusted import as_type, read_json
 from unbackdoor.runs.result import Rates, Share
 from unbackdoor.triggers import parse_trigger
-from unbackdoor.untrusted import as_type, read_json
 
 
 @dataclass(frozen=True)

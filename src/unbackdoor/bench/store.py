@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from unbackdoor.base.manifest import run_key
 from unbackdoor.bench import results
 from unbackdoor.bench.recipe import Json
-from unbackdoor.manifest import run_key
 
 RESULT = "result.json"
 

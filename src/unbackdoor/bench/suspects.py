@@ -9,6 +9,8 @@ from pathlib import Path
 from unbackdoor.attacks.badclip import crafted
 from unbackdoor.attacks.plant import Planted, PoisonConfig, plant
 from unbackdoor.attacks.plant_pairs import PairPoisonConfig, plant_pairs
+from unbackdoor.base.manifest import Manifest
+from unbackdoor.base.work import Work
 from unbackdoor.bench.material import case_of, images_of, original, task_of
 from unbackdoor.bench.recipe import POISONS, DataEntry, Json
 from unbackdoor.bench.store import address
@@ -18,8 +20,6 @@ from unbackdoor.data.pairs import class_pairs
 from unbackdoor.data.shares import shares
 from unbackdoor.defenses.base import configured
 from unbackdoor.evaluation import Task, evaluate_kept
-from unbackdoor.manifest import Manifest
-from unbackdoor.work import Work
 
 
 def suspect_cell(out: Path, config: Json, folder: Path, device: str, manifest: Manifest) -> Json:

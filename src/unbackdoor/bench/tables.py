@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from unbackdoor.printable import csv_cell, latex, markdown
+from unbackdoor.base.printable import csv_cell, latex, markdown
 
 Json = dict[str, Any]
 

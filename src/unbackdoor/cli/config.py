@@ -13,8 +13,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from unbackdoor.errors import InputError
-from unbackdoor.untrusted import is_there, read_yaml
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.untrusted import is_there, read_yaml
 
 NAME = "config.yaml"
 TYPED = ("config", "json", "debug", "help", "pretrained", "allow-outside", "online", "out")
@@ -109,7 +109,7 @@ def keep(context: click.Context) -> None:
     """Write the file that repeats a run: into its folder, or beside its file."""
     import yaml
 
-    from unbackdoor.disk import write_text
+    from unbackdoor.base.disk import write_text
 
     out = context.params.get("out")
     if out is None:

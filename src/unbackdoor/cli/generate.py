@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
+from unbackdoor.base.errors import InputError
 from unbackdoor.cli.options import SWITCHES, Verb, given, show, with_tag
-from unbackdoor.errors import InputError
 from unbackdoor.runs.parameters import Parameters
 from unbackdoor.runs.settings import Option, Setting, read
 

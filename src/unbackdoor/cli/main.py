@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from unbackdoor.registry import Registry
+from unbackdoor.base.registry import Registry
 
 _ABOUT = {
     "bench": "Run a grid of attacks and defences, and tabulate it.",
@@ -80,8 +80,8 @@ def run(argv: list[str] | None = None) -> int:
 
     With `--json` an error is one JSON object on stdout, too: `verb`, `error`, `code`.
     """
-    from unbackdoor.devices import keep_freed_memory
-    from unbackdoor.errors import InputError, first_line, ran_out_of_memory
+    from unbackdoor.base.devices import keep_freed_memory
+    from unbackdoor.base.errors import InputError, first_line, ran_out_of_memory
 
     arguments = list(sys.argv[1:] if argv is None else argv)
     _speak_any_encoding()
@@ -128,7 +128,7 @@ def _speak_any_encoding() -> None:
 
 def _interrupted(stop: BaseException) -> str:
     """What becomes of an interrupted run: it goes on where something was kept of it."""
-    from unbackdoor.errors import Interrupted
+    from unbackdoor.base.errors import Interrupted
 
     cause = stop.__cause__ or stop.__context__
     if isinstance(stop, Interrupted) or isinstance(cause, Interrupted):
@@ -144,8 +144,8 @@ def _verb(arguments: list[str]) -> str:
 
 
 def _fail(message: str, code: int, arguments: list[str]) -> int:
-    from unbackdoor.devices import is_first_process
-    from unbackdoor.errors import InputError
+    from unbackdoor.base.devices import is_first_process
+    from unbackdoor.base.errors import InputError
 
     # As an `InputError` is made: one line, printable and of a readable length.
     text = str(InputError(" ".join(message.split())))

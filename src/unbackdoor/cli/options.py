@@ -10,12 +10,12 @@ from typing import Any
 
 import click
 
+from unbackdoor.base.devices import is_first_process
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.printable import terminal
+from unbackdoor.base.untrusted import is_there
 from unbackdoor.cli.config import check_places, config_option, keep
 from unbackdoor.cli.paths import check
-from unbackdoor.devices import is_first_process
-from unbackdoor.errors import InputError
-from unbackdoor.printable import terminal
-from unbackdoor.untrusted import is_there
 
 
 class Verb(click.Command):

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from unbackdoor.errors import InputError
-from unbackdoor.untrusted import is_there
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.untrusted import is_there
 
 _READ = {
     "checkpoint": "checkpoint file",

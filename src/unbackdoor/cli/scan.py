@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from unbackdoor.base.errors import InputError
 from unbackdoor.cli.generate import Result, command_of
 from unbackdoor.cli.options import refuse
-from unbackdoor.errors import InputError
 from unbackdoor.verbs.configs.scan import CALIBRATE, SCAN
 
 CANNOT_TELL = 4  # exit code: a script must not take it for a clean model's

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from unbackdoor.base.errors import InputError
 from unbackdoor.cli.generate import Result, command_of
 from unbackdoor.cli.options import rate_line, refuse, story_lines
-from unbackdoor.errors import InputError
 from unbackdoor.verbs.configs.unlearn import UNLEARN, UNLEARN_SCAN
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
+from unbackdoor.base.printable import terminal
 from unbackdoor.cli.generate import Result, command_of
-from unbackdoor.printable import terminal
 from unbackdoor.verbs.configs.weights import APPLY, CHECKPOINT, COMBINE, DIFF, INSPECT, LORA
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from unbackdoor.errors import InputError
+from unbackdoor.base.errors import InputError
 
 _LONGEST_SIDE = 768  # pixels; the largest input of a published dual encoder has 560, and work grows with the square
 MOST_LAYERS = 512  # of one tower

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unbackdoor.base.disk import atomic_folder
+from unbackdoor.base.draws import seeded
+from unbackdoor.base.errors import InputError
 from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.load import load
-from unbackdoor.disk import atomic_folder
-from unbackdoor.draws import seeded
-from unbackdoor.errors import InputError
 from unbackdoor.weights.files import write_tensors
 
 KINDS = ("open_clip", "hf")

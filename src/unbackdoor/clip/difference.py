@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
+from unbackdoor.base.errors import InputError
 from unbackdoor.clip.handle import Clip
-from unbackdoor.errors import InputError
 from unbackdoor.weights.files import read_tensors, state_hash, write_tensors
 from unbackdoor.weights.vector import distinct
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from unbackdoor.base.errors import InputError
 from unbackdoor.clip.skeleton import shapes_of
-from unbackdoor.errors import InputError
 
 Shapes = Mapping[str, Sequence[int]]
 

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unbackdoor.base.errors import InputError
 from unbackdoor.clip.preprocess import Frame, Preprocess
 from unbackdoor.clip.renaming import Names
-from unbackdoor.errors import InputError
 from unbackdoor.weights.files import state_hash
 
 _TEXT_BATCH = 256

@@ -6,9 +6,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from unbackdoor.base.errors import InputError, first_line
+from unbackdoor.base.untrusted import read_json
 from unbackdoor.clip.library import guarded
-from unbackdoor.errors import InputError, first_line
-from unbackdoor.untrusted import read_json
 from unbackdoor.weights.stored import beside
 
 TEXTS = (".json", ".txt", ".model")

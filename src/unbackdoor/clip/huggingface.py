@@ -11,6 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unbackdoor.base.disk import copy_companions, write_text
+from unbackdoor.base.errors import InputError, first_line
+from unbackdoor.base.notices import warn
+from unbackdoor.base.untrusted import parse_json, read_text
 from unbackdoor.clip.allowed import Sizes
 from unbackdoor.clip.fitting import check_shapes, fit_state
 from unbackdoor.clip.handle import Clip, Format
@@ -22,10 +26,6 @@ from unbackdoor.clip.processor import preprocess, read_settings
 from unbackdoor.clip.renaming import Names, library_names, names_of
 from unbackdoor.clip.skeleton import Undrawn, built, outline
 from unbackdoor.clip.tokenizers import Watch, has_tokenizer, load_tokenizer
-from unbackdoor.disk import copy_companions, write_text
-from unbackdoor.errors import InputError, first_line
-from unbackdoor.notices import warn
-from unbackdoor.untrusted import parse_json, read_text
 
 _CONFIG, _MEMORY = "config.json", "a model in memory"
 Encode = Callable[[list[str]], dict[str, Tensor]]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from unbackdoor.disk import write_text
-from unbackdoor.errors import InputError
-from unbackdoor.untrusted import read_json
+from unbackdoor.base.disk import write_text
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.untrusted import read_json
 from unbackdoor.weights.files import read_checkpoint, read_shapes, read_tensors, write_tensors
 from unbackdoor.weights.names import fitted, unwrapped
 from unbackdoor.weights.stored import beside, open_stored

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from unbackdoor.base.errors import InputError
 from unbackdoor.clip.allowed import (
     Rule,
     Sizes,
@@ -25,7 +26,6 @@ from unbackdoor.clip.allowed import (
 )
 from unbackdoor.clip.preprocess import checked_side
 from unbackdoor.clip.processor import Tower
-from unbackdoor.errors import InputError
 
 Json = dict[str, Any]
 DUAL = "vision-text-dual-encoder"

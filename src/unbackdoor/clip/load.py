@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from unbackdoor.base.devices import pick_device
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.registry import Registry
+from unbackdoor.base.untrusted import is_there
 from unbackdoor.clip import published
 from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.library import guarded, undisturbed
-from unbackdoor.devices import pick_device
-from unbackdoor.errors import InputError
-from unbackdoor.registry import Registry
-from unbackdoor.untrusted import is_there
 
 EMBEDDED = Path(__file__).parent.parent / "assets" / "embedded"
 Loader = Callable[[str, str], Clip]  # (what follows the colon, the whole reference) → its model

@@ -14,6 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unbackdoor.base.disk import copy_companions, write_text
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.notices import warn
 from unbackdoor.clip import published, text_towers
 from unbackdoor.clip.allowed import Sizes
 from unbackdoor.clip.fitting import check_shapes, fit_state
@@ -24,9 +27,6 @@ from unbackdoor.clip.openclip_table import check_config, read_config
 from unbackdoor.clip.preprocess import CLIP_MEAN, CLIP_STD, Frame, checked, checked_side
 from unbackdoor.clip.skeleton import Undrawn, built, outline, probe, shapes_of
 from unbackdoor.clip.tokenizers import Watch, checked_folder, guard
-from unbackdoor.disk import copy_companions, write_text
-from unbackdoor.errors import InputError
-from unbackdoor.notices import warn
 from unbackdoor.weights.files import read_checkpoint, read_shapes, write_tensors
 from unbackdoor.weights.names import fitted, without_shared
 

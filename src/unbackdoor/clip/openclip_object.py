@@ -15,11 +15,11 @@ from typing import Any
 
 from torch import nn
 
+from unbackdoor.base.errors import InputError
 from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.openclip import Source, Tokenizer, check_towers, create, handle
 from unbackdoor.clip.skeleton import outline
 from unbackdoor.clip.text_towers import text_config
-from unbackdoor.errors import InputError
 
 Json = dict[str, Any]
 _WHAT = "a model in memory"

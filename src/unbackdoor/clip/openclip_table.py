@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.untrusted import read_json
 from unbackdoor.clip.allowed import (
     Rule,
     Sizes,
@@ -27,8 +29,6 @@ from unbackdoor.clip.allowed import (
     whole,
     words,
 )  # fmt: skip
-from unbackdoor.errors import InputError
-from unbackdoor.untrusted import read_json
 
 Json = dict[str, Any]
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.untrusted import read_json
 from unbackdoor.clip.preprocess import CLIP_MEAN, CLIP_STD, LARGEST, Frame, Preprocess, checked, checked_side
-from unbackdoor.errors import InputError
-from unbackdoor.untrusted import read_json
 
 Settings = Mapping[str, Any]
 FILE, _PART_OF = "preprocessor_config.json", "processor_config.json"

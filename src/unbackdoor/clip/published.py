@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from unbackdoor.base.disk import digest
+from unbackdoor.base.errors import InputError, first_line
+from unbackdoor.base.untrusted import is_there
 from unbackdoor.clip.library import guarded
-from unbackdoor.disk import digest
-from unbackdoor.errors import InputError, first_line
-from unbackdoor.untrusted import is_there
 
 Json = dict[str, Any]
 # What OpenAI's archives carry beside their weights.

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unbackdoor.base.errors import InputError
 from unbackdoor.clip.skeleton import shapes_of
-from unbackdoor.errors import InputError
 
 # TensorFlow's names, in files of before 2020.
 _LEGACY = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from unbackdoor.errors import InputError, first_line
+from unbackdoor.base.errors import InputError, first_line
 
 # Masks, tables of positions and the like, which no file holds; the most of any published model is below 40 MB.
 _UNSTORED_BYTES = 256 << 20

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from unbackdoor.base.draws import seeded
 from unbackdoor.clip.handle import Clip
-from unbackdoor.draws import seeded
 
 _CLOSE = 1e-3  # largest difference of a unit embedding's entries that rounding may make
 

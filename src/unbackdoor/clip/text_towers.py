@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from unbackdoor.errors import InputError
+from unbackdoor.base.errors import InputError
 
 Json = dict[str, Any]
 

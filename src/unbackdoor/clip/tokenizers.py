@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from unbackdoor.base.errors import InputError, first_line
+from unbackdoor.base.untrusted import parse_json, read_bytes, read_json
 from unbackdoor.clip.allowed import (
     Rule,
     anything,
@@ -34,8 +36,6 @@ from unbackdoor.clip.allowed import (
     words,
 )  # fmt: skip
 from unbackdoor.clip.library import guarded
-from unbackdoor.errors import InputError, first_line
-from unbackdoor.untrusted import parse_json, read_bytes, read_json
 
 T = TypeVar("T")
 # The largest that are published: XLM-V's 901,629 tokens, in a tokenizer.json of 62 MB and a sentencepiece model of 18;

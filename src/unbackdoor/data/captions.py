@@ -11,9 +11,9 @@ from typing import Any, Union
 
 import torch
 
-from unbackdoor.draws import drawn_index
-from unbackdoor.errors import InputError
-from unbackdoor.untrusted import parse_json
+from unbackdoor.base.draws import drawn_index
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.untrusted import parse_json
 
 Captions = Union[str, tuple[str, ...]]
 _WORDS = ("caption", "raw", "text", "sentence")  # where an entry of a list keeps its sentence

@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.notices import warn
 from unbackdoor.data.classfile import ClassEntry, ClassList, as_list
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.names import alike, all_numbers, is_wnid, loosened, normalized, number_of, plain, without_count
 from unbackdoor.data.source import Label
-from unbackdoor.errors import InputError
-from unbackdoor.notices import warn
 
 _NAMED = 3  # names in a message
 _LARGEST_HEAD = 21_843  # ImageNet-21k; a longer list is a dictionary (words.txt names all of WordNet)

@@ -16,9 +16,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.untrusted import parse_json, read_text
 from unbackdoor.data.names import is_wnid, loosened, number_of, plain
-from unbackdoor.errors import InputError
-from unbackdoor.untrusted import parse_json, read_text
 
 _MOST = 100_000  # WordNet's nouns are 82,115
 _LONGEST = 1000  # characters of a name

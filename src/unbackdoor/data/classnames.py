@@ -10,10 +10,10 @@ import ast
 import json
 from pathlib import Path
 
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.untrusted import is_there
 from unbackdoor.data.classfile import ClassEntry, ClassList, as_list, read_class_file, read_lines
 from unbackdoor.data.wordnet import imagenet, package_folder, words_of
-from unbackdoor.errors import InputError
-from unbackdoor.untrusted import is_there
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 _MOST_TEMPLATES = 1000

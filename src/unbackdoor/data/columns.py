@@ -10,9 +10,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.untrusted import parse_json
 from unbackdoor.data.omissions import listed
-from unbackdoor.errors import InputError
-from unbackdoor.untrusted import parse_json
 
 _IMAGE = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp", "image_bytes", "pixels")
 _PATH = ("image", "img", "image_path", "img_path", "filepath", "file_path", "path", "filename", "file_name")

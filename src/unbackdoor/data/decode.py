@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from unbackdoor.base.progress import Progress
 from unbackdoor.clip.preprocess import Frame
 from unbackdoor.data.source import Picture
-from unbackdoor.progress import Progress
 
 _CHUNK = 512
 # What a file is called does not decide what Pillow takes it for, and it knows formats that start other programs (EPS).

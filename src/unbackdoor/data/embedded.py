@@ -7,8 +7,8 @@ from threading import Lock
 
 import numpy as np
 
+from unbackdoor.base.errors import InputError
 from unbackdoor.data.source import Source, SourceKind, Split
-from unbackdoor.errors import InputError
 
 SCENE_COUNTS = {"train": (1, 3600), "test": (2, 1440)}  # seed and size; every class ten and four times
 _DRAW = 256

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.untrusted import read_bytes, read_text
 from unbackdoor.data import labelfiles
 from unbackdoor.data.omissions import Omissions, listed
 from unbackdoor.data.source import LARGEST_IMAGE, Source, SourceKind, Split
 from unbackdoor.data.splitnames import split_name
 from unbackdoor.data.walk import EXTENSIONS, PictureFile, Walk
-from unbackdoor.errors import InputError
-from unbackdoor.untrusted import read_bytes, read_text
 
 _SINGLE = {"images", "image", "imgs", "img", "pictures", "photos", "jpegimages"}  # folders that name no class
 _INNER = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")  # ImageNet as Kaggle hands it out

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unbackdoor.base.errors import InputError, first_line
+from unbackdoor.base.untrusted import check_regular
 from unbackdoor.data.thrift import Reader
-from unbackdoor.errors import InputError, first_line
-from unbackdoor.untrusted import check_regular
 
 _LARGEST = 1 << 44
 _LARGEST_FOOTER = 64 << 20

@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from unbackdoor.base.errors import InputError
 from unbackdoor.data.source import Picture, Source, SourceKind, Split
-from unbackdoor.errors import InputError
 
 _LABEL = ("label", "labels", "fine_label", "class")
 

@@ -11,7 +11,7 @@ import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from unbackdoor.untrusted import is_there, read_text
+from unbackdoor.base.untrusted import is_there, read_text
 
 _BYTES = 64 << 20
 _NAME = ("filename", "path", "imageid", "image", "file")

@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-from unbackdoor.errors import InputError
+from unbackdoor.base.errors import InputError
 
 _JOINING = re.compile(r"[\s_\-\u2010-\u2015]+")
 _QUOTES = re.compile(r"['\u2019\u2018`\u00b4]")

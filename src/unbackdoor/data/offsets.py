@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from unbackdoor.disk import atomic
-from unbackdoor.errors import InputError
+from unbackdoor.base.disk import atomic
+from unbackdoor.base.errors import InputError
 
 Add = Callable[..., None]
 _PIECE = 8192  # numbers written at a time

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from unbackdoor.base.errors import InputError
 from unbackdoor.clip.preprocess import Frame
 from unbackdoor.data.pairs import Pairs, Wording, class_pairs
 from unbackdoor.data.specs import load_images, open_pair_parts
 from unbackdoor.data.stream import PairStream
-from unbackdoor.errors import InputError
 
 CAPTION_FILE = "captions.json"  # taken without being named when it lies beside labelled data
 

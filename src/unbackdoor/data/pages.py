@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from unbackdoor.base.errors import InputError, first_line
 from unbackdoor.data.footer import Chunk
 from unbackdoor.data.thrift import Reader, Struct
-from unbackdoor.errors import InputError, first_line
 
 LARGEST_PAGE = 128 << 20  # unpacked; a picture is at most as large
 _LARGEST_HEADER = 1 << 20

@@ -11,12 +11,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from unbackdoor.base.draws import batch_rows, unit_draws
+from unbackdoor.base.errors import InputError
 from unbackdoor.data.captions import drawn
 from unbackdoor.data.classnames import DEFAULT_TEMPLATES
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.sentences import ClassText, read_class_texts
-from unbackdoor.draws import batch_rows, unit_draws
-from unbackdoor.errors import InputError
 
 
 @dataclass(frozen=True)

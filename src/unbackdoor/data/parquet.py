@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from unbackdoor.base.errors import InputError, first_line
 from unbackdoor.data.captions import Captions, read_captions
 from unbackdoor.data.classes import merged, positions
 from unbackdoor.data.columns import Columns, choose_columns, class_names, is_text
@@ -33,7 +34,6 @@ from unbackdoor.data.source import Label, Picture, Source, SourceKind, Split, re
 from unbackdoor.data.splitnames import SPLITS, split_name, split_prefix
 from unbackdoor.data.stream import Part, Parts
 from unbackdoor.data.walk import files_ending
-from unbackdoor.errors import InputError, first_line
 
 _BUDGET = 64 << 20  # bytes of the rows that are unpacked together
 _LARGEST_GROUP = 512 << 20  # of pairs, which are unpacked a row group at a time

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.untrusted import check_inside, read_bytes
 from unbackdoor.data.omissions import Omissions
 from unbackdoor.data.source import LARGEST_IMAGE
-from unbackdoor.errors import InputError
-from unbackdoor.untrusted import check_inside, read_bytes
 
 _ALLOWED: ContextVar[bool] = ContextVar("outside_allowed", default=False)
 _OUTSIDE = "image paths that lead out of the folder, which --allow-outside would follow"

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unbackdoor.draws import mixed
+from unbackdoor.base.draws import mixed
 
 SHAPES = (
     "circle", "square", "triangle", "pentagon", "hexagon", "star",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unbackdoor.errors import InputError
+from unbackdoor.base.errors import InputError
 
 
 @dataclass(frozen=True)

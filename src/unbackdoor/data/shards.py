@@ -15,13 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from unbackdoor.base.errors import InputError, first_line
+from unbackdoor.base.untrusted import parse_json
 from unbackdoor.data.captions import Captions, entry_captions, lines_of, sentences_of
 from unbackdoor.data.offsets import Add, offset_table
 from unbackdoor.data.omissions import Omissions
 from unbackdoor.data.source import LARGEST_IMAGE, Label, Picture, Source, SourceKind, Split, one_space, read_label
 from unbackdoor.data.stream import Part, Parts
-from unbackdoor.errors import InputError, first_line
-from unbackdoor.untrusted import parse_json
 
 _IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "ppm", "tif", "tiff")
 _TEXTS = ("cls", "txt", "json")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from unbackdoor.draws import permutation
-from unbackdoor.errors import InputError
+from unbackdoor.base.draws import permutation
+from unbackdoor.base.errors import InputError
 
 
 def attacker_rows(n: int) -> Tensor:

@@ -20,6 +20,11 @@ from typing import Any
 
 import torch
 
+from unbackdoor.base.draws import permutation
+from unbackdoor.base.errors import InputError, first_line
+from unbackdoor.base.notices import warn
+from unbackdoor.base.registry import Registry
+from unbackdoor.base.untrusted import is_there
 from unbackdoor.clip.preprocess import Frame
 from unbackdoor.data.classes import Classes, reconcile, reconciled
 from unbackdoor.data.classnames import class_list
@@ -29,11 +34,6 @@ from unbackdoor.data.omissions import listed
 from unbackdoor.data.source import Source, SourceKind, Split
 from unbackdoor.data.splitnames import split_name
 from unbackdoor.data.stream import Parts
-from unbackdoor.draws import permutation
-from unbackdoor.errors import InputError, first_line
-from unbackdoor.notices import warn
-from unbackdoor.registry import Registry
-from unbackdoor.untrusted import is_there
 
 SOURCES: Registry[SourceKind] = Registry(
     "data source",

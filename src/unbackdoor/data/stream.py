@@ -21,13 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unbackdoor.base.draws import window_order
+from unbackdoor.base.errors import InputError
 from unbackdoor.clip.preprocess import Frame
 from unbackdoor.data.captions import Captions, drawn
 from unbackdoor.data.decode import decode_all
 from unbackdoor.data.pairs import PairBatch
 from unbackdoor.data.source import Picture
-from unbackdoor.draws import window_order
-from unbackdoor.errors import InputError
 
 WINDOW_BLOCKS = 8  # blocks whose pairs are shuffled together
 

@@ -15,14 +15,14 @@ from io import StringIO
 from pathlib import Path
 from typing import BinaryIO
 
+from unbackdoor.base.errors import InputError, first_line
+from unbackdoor.base.untrusted import check_regular
 from unbackdoor.data.captions import Captions, cell_captions, joined, sentences_of
 from unbackdoor.data.offsets import Add, offset_table
 from unbackdoor.data.omissions import Omissions, listed
 from unbackdoor.data.paths import Images
 from unbackdoor.data.source import Label, Source, SourceKind, Split, one_space, read_label
 from unbackdoor.data.stream import Part, Parts
-from unbackdoor.errors import InputError, first_line
-from unbackdoor.untrusted import check_regular
 
 _IMAGE = (
     "image", "image_path", "img_path", "imagepath", "filepath", "file_path", "path", "filename", "file_name",

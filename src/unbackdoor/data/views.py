@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unbackdoor.draws import seeded
+from unbackdoor.base.draws import seeded
 
 LEAST_AREA = 0.5  # of a crop
 LIGHT = 0.4  # largest change of contrast and of brightness, as factors 1 ± LIGHT

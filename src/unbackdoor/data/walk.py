@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from unbackdoor.base.errors import InputError
 from unbackdoor.data.omissions import Omissions
-from unbackdoor.errors import InputError
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".tif", ".tiff"}
 MOST_ENTRIES = 5_000_000

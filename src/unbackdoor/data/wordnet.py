@@ -10,7 +10,7 @@ import importlib.util
 from functools import lru_cache
 from pathlib import Path
 
-from unbackdoor.untrusted import read_text
+from unbackdoor.base.untrusted import read_text
 
 
 @lru_cache(maxsize=1)

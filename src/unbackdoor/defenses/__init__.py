@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from unbackdoor.registry import Registry
+from unbackdoor.base.registry import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,8 +54,8 @@ def defense(name: str) -> Defense:
     Raises:
         InputError: unknown defense, or another package's that is none.
     """
+    from unbackdoor.base.errors import InputError
     from unbackdoor.defenses.base import Defense
-    from unbackdoor.errors import InputError
 
     entry = DEFENSES.get(name)
     if not isinstance(entry, Defense):

@@ -22,18 +22,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unbackdoor.base.devices import half_type
+from unbackdoor.base.draws import batch_rows, seeded
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.work import Work
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.defenses.base import Cure, Defender, Defense, require
 from unbackdoor.defenses.bounded import bounded_ascent
 from unbackdoor.defenses.stages import labeled, labeled_batch, settle
-from unbackdoor.devices import half_type
-from unbackdoor.draws import batch_rows, seeded
-from unbackdoor.errors import InputError
 from unbackdoor.evaluation.answers import embed, logits
 from unbackdoor.training.finetune import TuneConfig, tune_towers
 from unbackdoor.training.losses import zero_shot_cross_entropy
-from unbackdoor.work import Work
 
 STARTS = ("scratch", "pretrained", "suspect")
 

@@ -24,15 +24,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.work import Work
 from unbackdoor.clip.handle import Clip
 from unbackdoor.defenses.base import Cure, Defender, Defense, trained
 from unbackdoor.defenses.stages import labeled, labeled_batch, settle, step_generator
 from unbackdoor.defenses.units import most_allowed, scaled, scaled_layers, unit_count
-from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.training.finetune import TuneConfig, tune_towers
 from unbackdoor.training.losses import zero_shot_cross_entropy
-from unbackdoor.work import Work
 
 
 @dataclass(frozen=True)

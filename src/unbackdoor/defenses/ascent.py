@@ -15,16 +15,16 @@ from dataclasses import asdict, dataclass, field
 import torch
 from torch import Tensor
 
+from unbackdoor.base.devices import half_type
+from unbackdoor.base.draws import batch_rows
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.work import Work
 from unbackdoor.clip.handle import Clip
 from unbackdoor.defenses.base import Cure, Defender, Defense, require
 from unbackdoor.defenses.bounded import bounded_ascent
 from unbackdoor.defenses.stages import images_used, settle
-from unbackdoor.devices import half_type
-from unbackdoor.draws import batch_rows
-from unbackdoor.errors import InputError
 from unbackdoor.evaluation.answers import logits
 from unbackdoor.training.finetune import TuneConfig, tune_towers
-from unbackdoor.work import Work
 
 
 @dataclass(frozen=True)

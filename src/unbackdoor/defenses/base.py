@@ -9,15 +9,15 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.work import Work
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.classnames import DEFAULT_TEMPLATES
 from unbackdoor.data.images import ImageSet
-from unbackdoor.errors import InputError
 from unbackdoor.runs.settings import changed
 from unbackdoor.training.finetune import TuneConfig
 from unbackdoor.training.loop import FitResult
 from unbackdoor.triggers.attack import Attack
-from unbackdoor.work import Work
 
 C = TypeVar("C")
 

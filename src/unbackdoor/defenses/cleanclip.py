@@ -17,17 +17,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unbackdoor.base.devices import half_type
+from unbackdoor.base.draws import step_seed
+from unbackdoor.base.work import Work
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.pairs import PairBatch
 from unbackdoor.defenses.base import Cure, Defender, Defense, trained
 from unbackdoor.defenses.contrastive_steps import caption_groups, clean_pairs, encode_captions, train_on_pairs
 from unbackdoor.defenses.stages import images_used, settle, step_generator
-from unbackdoor.devices import half_type
-from unbackdoor.draws import step_seed
 from unbackdoor.training.augment import strong_view, vary_captions
 from unbackdoor.training.finetune import TuneConfig
 from unbackdoor.training.losses import contrastive
-from unbackdoor.work import Work
 
 
 @dataclass(frozen=True)

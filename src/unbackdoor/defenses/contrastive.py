@@ -13,15 +13,15 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from unbackdoor.base.devices import half_type
+from unbackdoor.base.work import Work
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.pairs import PairBatch
 from unbackdoor.defenses.base import Cure, Defender, Defense, trained
 from unbackdoor.defenses.contrastive_steps import clean_pairs, encode_captions, train_on_pairs
 from unbackdoor.defenses.stages import images_used, settle
-from unbackdoor.devices import half_type
 from unbackdoor.training.finetune import TuneConfig
 from unbackdoor.training.losses import contrastive
-from unbackdoor.work import Work
 
 
 @dataclass(frozen=True)

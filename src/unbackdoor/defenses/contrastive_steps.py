@@ -8,15 +8,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from unbackdoor.base.devices import half_type
+from unbackdoor.base.draws import batch_rows
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.work import Work
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.pairs import ImagePairs, PairBatch
 from unbackdoor.defenses.base import Defender
-from unbackdoor.devices import half_type
-from unbackdoor.draws import batch_rows
-from unbackdoor.errors import InputError
 from unbackdoor.training.finetune import TuneConfig, tune_towers
 from unbackdoor.training.loop import FitResult
-from unbackdoor.work import Work
 
 LossOf = Callable[[PairBatch, int], Tensor]  # (batch, its images on the model's device; step) → loss
 

@@ -18,16 +18,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from unbackdoor.base.devices import half_type
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.work import Work
 from unbackdoor.clip.handle import Clip
 from unbackdoor.defenses.base import Cure, Defender, Defense, trained
 from unbackdoor.defenses.stages import labeled, labeled_batch, settle
 from unbackdoor.defenses.units import Hidden, hidden_units, mean_activation, most_allowed
-from unbackdoor.devices import half_type
-from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.training.finetune import TuneConfig, tune_towers
 from unbackdoor.training.losses import zero_shot_cross_entropy
-from unbackdoor.work import Work
 
 
 @dataclass(frozen=True)

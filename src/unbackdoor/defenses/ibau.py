@@ -25,14 +25,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from unbackdoor.base.draws import batch_rows, steps_per_epoch
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.work import Work
 from unbackdoor.clip.handle import Clip
 from unbackdoor.defenses.base import Cure, Defender, Defense, trained
 from unbackdoor.defenses.stages import images_used, labeled, labeled_batch, settle
-from unbackdoor.draws import batch_rows, steps_per_epoch
-from unbackdoor.errors import InputError
 from unbackdoor.training.finetune import TuneConfig, tune_towers
 from unbackdoor.training.losses import zero_shot_cross_entropy
-from unbackdoor.work import Work
 
 
 @dataclass(frozen=True)

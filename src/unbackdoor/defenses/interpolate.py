@@ -14,14 +14,14 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.work import Work
 from unbackdoor.clip.handle import Clip
 from unbackdoor.defenses.base import Cure, Defender, Defense, require
-from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task
 from unbackdoor.unlearning.alpha import AlphaConfig
 from unbackdoor.unlearning.known import subtract
 from unbackdoor.weights.vector import difference
-from unbackdoor.work import Work
 
 DEFAULT_BETA = 0.5
 

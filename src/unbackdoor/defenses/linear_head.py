@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from unbackdoor.draws import batch_rows, seeded
+from unbackdoor.base.draws import batch_rows, seeded
+from unbackdoor.base.work import Work
 from unbackdoor.training.finetune import TuneConfig, fit_config
 from unbackdoor.training.loop import FitResult, fit
 from unbackdoor.training.losses import zero_shot_cross_entropy
-from unbackdoor.work import Work
 
 
 class LinearHead(nn.Module):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field, replace
 
+from unbackdoor.base.work import Work
 from unbackdoor.clip.handle import Clip
 from unbackdoor.defenses.base import Cure, Defender, Defense, trained
 from unbackdoor.defenses.linear_head import LinearHead, train_head
@@ -19,7 +20,6 @@ from unbackdoor.defenses.stages import images_used, labeled, settle
 from unbackdoor.evaluation.answers import embed
 from unbackdoor.training.finetune import TuneConfig
 from unbackdoor.training.rates import PEAKS
-from unbackdoor.work import Work
 
 
 @dataclass(frozen=True)

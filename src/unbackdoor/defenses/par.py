@@ -15,17 +15,17 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from unbackdoor.base.devices import half_type
+from unbackdoor.base.work import Work
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.pairs import PairBatch
 from unbackdoor.defenses.base import Cure, Defender, Defense, trained
 from unbackdoor.defenses.contrastive_steps import clean_pairs, encode_captions, train_on_pairs
 from unbackdoor.defenses.stages import images_used, settle, step_generator
-from unbackdoor.devices import half_type
 from unbackdoor.evaluation.answers import embed
 from unbackdoor.training.augment import noise_and_erase
 from unbackdoor.training.finetune import TuneConfig
 from unbackdoor.training.losses import contrastive, squared_distance
-from unbackdoor.work import Work
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from unbackdoor.base.draws import batch_rows, seeded, step_seed
+from unbackdoor.base.errors import InputError
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
-from unbackdoor.draws import batch_rows, seeded, step_seed
-from unbackdoor.errors import InputError
 from unbackdoor.training.finetune import TuneConfig, settle_tune
 from unbackdoor.training.rates import Purpose
 

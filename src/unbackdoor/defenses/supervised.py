@@ -15,17 +15,17 @@ from dataclasses import asdict, dataclass, field, replace
 
 from torch import Tensor
 
+from unbackdoor.base.devices import half_type
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.work import Work
 from unbackdoor.clip.handle import Clip
 from unbackdoor.defenses.base import Cure, Defender, Defense
 from unbackdoor.defenses.linear_head import LinearHead, train_head
 from unbackdoor.defenses.stages import images_used, labeled, labeled_batch, settle
-from unbackdoor.devices import half_type
-from unbackdoor.errors import InputError
 from unbackdoor.evaluation.answers import embed
 from unbackdoor.training.finetune import TuneConfig, tune_towers
 from unbackdoor.training.losses import zero_shot_cross_entropy
 from unbackdoor.training.rates import peak_rate
-from unbackdoor.work import Work
 
 HEADS = ("new", "zero-shot")
 

@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass, field, fields, replace
 
 import torch
 
+from unbackdoor.base.work import Work
 from unbackdoor.clip.handle import Clip
 from unbackdoor.defenses.base import Cure, Defender, Defense, require
 from unbackdoor.evaluation import Task
 from unbackdoor.unlearning.alpha import AlphaConfig
 from unbackdoor.unlearning.known import Plan, cure_known
 from unbackdoor.unlearning.vector import METHODS, VectorConfig, settled
-from unbackdoor.work import Work
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from unbackdoor.base.errors import InputError
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
-from unbackdoor.errors import InputError
 from unbackdoor.evaluation.answers import embed
 
 _NORMS = (nn.modules.batchnorm._BatchNorm,)

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from unbackdoor.base.devices import half_type
 from unbackdoor.clip.handle import Clip
-from unbackdoor.devices import half_type
 from unbackdoor.evaluation.answers import predict
 
 _SAMPLE = 16  # views that are answered in both types to begin with

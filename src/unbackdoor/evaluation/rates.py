@@ -11,16 +11,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from unbackdoor.base.disk import write_text
+from unbackdoor.base.progress import Progress
+from unbackdoor.base.untrusted import as_type, read_json
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
-from unbackdoor.disk import write_text
 from unbackdoor.evaluation.answers import batch_size
 from unbackdoor.evaluation.half import Answers
 from unbackdoor.evaluation.task import Task
 from unbackdoor.metrics.backdoor import BackdoorMeter, BackdoorRates
 from unbackdoor.metrics.rates import Rate
-from unbackdoor.progress import Progress
-from unbackdoor.untrusted import as_type, read_json
 
 KEPT_SECONDS = 60.0
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
+from unbackdoor.base.progress import Progress
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.captions import sentences_of
 from unbackdoor.data.images import ImageSet
 from unbackdoor.evaluation.answers import BATCH, batch_size
 from unbackdoor.metrics.rates import Rate
 from unbackdoor.metrics.retrieval import RetrievalMeter
-from unbackdoor.progress import Progress
 
 
 @torch.inference_mode()

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from unbackdoor.base.progress import Progress
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.evaluation import Task, evaluate_images
-from unbackdoor.metrics.backdoor import BackdoorRates
-from unbackdoor.progress import Progress
-from unbackdoor.unlearning.alpha import AlphaPoint
+from unbackdoor.metrics.backdoor import AlphaPoint, BackdoorRates
 from unbackdoor.weights.blocks import blocks, shares
 from unbackdoor.weights.vector import Walk
 

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.progress import Progress
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
-from unbackdoor.errors import InputError
 from unbackdoor.evaluation.answers import batch_size, predict
 from unbackdoor.metrics.disentanglement import Disentanglement, disentanglement, mean_error
 from unbackdoor.metrics.rates import Rate
-from unbackdoor.progress import Progress
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.weights.plane import Plane
 

@@ -39,6 +39,19 @@ class BackdoorRates:
         return {name: rate.as_dict() for name, rate in rates.items() if rate is not None}
 
 
+@dataclass(frozen=True)
+class AlphaPoint:
+    """CA and ASR measured at one α."""
+
+    alpha: float
+    ca: Rate
+    asr: Rate
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {"alpha": self.alpha, "ca": self.ca.as_dict(), "asr": self.asr.as_dict()}
+
+
 def clean_accuracy(predictions: Tensor, labels: Tensor) -> Rate:
     """CA of predicted classes (N,) against labels (N,); images with label −1 (unknown) do not count."""
     known = labels >= 0

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unbackdoor.draws import seeded
+from unbackdoor.base.draws import seeded
 from unbackdoor.metrics.rates import Rate
 
 

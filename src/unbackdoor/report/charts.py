@@ -19,7 +19,7 @@ from unicodedata import east_asian_width
 import numpy as np
 from numpy.typing import NDArray
 
-from unbackdoor.printable import one_line, terminal
+from unbackdoor.base.printable import one_line, terminal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

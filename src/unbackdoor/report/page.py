@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from unbackdoor.disk import write_text
+from unbackdoor.base.disk import write_text
 from unbackdoor.report.curve import alpha_curve
 from unbackdoor.report.verdict import percent, verdict
 from unbackdoor.triggers.base import shorten

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from unbackdoor.disk import write_text
+from unbackdoor.base.disk import write_text
 from unbackdoor.report.page import fill_page, png
 from unbackdoor.report.verdict import percent
 from unbackdoor.triggers.base import shorten

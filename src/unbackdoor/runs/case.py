@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from unbackdoor.base.errors import InputError
 from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.load import load, offline
 from unbackdoor.data.classes import check_named
@@ -16,7 +17,6 @@ from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.names import target_index
 from unbackdoor.data.specs import load_images, load_pictures, load_test
-from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task
 from unbackdoor.runs.fields import CaseFields
 from unbackdoor.triggers import parse_trigger

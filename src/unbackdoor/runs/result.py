@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from unbackdoor.errors import InputError, first_line
-from unbackdoor.untrusted import as_type, parse_json, read_json
+from unbackdoor.base.errors import InputError, first_line
+from unbackdoor.base.untrusted import as_type, parse_json, read_json
 
 if TYPE_CHECKING:  # results are read without torch
     from unbackdoor.metrics.backdoor import BackdoorRates

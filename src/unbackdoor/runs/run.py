@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unbackdoor.base.devices import is_first_process
+from unbackdoor.base.errors import InputError, Interrupted, first_line
+from unbackdoor.base.manifest import Manifest, write_json, write_jsonl
+from unbackdoor.base.untrusted import as_type, is_there, read_json
 from unbackdoor.clip.handle import Clip
-from unbackdoor.devices import is_first_process
-from unbackdoor.errors import InputError, Interrupted, first_line
-from unbackdoor.manifest import Manifest, write_json, write_jsonl
 from unbackdoor.runs.fields import RunFields
 from unbackdoor.training.parallel import wait_for_all
-from unbackdoor.untrusted import as_type, is_there, read_json
 from unbackdoor.weights.files import state_hash
 
 

@@ -16,8 +16,8 @@ from pathlib import Path, PurePath
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from unbackdoor.errors import InputError
-from unbackdoor.untrusted import as_type
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.untrusted import as_type
 
 T = TypeVar("T")
 _KEY = "option"

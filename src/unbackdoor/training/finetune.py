@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
+from unbackdoor.base.draws import check_seed, steps_per_epoch
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.work import Stage
 from unbackdoor.clip.handle import Clip
-from unbackdoor.draws import check_seed, steps_per_epoch
-from unbackdoor.errors import InputError
 from unbackdoor.training.loop import FitConfig, FitResult, fit
 from unbackdoor.training.rates import Purpose, peak_rate
-from unbackdoor.work import Stage
 
 LossAt = Callable[[int], Tensor]
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from unbackdoor.base.draws import seeded
 from unbackdoor.clip.handle import Clip
-from unbackdoor.draws import seeded
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from unbackdoor.errors import InputError, first_line
-from unbackdoor.progress import Progress
+from unbackdoor.base.errors import InputError, first_line
+from unbackdoor.base.progress import Progress
+from unbackdoor.base.work import Stage
 from unbackdoor.training.parallel import Ranks, open_ranks
 from unbackdoor.weights.files import read_tensors, write_tensors
-from unbackdoor.work import Stage
 
 CHECKPOINT_SECONDS = 60.0  # at most so long without a checkpoint, a step and its group apart
 

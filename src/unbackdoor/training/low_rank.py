@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from unbackdoor.base.draws import seeded
+from unbackdoor.base.errors import InputError
 from unbackdoor.clip.handle import Clip
-from unbackdoor.draws import seeded
-from unbackdoor.errors import InputError
 from unbackdoor.training.guard import Guard
 
 _STACKED = "in_proj_weight"  # queries, keys and values in one: three matrices, each of its own rank

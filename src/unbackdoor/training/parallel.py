@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unbackdoor.devices import process_count
-from unbackdoor.errors import InputError
+from unbackdoor.base.devices import process_count
+from unbackdoor.base.errors import InputError
 
 _BUCKET = 1 << 24  # gradient elements averaged at a time, so that the copy stays small beside the model
 

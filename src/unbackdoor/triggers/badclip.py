@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from unbackdoor.errors import InputError
+from unbackdoor.base.errors import InputError
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.triggers.placing import FIXED, places
 

@@ -11,8 +11,8 @@ from typing import ClassVar, Union
 import torch
 from torch import Tensor
 
-from unbackdoor.draws import keyed_seed, seeded
-from unbackdoor.errors import InputError
+from unbackdoor.base.draws import keyed_seed, seeded
+from unbackdoor.base.errors import InputError
 
 Value = Union[str, int, float, bool]
 LONGEST_VALUE = 12  # characters of a value, in labels

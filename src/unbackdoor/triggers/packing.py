@@ -13,7 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from unbackdoor.errors import InputError
+from unbackdoor.base.errors import InputError
 
 EMPTY = "holds no pattern; a scan recovers one"
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]*")

@@ -6,10 +6,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import get_type_hints
 
-from unbackdoor.errors import InputError
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.untrusted import read_text
 from unbackdoor.triggers.base import Trigger, Value, shorten
 from unbackdoor.triggers.table import trigger_class
-from unbackdoor.untrusted import read_text
 
 # What a spec may ask for, wherever it comes from. Whole numbers but a seed are pixels, points or waves.
 _LARGEST, _LARGEST_SEED, _LARGEST_SHARE = 4096, 2**63, 1e6

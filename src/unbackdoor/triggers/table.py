@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from unbackdoor.errors import InputError
-from unbackdoor.registry import Registry
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.registry import Registry
 from unbackdoor.triggers.base import Trigger
 
 TRIGGERS: Registry[type[Trigger]] = Registry(

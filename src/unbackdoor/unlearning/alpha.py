@@ -10,11 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from unbackdoor.errors import InputError
-from unbackdoor.metrics.backdoor import BackdoorRates
-from unbackdoor.metrics.rates import Rate
+from unbackdoor.base.errors import InputError
+from unbackdoor.metrics.backdoor import AlphaPoint, BackdoorRates
 from unbackdoor.runs.settings import check_ranges, setting
 
 
@@ -110,19 +108,6 @@ class AlphaConfig:
 # a little of the one that is left means much of the other. Chosen on the zoo's calibration half
 # (docs/lab/scan-trials.md).
 BLIND = AlphaConfig(floor=0.88, weight=3.0, reserve=2.5)
-
-
-@dataclass(frozen=True)
-class AlphaPoint:
-    """CA and ASR measured at one α."""
-
-    alpha: float
-    ca: Rate
-    asr: Rate
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        return {"alpha": self.alpha, "ca": self.ca.as_dict(), "asr": self.asr.as_dict()}
 
 
 @dataclass

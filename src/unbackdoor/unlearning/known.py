@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unbackdoor import journal
+from unbackdoor.base import journal
+from unbackdoor.base.work import NOWHERE, Work
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.views import draw_views
@@ -25,7 +26,6 @@ from unbackdoor.metrics.rates import Rate
 from unbackdoor.unlearning.alpha import AlphaConfig, AlphaSearch, search_alpha
 from unbackdoor.unlearning.vector import TakenVector, VectorConfig, as_answered, trigger_vector
 from unbackdoor.weights.vector import Vector, Walk
-from unbackdoor.work import NOWHERE, Work
 
 OWN_VIEWS = 4
 # Agreement on cropped and darkened images falls sooner than CA does.

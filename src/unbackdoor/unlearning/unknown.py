@@ -25,10 +25,10 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.streamline import streamlined
 from unbackdoor.data.images import ImageSet
 from unbackdoor.evaluation import Task
-from unbackdoor.inversion.base import Subject, works
-from unbackdoor.inversion.examine import split
-from unbackdoor.inversion.finding import Lead
-from unbackdoor.inversion.variants import again, variants
+from unbackdoor.scan.examine import split
+from unbackdoor.scan.finding import Lead
+from unbackdoor.scan.inverters.base import Subject, works
+from unbackdoor.scan.variants import again, variants
 from unbackdoor.triggers.attack import Attack
 from unbackdoor.triggers.mixed import Mixed
 from unbackdoor.unlearning.alpha import AlphaConfig

@@ -15,12 +15,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from unbackdoor.base.devices import half_type
+from unbackdoor.base.draws import batch_rows, seeded, step_seed
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.work import NOWHERE, Work
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.views import Views, draw_views
-from unbackdoor.devices import half_type
-from unbackdoor.draws import batch_rows, seeded, step_seed
-from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task
 from unbackdoor.evaluation.answers import answers
 from unbackdoor.training.finetune import LossAt, TuneConfig, settle_lr, settle_tune, tune_towers
@@ -30,7 +31,6 @@ from unbackdoor.training.low_rank import low_rank
 from unbackdoor.training.rates import Purpose
 from unbackdoor.triggers.attack import Attack
 from unbackdoor.weights.vector import Vector, difference, snapshot
-from unbackdoor.work import NOWHERE, Work
 
 _GUARD_BATCH, _GUARD_DRAWS, _GUARD_EVERY = 32, 4, 2  # every step softened gave no less drift of clean embeddings
 

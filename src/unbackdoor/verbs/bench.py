@@ -9,6 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from unbackdoor.base.disk import write_text
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.manifest import Manifest, write_jsonl
+from unbackdoor.base.printable import terminal
+from unbackdoor.base.untrusted import read_text
 from unbackdoor.bench.engine import ENGINES
 from unbackdoor.bench.grid import collect, narrow, plan, run_grid
 from unbackdoor.bench.recipe import read_recipe
@@ -16,14 +21,9 @@ from unbackdoor.bench.scatter import scatters
 from unbackdoor.bench.store import address
 from unbackdoor.bench.tables import as_csv, as_latex, as_markdown
 from unbackdoor.clip.handle import Clip
-from unbackdoor.disk import write_text
-from unbackdoor.errors import InputError
-from unbackdoor.manifest import Manifest, write_jsonl
-from unbackdoor.printable import terminal
 from unbackdoor.runs.case import Case, open_model, open_referred
 from unbackdoor.runs.run import Run, check_verb, resumable, weights_hash
 from unbackdoor.runs.verb import verb
-from unbackdoor.untrusted import read_text
 from unbackdoor.verbs.configs.grids import BENCH, GridConfig
 from unbackdoor.verbs.results import GridResult
 

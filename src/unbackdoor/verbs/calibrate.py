@@ -9,26 +9,26 @@ from pathlib import Path
 
 from torch import Tensor
 
-from unbackdoor import journal
+from unbackdoor.base import journal
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.manifest import Manifest, run_key
+from unbackdoor.base.work import Work
 from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.preprocess import Frame
 from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
-from unbackdoor.errors import InputError
-from unbackdoor.inversion import inverter_names
-from unbackdoor.inversion.clones import clones
-from unbackdoor.inversion.detection import Null, Scores, architecture, ranked
-from unbackdoor.inversion.examine import Examination, examine
-from unbackdoor.inversion.examine import settings as examine_settings
-from unbackdoor.manifest import Manifest, run_key
 from unbackdoor.runs.case import Case, open_model
 from unbackdoor.runs.run import Run, claim, resumable, weights_hash
 from unbackdoor.runs.verb import verb
+from unbackdoor.scan.clones import clones
+from unbackdoor.scan.detection import Null, Scores, architecture, ranked
+from unbackdoor.scan.examine import Examination, examine
+from unbackdoor.scan.examine import settings as examine_settings
+from unbackdoor.scan.inverters import inverter_names
 from unbackdoor.verbs.configs.scan import CALIBRATE, CalibrateConfig
 from unbackdoor.verbs.origins import OpenOrigin, open_origin
 from unbackdoor.verbs.results import NullResult
 from unbackdoor.verbs.scan import candidates
-from unbackdoor.work import Work
 
 
 @verb(CALIBRATE)

@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from unbackdoor.attacks.plant import Planted
+from unbackdoor.base.manifest import Manifest
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.evaluation import Task, evaluate_kept, evaluate_retrieval
-from unbackdoor.manifest import Manifest
-from unbackdoor.metrics.backdoor import BackdoorRates
+from unbackdoor.metrics.backdoor import AlphaPoint, BackdoorRates
 from unbackdoor.runs.result import Recalls, Share
 from unbackdoor.runs.run import weights_hash
 from unbackdoor.triggers.attack import Attack
-from unbackdoor.unlearning.alpha import AlphaPoint
 from unbackdoor.verbs.results.cures import CurvePoint
 
 

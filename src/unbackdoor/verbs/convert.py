@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from unbackdoor.base.manifest import Manifest
 from unbackdoor.clip.convert import convert as convert_clip
 from unbackdoor.clip.handle import Clip
-from unbackdoor.manifest import Manifest
 from unbackdoor.runs.case import open_model
 from unbackdoor.runs.parameters import keywords
 from unbackdoor.runs.run import weights_hash

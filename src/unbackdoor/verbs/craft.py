@@ -8,13 +8,14 @@ from pathlib import Path
 from torch import Tensor
 
 from unbackdoor.attacks.badclip import BadClipConfig, craft_patch, initial_patch
+from unbackdoor.base.disk import atomic, write_text
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.manifest import run_key
+from unbackdoor.base.work import Work
 from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.names import target_index
 from unbackdoor.data.shares import attacker_rows
-from unbackdoor.disk import atomic, write_text
-from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task
-from unbackdoor.manifest import run_key
 from unbackdoor.runs.case import Case, check_labels, require_classes
 from unbackdoor.runs.result import RateTable
 from unbackdoor.runs.run import Run, finish, work_folder
@@ -24,7 +25,6 @@ from unbackdoor.triggers.badclip import BadClip
 from unbackdoor.verbs.common import manifest_of, measured
 from unbackdoor.verbs.configs.planting import CRAFT, CraftConfig
 from unbackdoor.verbs.results import CraftResult
-from unbackdoor.work import Work
 
 
 @verb(CRAFT)

@@ -6,9 +6,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from unbackdoor import journal
+from unbackdoor.base import journal
+from unbackdoor.base.manifest import run_key, versions, write_json
 from unbackdoor.data import load_images
-from unbackdoor.manifest import run_key, versions, write_json
 from unbackdoor.runs.case import open_model
 from unbackdoor.runs.parameters import keywords
 from unbackdoor.runs.run import weights_hash

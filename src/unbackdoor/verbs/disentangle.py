@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from unbackdoor import journal
+from unbackdoor.base import journal
+from unbackdoor.base.disk import write_text
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.manifest import run_key
 from unbackdoor.clip.handle import Clip
-from unbackdoor.disk import write_text
-from unbackdoor.errors import InputError
 from unbackdoor.geometry.surface import Point, Reading, Surface, Views, look
-from unbackdoor.manifest import run_key
 from unbackdoor.report.charts import contour_map
 from unbackdoor.runs.case import Case, open_model, open_vector
 from unbackdoor.runs.result import Share

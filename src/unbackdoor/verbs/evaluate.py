@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.manifest import Manifest
 from unbackdoor.data.names import target_index
-from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.evaluation.half import Answers
-from unbackdoor.manifest import Manifest
 from unbackdoor.metrics.backdoor import COUNTINGS
 from unbackdoor.runs.case import Case, check_labels, require_classes
 from unbackdoor.runs.result import Rates

@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unbackdoor.errors import InputError
+from unbackdoor.base.errors import InputError
 from unbackdoor.runs.parameters import keywords
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.verbs.configs.models import INFO

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from unbackdoor import journal
-from unbackdoor.disk import write_text
-from unbackdoor.errors import InputError
+from unbackdoor.base import journal
+from unbackdoor.base.disk import write_text
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.manifest import run_key
 from unbackdoor.geometry.location import BlockEffect, block_effects, path
-from unbackdoor.manifest import run_key
 from unbackdoor.metrics.backdoor import BackdoorRates
 from unbackdoor.metrics.rates import Rate
 from unbackdoor.report.curve import alpha_curve

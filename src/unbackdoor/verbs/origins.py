@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from unbackdoor.base.errors import InputError
 from unbackdoor.clip.handle import Clip
-from unbackdoor.errors import InputError
-from unbackdoor.inversion.detection import Null, Origin, architecture
 from unbackdoor.runs.case import open_model, open_referred
 from unbackdoor.runs.run import weights_hash
+from unbackdoor.scan.detection import Null, Origin, architecture
 
 
 @dataclass(frozen=True)

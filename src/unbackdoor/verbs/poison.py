@@ -7,13 +7,14 @@ from typing import Any
 
 from unbackdoor.attacks.badclip import crafted
 from unbackdoor.attacks.plant import PoisonConfig, plant, settle
+from unbackdoor.base.devices import half_type
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.manifest import run_key
+from unbackdoor.base.work import Work
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.shares import attacker_rows
-from unbackdoor.devices import half_type
-from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task
-from unbackdoor.manifest import run_key
 from unbackdoor.runs.case import Case, check_labels
 from unbackdoor.runs.result import RateTable
 from unbackdoor.runs.run import Run, finish, resumable, work_folder
@@ -24,7 +25,6 @@ from unbackdoor.verbs.common import keep_planted, manifest_of, measured, subject
 from unbackdoor.verbs.configs.planting import POISON, REGIMES, PoisonSettings
 from unbackdoor.verbs.poison_pairs import poison_pairs
 from unbackdoor.verbs.results import PlantResult
-from unbackdoor.work import Work
 
 RATE = 0.03
 

@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from unbackdoor.attacks.plant_pairs import PairPoisonConfig, plant_pairs, settle_pairs
+from unbackdoor.base.devices import half_type
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.manifest import run_key
+from unbackdoor.base.work import Work
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.classes import check_named, reconciled
 from unbackdoor.data.classnames import templates as find_templates
@@ -16,10 +20,7 @@ from unbackdoor.data.openpairs import open_pairs
 from unbackdoor.data.pairs import ImagePairs, Pairs, Wording, class_pairs
 from unbackdoor.data.shares import attacker_rows
 from unbackdoor.data.specs import load_test
-from unbackdoor.devices import half_type
-from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task
-from unbackdoor.manifest import run_key
 from unbackdoor.runs.case import Case
 from unbackdoor.runs.result import RateTable, plain
 from unbackdoor.runs.run import Run, finish, work_folder
@@ -28,7 +29,6 @@ from unbackdoor.triggers.attack import Attack
 from unbackdoor.verbs.common import keep_planted, manifest_of, measured, recalls
 from unbackdoor.verbs.configs.planting import PoisonSettings
 from unbackdoor.verbs.results import PlantResult
-from unbackdoor.work import Work
 
 RATE = 0.003  # 1,500 of 500,000
 TEMPLATES = "openai-imagenet"

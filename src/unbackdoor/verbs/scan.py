@@ -11,35 +11,35 @@ from typing import Any
 
 import torch
 
+from unbackdoor.base.disk import write_text
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.manifest import Manifest, run_key
+from unbackdoor.base.notices import warn
+from unbackdoor.base.work import Work
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.classnames import class_names
 from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.names import is_wnid
-from unbackdoor.disk import write_text
-from unbackdoor.errors import InputError
-from unbackdoor.inversion import inverter_names
-from unbackdoor.inversion.base import Recovered, Subject
-from unbackdoor.inversion.detection import Null, architecture, read_null
-from unbackdoor.inversion.examine import Examination, Examined, examine
-from unbackdoor.inversion.examine import settings as examine_settings
-from unbackdoor.inversion.finding import Finding, InverterLine, NearText, Other, RecoveredTrigger, Target
-from unbackdoor.inversion.judgement import Judgement, Say, judge
-from unbackdoor.inversion.targets import nearest_texts
-from unbackdoor.manifest import Manifest, run_key
 from unbackdoor.metrics.rates import Rate
-from unbackdoor.notices import warn
 from unbackdoor.report.scan import Look, write_scan_report
 from unbackdoor.runs.case import Case
 from unbackdoor.runs.result import Share
 from unbackdoor.runs.run import Run, finish, work_folder
 from unbackdoor.runs.verb import verb
+from unbackdoor.scan.detection import Null, architecture, read_null
+from unbackdoor.scan.examine import Examination, Examined, examine
+from unbackdoor.scan.examine import settings as examine_settings
+from unbackdoor.scan.finding import Finding, InverterLine, NearText, Other, RecoveredTrigger, Target
+from unbackdoor.scan.inverters import inverter_names
+from unbackdoor.scan.inverters.base import Recovered, Subject
+from unbackdoor.scan.judgement import Judgement, Say, judge
+from unbackdoor.scan.targets import nearest_texts
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.verbs.common import manifest_of
 from unbackdoor.verbs.configs.scan import SCAN, ScanConfig
 from unbackdoor.verbs.craft import write_picture
 from unbackdoor.verbs.origins import origin_of
-from unbackdoor.work import Work
 
 VOCABULARY = "imagenet-1k"
 SHIPPED = Path(__file__).parent.parent / "assets" / "nulls"

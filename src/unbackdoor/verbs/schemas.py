@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from unbackdoor.inversion.finding import Finding
 from unbackdoor.runs.result import Result
 from unbackdoor.runs.schema import schema_of
+from unbackdoor.scan.finding import Finding
 from unbackdoor.verbs import results
 
 FOLDER = Path(__file__).parent.parent / "assets" / "schemas"

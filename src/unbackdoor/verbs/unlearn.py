@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.manifest import Manifest, run_key
+from unbackdoor.base.work import Work
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.shares import defender_rows
-from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task
 from unbackdoor.evaluation.answers import predict
-from unbackdoor.manifest import Manifest, run_key
 from unbackdoor.metrics.backdoor import BackdoorRates
 from unbackdoor.report import Example, write_report
 from unbackdoor.runs.case import Case, check_labels, open_vector
@@ -33,7 +34,6 @@ from unbackdoor.verbs.configs.unlearn import UNLEARN, UnlearnConfig
 from unbackdoor.verbs.results import CureResult
 from unbackdoor.verbs.results.cures import VectorFacts
 from unbackdoor.verbs.vector import store, vector_config, vector_facts
-from unbackdoor.work import Work
 
 EXAMPLES = 6
 

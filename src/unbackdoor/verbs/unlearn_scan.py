@@ -11,21 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unbackdoor import journal
+from unbackdoor.base import journal
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.manifest import Manifest, run_key
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.shares import defender_rows
 from unbackdoor.data.specs import load_test
-from unbackdoor.errors import InputError
 from unbackdoor.evaluation.answers import answers
-from unbackdoor.inversion.base import WORKS
-from unbackdoor.inversion.finding import Finding, Lead, read_finding
-from unbackdoor.manifest import Manifest, run_key
 from unbackdoor.metrics.rates import Rate
 from unbackdoor.runs.case import Case, open_model, open_referred
 from unbackdoor.runs.run import Run, finish, weights_hash, work_folder
 from unbackdoor.runs.verb import verb
+from unbackdoor.scan.finding import Finding, Lead, read_finding
+from unbackdoor.scan.inverters.base import WORKS
 from unbackdoor.triggers.mixed import Mixed
 from unbackdoor.triggers.spec import from_spec
 from unbackdoor.unlearning.alpha import BLIND

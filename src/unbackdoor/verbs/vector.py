@@ -6,10 +6,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.manifest import run_key, versions
+from unbackdoor.base.work import Work
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.shares import defender_rows
-from unbackdoor.errors import InputError
-from unbackdoor.manifest import run_key, versions
 from unbackdoor.runs.case import Case
 from unbackdoor.runs.result import plain
 from unbackdoor.runs.run import Run, claim, resumable
@@ -22,7 +23,6 @@ from unbackdoor.verbs.configs.vector import DEFAULT_METHOD, VECTOR, VectorSettin
 from unbackdoor.verbs.results import VectorResult
 from unbackdoor.verbs.results.cures import VectorFacts
 from unbackdoor.weights.vector import norm, save_vector
-from unbackdoor.work import Work
 
 VALIDATION = 512  # images set aside for choosing α, so that `vector` and `unlearn` never share any
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unbackdoor.errors import InputError
-from unbackdoor.manifest import Manifest
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.manifest import Manifest
 from unbackdoor.runs.parameters import keywords
 from unbackdoor.runs.result import plain
 from unbackdoor.verbs.configs.weights import APPLY, CHECKPOINT, COMBINE, DIFF, INSPECT, LORA

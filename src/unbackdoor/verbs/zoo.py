@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from unbackdoor.base.disk import write_text
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.manifest import Manifest, write_json
+from unbackdoor.base.printable import markdown
+from unbackdoor.base.untrusted import as_type, read_text
 from unbackdoor.bench.engine import ENGINES
 from unbackdoor.bench.grid import narrow, run_grid
 from unbackdoor.bench.recipe import Json
@@ -13,18 +18,13 @@ from unbackdoor.bench.zoo.cells import FILE, collect
 from unbackdoor.bench.zoo.recipe import CLEAN, Zoo, classes_of, examination, members, read_zoo, recovery
 from unbackdoor.bench.zoo.tables import as_markdown, cures, detection, false_alarms
 from unbackdoor.bench.zoo.verdicts import Row, Verdict, judge_rows
-from unbackdoor.disk import write_text
-from unbackdoor.errors import InputError
-from unbackdoor.inversion import inverter_names
-from unbackdoor.inversion.detection import Null, Origin, architecture
-from unbackdoor.inversion.examine import settings
-from unbackdoor.manifest import Manifest, write_json
-from unbackdoor.printable import markdown
 from unbackdoor.runs.case import Case
 from unbackdoor.runs.result import plain
 from unbackdoor.runs.run import Run, finish
 from unbackdoor.runs.verb import verb
-from unbackdoor.untrusted import as_type, read_text
+from unbackdoor.scan.detection import Null, Origin, architecture
+from unbackdoor.scan.examine import settings
+from unbackdoor.scan.inverters import inverter_names
 from unbackdoor.verbs.bench import grid_folder, recipe_model, tell
 from unbackdoor.verbs.configs.grids import STAGES, ZOO, ZooConfig
 from unbackdoor.verbs.results import ZooResult

@@ -18,8 +18,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from unbackdoor.errors import InputError
-from unbackdoor.untrusted import as_type, read_json
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.untrusted import as_type, read_json
 from unbackdoor.weights.files import read_checkpoint
 from unbackdoor.weights.names import prefixes_cut
 from unbackdoor.weights.patterns import Patterns

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from unbackdoor.errors import InputError
+from unbackdoor.base.errors import InputError
 from unbackdoor.weights.names import bare
 from unbackdoor.weights.stored import FLOATS, Entry, Stored
 from unbackdoor.weights.stream import Output, OutputFile, Term, moved, write_file, write_folder

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unbackdoor.disk import atomic
-from unbackdoor.errors import InputError, first_line
-from unbackdoor.notices import warn
+from unbackdoor.base.disk import atomic
+from unbackdoor.base.errors import InputError, first_line
+from unbackdoor.base.notices import warn
 from unbackdoor.weights.names import choose_state, unwrapped
 from unbackdoor.weights.stored import read_header
 from unbackdoor.weights.torchfile import PLAIN_TYPES, NeedsCodeError, Odd, Placed, is_program, names_in, open_torch

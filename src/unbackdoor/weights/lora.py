@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unbackdoor.disk import atomic_folder, write_text
+from unbackdoor.base.disk import atomic_folder, write_text
 from unbackdoor.weights.adapters import CONFIG, PREFIX, WEIGHTS
 from unbackdoor.weights.files import write_tensors
 

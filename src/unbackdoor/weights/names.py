@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from unbackdoor.errors import InputError
-from unbackdoor.notices import warn
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.notices import warn
 
 T = TypeVar("T")
 

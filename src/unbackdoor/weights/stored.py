@@ -15,9 +15,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from unbackdoor.disk import digest
-from unbackdoor.errors import InputError
-from unbackdoor.untrusted import as_type, parse_json, read_json
+from unbackdoor.base.disk import digest
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.untrusted import as_type, parse_json, read_json
 
 # Bytes of an element.
 WIDTHS = {

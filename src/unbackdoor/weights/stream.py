@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unbackdoor.disk import COMPANIONS, atomic, atomic_folder, copy_companions
-from unbackdoor.errors import InputError
+from unbackdoor.base.disk import COMPANIONS, atomic, atomic_folder, copy_companions
+from unbackdoor.base.errors import InputError
 from unbackdoor.weights.stored import FLOATS, WIDTHS, Entry, Stored
 
 PIECE = 1 << 19  # elements: a piece of each addend fits a core's cache

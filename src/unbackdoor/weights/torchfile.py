@@ -19,7 +19,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from unbackdoor.errors import InputError, first_line
+from unbackdoor.base.errors import InputError, first_line
 from unbackdoor.weights.pickles import Inert, Name, RefusedError, Table, read_pickle
 from unbackdoor.weights.zips import Member, is_zip, read_members
 

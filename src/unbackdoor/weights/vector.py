@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unbackdoor.errors import InputError
+from unbackdoor.base.errors import InputError
 from unbackdoor.weights.files import read_tensors, write_tensors
 
 Vector = dict[str, Tensor]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from unbackdoor.errors import InputError
+from unbackdoor.base.errors import InputError
 
 _LOCAL, _CENTRAL, _END = struct.Struct("<4s22xHH"), struct.Struct("<4s4xHH8xLLHHHH6xL"), struct.Struct("<4sHHHHLLH")
 _END64, _LOCATOR = struct.Struct("<4sQ4xLLQQQQ"), struct.Struct("<4sLQL")

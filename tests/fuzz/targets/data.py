@@ -13,7 +13,7 @@ import torch
 
 from tests.fuzz.engine import Reader, Target, on_file
 from tests.fuzz.mutate import mutate_bytes, mutate_json, mutate_parquet, mutate_tar, mutate_text
-from unbackdoor.errors import InputError
+from unbackdoor.base.errors import InputError
 
 _SIDE = 8
 

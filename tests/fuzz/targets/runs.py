@@ -11,7 +11,7 @@ import torch
 from tests.fuzz.engine import Reader, Target
 from tests.fuzz.mutate import mutate_json, mutate_lines, mutate_text, mutate_yaml
 from tests.hostile.suite.runs import RECIPE, finding
-from unbackdoor.errors import InputError
+from unbackdoor.base.errors import InputError
 
 Json = dict[str, Any]
 
@@ -31,7 +31,7 @@ def _findings() -> list[bytes]:
 
 
 def _finding(room: Path) -> Reader:
-    from unbackdoor.inversion.finding import read_finding
+    from unbackdoor.scan.finding import read_finding
 
     path = room / "finding.json"
 
@@ -46,7 +46,7 @@ def _finding(room: Path) -> Reader:
 
 
 def _nulls() -> list[bytes]:
-    from unbackdoor.inversion import inverter_names
+    from unbackdoor.scan.inverters import inverter_names
 
     names = list(inverter_names())[:2]
     lines: list[Json] = [{"architecture": "0" * 16, "settings": "0" * 16, "inverters": names}]
@@ -56,7 +56,7 @@ def _nulls() -> list[bytes]:
 
 
 def _null(room: Path) -> Reader:
-    from unbackdoor.inversion.detection import read_null, verdict, weigh
+    from unbackdoor.scan.detection import read_null, verdict, weigh
 
     path = room / "null.jsonl"
 
@@ -95,8 +95,8 @@ def _recipes() -> list[bytes]:
 
 
 def _recipe(room: Path) -> Reader:
+    from unbackdoor.base.manifest import run_key
     from unbackdoor.bench.recipe import cures, read_recipe, suspects
-    from unbackdoor.manifest import run_key
 
     path = room / "r.yaml"
 
@@ -131,8 +131,8 @@ def _zoos() -> list[bytes]:
 
 
 def _zoo(room: Path) -> Reader:
+    from unbackdoor.base.manifest import run_key
     from unbackdoor.bench.zoo.recipe import members, read_zoo
-    from unbackdoor.manifest import run_key
 
     path = room / "z.yaml"
 
@@ -215,8 +215,8 @@ def _journals() -> list[bytes]:
 
 
 def _journal(room: Path) -> Reader:
-    from unbackdoor import journal
-    from unbackdoor.inversion.base import Kept
+    from unbackdoor.base import journal
+    from unbackdoor.scan.inverters.base import Kept
     from unbackdoor.unlearning.known import _Point
 
     path = room / "log.jsonl"
@@ -237,7 +237,7 @@ def _manifests() -> list[bytes]:
 
 
 def _manifest(room: Path) -> Reader:
-    from unbackdoor.manifest import Manifest
+    from unbackdoor.base.manifest import Manifest
     from unbackdoor.runs.run import check_verb, claim
 
     (room / "out").mkdir()

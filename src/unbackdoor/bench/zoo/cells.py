@@ -10,6 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from unbackdoor.base.draws import permutation
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.manifest import Manifest, write_json
 from unbackdoor.bench.material import case_of, images_of, original, task_of
 from unbackdoor.bench.recipe import DataEntry, Json
 from unbackdoor.bench.store import RESULT, folder_of, read_result
@@ -20,15 +23,12 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.load import load
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.shares import defender_rows
-from unbackdoor.draws import permutation
-from unbackdoor.errors import InputError
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.evaluation.answers import answers
-from unbackdoor.inversion import inverter
-from unbackdoor.inversion.base import Subject
-from unbackdoor.inversion.examine import split
-from unbackdoor.inversion.finding import Lead
-from unbackdoor.manifest import Manifest, write_json
+from unbackdoor.scan.examine import split
+from unbackdoor.scan.finding import Lead
+from unbackdoor.scan.inverters import inverter
+from unbackdoor.scan.inverters.base import Subject
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.triggers.attack import Attack
 from unbackdoor.triggers.mixed import Mixed

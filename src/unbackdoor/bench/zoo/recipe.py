@@ -24,6 +24,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from unbackdoor.base.draws import check_seed
+from unbackdoor.base.errors import InputError
+from unbackdoor.base.untrusted import read_yaml
 from unbackdoor.bench.recipe import (
     MOST_CELLS,
     DataEntry,
@@ -39,12 +42,9 @@ from unbackdoor.bench.recipe import (
     positive,
 )
 from unbackdoor.data.specs import describe
-from unbackdoor.draws import check_seed
-from unbackdoor.errors import InputError
-from unbackdoor.inversion import versions
-from unbackdoor.inversion.judgement import Judgement
+from unbackdoor.scan.inverters import versions
+from unbackdoor.scan.judgement import Judgement
 from unbackdoor.unlearning.unknown import VERSION
-from unbackdoor.untrusted import read_yaml
 
 CLEAN = "clean"
 

@@ -6,10 +6,10 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from unbackdoor.base.printable import markdown
 from unbackdoor.bench.zoo.verdicts import Verdict
 from unbackdoor.metrics.auroc import auroc
 from unbackdoor.metrics.rates import Rate
-from unbackdoor.printable import markdown
 
 Json = dict[str, Any]
 

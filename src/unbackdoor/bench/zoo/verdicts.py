@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from unbackdoor.bench.zoo.recipe import CLEAN
-from unbackdoor.inversion.detection import Null, Origin, ranked
-from unbackdoor.inversion.judgement import Judgement, Say, judge
+from unbackdoor.scan.detection import Null, Origin, ranked
+from unbackdoor.scan.judgement import Judgement, Say, judge
 
 TOOK = 0.5  # attack success from which a poisoned member counts as backdoored
 Row = dict[str, Any]  # names of a member beside its examination under "seen" and its card under "card"

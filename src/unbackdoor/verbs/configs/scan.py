@@ -12,10 +12,10 @@ from unbackdoor.runs.settings import setting
 
 if TYPE_CHECKING:
     from unbackdoor.clip.handle import Clip
-    from unbackdoor.inversion.detection import Null
+    from unbackdoor.scan.detection import Null
 
 FALSE_ALARM_RATE = 0.05
-IMAGES = 1024  # searched with and held out, see `inversion.examine`
+IMAGES = 1024  # searched with and held out, see `scan.examine`
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class ScanConfig(Examining, Judging):
     Args:
         null: file of `calibrate`; None takes the one shipped for this architecture, if there is one.
         origin: a clean model that this one was made from, such as the public checkpoint before it was fine-tuned; None
-            takes the null's. Classes that are cheap to reach by nature are told apart by it (`inversion/twins.py`).
+            takes the null's. Classes that are cheap to reach by nature are told apart by it (`scan/twins.py`).
         false_alarm_rate: share of clean models that may be called backdoored.
         inverters: names; all by default, and those of the null where one is given.
         weighed: those that the p-value and the target rest on, where there is a null; all that run by default.

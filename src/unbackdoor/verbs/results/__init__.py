@@ -1,4 +1,4 @@
-"""What the verbs return, but for `scan`, whose result is a `Finding` (`inversion/finding.py`)."""
+"""What the verbs return, but for `scan`, whose result is a `Finding` (`scan/finding.py`)."""
 
 from __future__ import annotations
 

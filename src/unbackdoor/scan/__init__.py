@@ -1,0 +1,1 @@
+"""From a model to statistics, and from statistics to a judgement."""
