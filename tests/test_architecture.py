@@ -88,7 +88,7 @@ def test_nothing_imports_upwards(path: Path) -> None:
         ("triggers", "from unbackdoor.clip.handle import Clip"),
         ("weights", "def f():\n    import open_clip"),
         ("data", "from unbackdoor.verbs import poison"),
-        ("clip", "import unbackdoor.defenses.tbar"),
+        ("clip", "import unbackdoor.defenses.abl"),
         ("data", "def f():\n    from unbackdoor.training.loop import fit"),
         ("training", "from unbackdoor.data.images import ImageSet"),
         ("report", "from unbackdoor.geometry import surface"),
@@ -182,6 +182,22 @@ def test_every_layer_is_in_the_document() -> None:
     page = (SOURCE.parent.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| \d+ \| (.*?) \|", page, flags=re.MULTILINE)
     assert [tuple(re.findall(r"`(\w+)`", row)) for row in rows] == list(LAYERS)
+
+
+def test_the_way_from_an_option_to_the_weights_is_short_and_as_told() -> None:
+    page = (SOURCE.parent.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    told = page.partition("**From `--trigger` to the weights**")[2].partition("\n\n")[0]
+    way = [SOURCE / name for name in re.findall(r"`(\w+/\w+\.py)`", told)]
+    assert 2 < len(way) <= 8 and all(path.exists() for path in way)
+    known = {path: name for name, path in modules().items()}
+    graph = graph_of({name: path.read_text(encoding="utf-8") for path, name in known.items()})
+    lazy = {known[SOURCE / "triggers" / "badnets.py"]}  # named in the registry of triggers
+    for number, path in enumerate(way[1:], 1):
+        before = [known[other] for other in way[:number]]
+        parent = known[path].rpartition(".")[0]
+        reached = any({known[path], parent} & graph[other] for other in before)
+        assert reached or known[path] in lazy, f"nothing before it on the way imports {path.name}"
+        assert LEVEL[room_of(path.relative_to(SOURCE).parts)] >= LEVEL[room_of(way[0].relative_to(SOURCE).parts)]
 
 
 # Modules and names that not every system has. Windows lacks all but a few; macOS lacks those that are Linux's alone.

@@ -18,13 +18,16 @@ if TYPE_CHECKING:
 DEFENSES: Registry[Defense] = Registry(
     "defense",
     {
-        "lora": ("unbackdoor.defenses.tbar:LORA", "trigger vector of low rank, led back to clean embeddings"),
+        "lora": ("unbackdoor.defenses.trigger_vector:LORA", "trigger vector of low rank, led back to clean embeddings"),
         "distilled": (
-            "unbackdoor.defenses.tbar:DISTILLED",
+            "unbackdoor.defenses.trigger_vector:DISTILLED",
             "trigger vector of the whole tower, led back to clean embeddings",
         ),
-        "anchored": ("unbackdoor.defenses.tbar:ANCHORED", "trigger vector towards the target, clean embeddings held"),
-        "tbar": ("unbackdoor.defenses.tbar:TBAR", "trigger vector as published"),
+        "anchored": (
+            "unbackdoor.defenses.trigger_vector:ANCHORED",
+            "trigger vector towards the target, clean embeddings held",
+        ),
+        "tbar": ("unbackdoor.defenses.trigger_vector:TBAR", "trigger vector as published"),
         "nothing": ("unbackdoor.defenses.nothing:DEFENSE", "leave the suspect as it is"),
         "contrastive": ("unbackdoor.defenses.contrastive:DEFENSE", "CLIP's own loss on clean pairs"),
         "supervised": ("unbackdoor.defenses.supervised:DEFENSE", "cross-entropy on clean labels"),

@@ -33,7 +33,8 @@ class Config:
 
     Args:
         samples: images of the forget set, the first of the clean images; those of the target class are left out.
-        trigger_scale: factor on the cosines in place of the model's own, as in `tbar.VectorConfig`; None keeps it.
+        trigger_scale: factor on the cosines in place of the model's own, as in `unlearning.vector.VectorConfig`; None
+            keeps it.
         tune: brief, as TBAR's; lr 0 stands for 1e-5 (1e-4 below 20 M parameters).
     """
 

@@ -1,6 +1,6 @@
-"""TBAR: backdoor unlearning by linear task decomposition (arXiv 2510.14845), known trigger.
+"""The cure of a known attack (`unlearning.known`) in the form of a defense, for each of the ways to take the vector.
 
-What `unlearning.known` does, in the form of a defense, for each of the ways to take the vector.
+`tbar` is the published one: backdoor unlearning by linear task decomposition (arXiv 2510.14845).
 """
 
 from __future__ import annotations
