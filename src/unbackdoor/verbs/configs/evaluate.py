@@ -17,7 +17,7 @@ class EvaluateConfig:
 
     Args:
         precision: `auto` answers in bfloat16 where the device is faster in it, and in float32 wherever that could have
-            changed an answer (`unbackdoor.answers.Answers`); `float32` answers in float32 alone.
+            changed an answer (`unbackdoor.evaluation.half.Answers`); `float32` answers in float32 alone.
         retrieval: also find captions by image and images by caption; class names and labels are not needed then.
     """
 

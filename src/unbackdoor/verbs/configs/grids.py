@@ -18,7 +18,7 @@ class GridConfig:
     """Which cells are run, and by whom.
 
     Args:
-        recipe: YAML; see `unbackdoor.bench.recipe` and `unbackdoor.zoo.recipe`.
+        recipe: YAML; see `unbackdoor.bench.recipe` and `unbackdoor.bench.zoo.recipe`.
         engine: `local` processes or `ray`.
         workers: cells at once; 0 lets the engine decide.
         only: run a part, such as `data=gtsrb`, `seed=1,2` or `half=test`; a cell must pass all of them. Tables hold
