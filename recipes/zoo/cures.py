@@ -23,7 +23,7 @@ from unbackdoor.clip.load import load
 from unbackdoor.scan.detection import architecture
 from unbackdoor.scan.examine import settings
 from unbackdoor.scan.inverters import inverter_names, versions
-from unbackdoor.verbs.scan import FALSE_ALARM_RATE
+from unbackdoor.verbs.configs.scan import FALSE_ALARM_RATE
 from unbackdoor.weights.files import state_hash
 
 ROOT = Path(__file__).parent.parent.parent
