@@ -246,7 +246,7 @@ def test_streamed_pairs_through_the_verb(vit_folder: Path, tmp_path: Path) -> No
     [
         ({}, "no test split"),
         ({"test": "embedded:digits", "target": "banana"}, "not among the 10 classes"),
-        ({"test": "embedded:digits", "poison_rate": 1.5}, r"give a share in \[0, 1\]"),
+        ({"test": "embedded:digits", "poison_rate": 1.5}, r"poison_rate 1.5 is not a number in \[0, 1\]"),
         ({"test": "embedded:digits", "trigger": "badnets:size=99"}, "does not fit"),
         ({"test": "embedded:digits", "regime": "magic"}, "none of classes, pairs"),
         ({"regime": "classes", "captions": "x.json"}, "belongs to the regime pairs"),

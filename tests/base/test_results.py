@@ -12,7 +12,8 @@ from typing import Any, Literal
 import pytest
 
 from tests.conftest import ROOT
-from unbackdoor import InputError, journal
+from unbackdoor import InputError
+from unbackdoor.base import journal
 from unbackdoor.metrics.backdoor import BackdoorRates
 from unbackdoor.metrics.rates import Rate
 from unbackdoor.runs.result import Rates, RateTable, Result, Share, optional, plain, spread

@@ -210,7 +210,7 @@ def test_the_class_with_most_votes_is_shown_by_a_trigger_that_works_and_stands_o
     expected: tuple[int, float, int],
 ) -> None:
     found = choose(votes, targets, works, excess)
-    assert (found.target, found.confidence, found.inverter) == (expected[0], pytest.approx(expected[1]), expected[2])
+    assert (found.target, found.confidence, found.place) == (expected[0], pytest.approx(expected[1]), expected[2])
 
 
 def test_without_a_null_inverters_vote_by_how_well_their_triggers_work() -> None:

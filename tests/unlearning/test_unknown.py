@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from unbackdoor.triggers import parse_trigger
 from unbackdoor.unlearning import unknown
 from unbackdoor.unlearning.alpha import BLIND
 from unbackdoor.unlearning.known import Plan
-from unbackdoor.unlearning.unknown import rule_for, source
+from unbackdoor.unlearning.unknown import Suspect, cure_unknown, rule_for, source
 from unbackdoor.unlearning.vector import VectorConfig
 from unbackdoor.weights.files import state_hash
 
@@ -41,13 +42,15 @@ def test_a_rehearsal_adds_what_the_cure_would_leave(
     clip, images = toy_clip(6.0, SECOND), toy_images()
     before = state_hash(clip.state())
     subject = toy_subject(6.0, SECOND)
-    how = (clip, subject, Lead(subject.names[TARGET], FOUND, "patch"), images, Plan(VectorConfig(), images, BLIND))
-    mixed = source(*how, backdoored=backdoored)
+    plan = Plan(VectorConfig(), images, BLIND)
+    suspect = Suspect(clip, images, subject.names, subject.head, images, plan, backdoored)
+    how = (subject, Lead(subject.names[TARGET], FOUND, "patch"))
+    mixed = source(suspect, *how)
     assert state_hash(clip.state()) == before, "the model itself is not moved"
     assert len(cured) == (0 if backdoored is False else 1)
     hidden = toy_subject(0.0, SECOND)
     by_hidden = [works(hidden, trigger, TARGET) for trigger in mixed.triggers]
-    first = len(source(*how, backdoored=False).triggers)
+    first = len(source(replace(suspect, backdoored=False), *how).triggers)
     assert mixed.triggers[0] == FOUND and 1 < first <= 5
     assert not any(by_hidden[:first]), "what is found at first goes the easy way"
     assert (len(mixed.triggers) > first) == added
@@ -56,3 +59,52 @@ def test_a_rehearsal_adds_what_the_cure_would_leave(
 
 def test_alpha_keeps_its_reserve_unless_the_scan_said_clean() -> None:
     assert [rule_for(said, BLIND).reserve for said in (True, None, False)] == [BLIND.reserve, BLIND.reserve, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("others", "scans", "limit", "order", "left"),
+    [
+        ([], None, None, ["ant"], None),
+        (["bee", "elk"], None, None, ["ant", "elk"], None),  # the bee's trigger works no longer
+        (["elk"], None, 1, ["ant"], "elk"),
+        ([], [("elk", []), (None, [])], None, ["ant", "elk"], None),
+        (["elk"], [("fox", ["elk"]), (None, []), (None, [])], None, ["ant", "fox", "elk"], None),
+        ([], [("ant", []), (None, [])], None, ["ant", "ant"], None),  # a scan that still names the class
+        (["elk"], [("fox", []), ("fox", [])], 2, ["ant", "fox"], "fox"),
+    ],
+)
+def test_classes_are_cured_one_after_the_other(
+    others: list[str],
+    scans: list[tuple[str | None, list[str]]] | None,
+    limit: int | None,
+    order: list[str],
+    left: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = ("ant", "bee", "elk", "fox")
+    monkeypatch.setattr(unknown, "works", lambda subject, trigger, target: names[target] in ("elk", "fox"))
+    monkeypatch.setattr(Suspect, "subject", lambda self: replace(toy_subject(0.0), names=names))
+    monkeypatch.setattr(unknown, "source", lambda suspect, subject, lead: lead.trigger)
+    images = toy_images()
+    suspect = Suspect(toy_clip(0.0), images, names, toy_subject(0.0).head, images, Plan(VectorConfig(), images, BLIND))
+
+    def lead(name: str) -> Lead:
+        return Lead(name, FOUND, "patch")
+
+    def look(number: int) -> tuple[Lead | None, list[Lead]]:
+        assert scans is not None
+        urgent, further = scans[number - 1]
+        return (None if urgent is None else lead(urgent)), [lead(name) for name in further]
+
+    cured: list[str] = []
+
+    def cure(number: int, lead: Lead, trigger: Any) -> int:
+        assert number == len(cured) + 1 and trigger() == FOUND
+        cured.append(lead.target)
+        return number
+
+    rounds, rest = cure_unknown(
+        suspect, [lead("ant"), *map(lead, others)], cure, None if scans is None else look, limit
+    )
+    assert cured == order and rounds == list(range(1, len(order) + 1))
+    assert (None if rest is None else rest.target) == left

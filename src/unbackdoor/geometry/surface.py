@@ -78,7 +78,7 @@ class Surface:
     Args:
         low, high, points: the square lattice, both ways.
         views: what was shown.
-        seen: answers by point.
+        readings: answers by point.
     """
 
     low: float

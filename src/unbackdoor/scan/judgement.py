@@ -36,7 +36,7 @@ class Suspicion(Generic[Label]):
     Args:
         target: the class, by index or name.
         p_value: the model's, had no other class more to speak for it.
-        shown: the inverter that stands out furthest among those that name it with a trigger that works.
+        inverter: the one that stands out furthest among those that name it with a trigger that works.
     """
 
     target: Label
@@ -55,7 +55,7 @@ class Judgement(Generic[Label]):
         score: what speaks for the target, in steps; None without a null.
         excess: by inverter, from `Weighed`; empty without a null.
         target, confidence: from `Choice`; without a null each inverter votes by how well its trigger works.
-        shown: inverter whose trigger speaks for the target best.
+        inverter: the one whose trigger speaks for the target best.
         others: further suspicions of a backdoored model, the most extreme first.
     """
 

@@ -18,7 +18,7 @@ class Choice(Generic[Label]):
     Args:
         target: the class with the most votes.
         confidence: its share of the votes; 0 when nothing stands out.
-        shown: index of the inverter that names it and whose trigger speaks for it best.
+        place: index of the inverter that names it and whose trigger speaks for it best.
     """
 
     target: Label
