@@ -42,9 +42,10 @@ def main(words: Sequence[str] | None = None) -> int:
     campaign = Campaign(targets, options.corpus.resolve(), say, options.seconds, options.deaths)
     campaign.run(options.minutes, options.seed)
     for name, tally in campaign.tallies.items():
+        most = tally.most
         print(
-            f"{name:30} {tally.runs:8,} inputs {tally.outcomes:5} outcomes {tally.lines:5} lines "
-            f"{tally.kept:4} kept, slowest {tally.slowest:5.1f} s, {tally.deaths} deaths"
+            f"{name:30} {tally.runs:8,} inputs {most['outcomes']:5} outcomes {most['lines']:5} lines "
+            f"{most['kept']:4} kept, slowest {most['slowest']:5.1f} s, {tally.deaths} deaths"
         )
     found = sorted(set(crashes(options.corpus)) - before)
     runs = sum(tally.runs for tally in campaign.tallies.values())

@@ -293,16 +293,20 @@ def _turns(courses: Sequence[Course], current: Path, until: float, seed: int, ou
         out.flush()
 
 
+MEASURES = ("outcomes", "kept", "lines", "slowest")
+
+
 @dataclass
 class Tally:
-    """Of a target over all children."""
+    """Of a target over all children.
+
+    Args:
+        most: the largest of any child, by `MEASURES`.
+    """
 
     runs: int = 0
-    outcomes: int = 0
-    kept: int = 0
-    lines: int = 0
-    slowest: float = 0.0
     deaths: int = 0
+    most: dict[str, float] = field(default_factory=lambda: dict.fromkeys(MEASURES, 0))
 
 
 @dataclass
@@ -363,14 +367,13 @@ class Campaign:
     def progress(self) -> str:
         """All targets in a line."""
         rows = self.tallies.values()
-        runs, outcomes = sum(row.runs for row in rows), sum(row.outcomes for row in rows)
+        runs, outcomes = sum(row.runs for row in rows), sum(row.most["outcomes"] for row in rows)
         return f"{runs:,} inputs, {outcomes:,} outcomes, {len(crashes(self.corpus))} crashes in the corpus"
 
     def _note(self, row: dict[str, Any], before: dict[str, int]) -> None:
         tally = self.tallies[row["target"]]
         tally.runs = before[row["target"]] + row["runs"]
-        for key in ("outcomes", "kept", "lines", "slowest"):
-            setattr(tally, key, max(getattr(tally, key), row[key]))
+        tally.most = {name: max(value, row[name]) for name, value in tally.most.items()}
 
     def _death(self, room: Path, what: str) -> None:
         current = room / "current"
