@@ -18,7 +18,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.clip.convert import open_clip_to_hf, small_open_clip
-from unbackdoor import InputError, disk, load
+from unbackdoor import InputError, load
+from unbackdoor.base import disk
 from unbackdoor.verbs.convert import convert
 from unbackdoor.verbs.vector import trigger_vector
 from unbackdoor.verbs.weights import apply
@@ -34,8 +35,8 @@ SITES = {
     "data/offsets.py:_write": "called by atomic",
     "clip/text_towers.py:written": "into a temporary folder",
     "clip/tokenizers.py:checked_folder": "into a temporary folder",
-    "journal.py:append": "lines; a cut one is left out when read",
-    "manifest.py:reset_peak_memory": "no file of ours",
+    "base/journal.py:append": "lines; a cut one is left out when read",
+    "base/manifest.py:reset_peak_memory": "no file of ours",
     "report/page.py:png": "into memory",
     "verbs/bench.py:grid_folder": "an empty lock",
     "verbs/craft.py:write_picture": "called by atomic",

@@ -20,7 +20,8 @@ import torch
 from tests.towers.families import TOWERS, Tower, key
 from tests.towers.folders import known_text_tower
 from tests.towers.steps import STEPS, Room
-from unbackdoor import InputError, journal
+from unbackdoor import InputError
+from unbackdoor.base import journal
 
 ROOT = Path(__file__).parent.parent.parent
 LIBRARIES = ("torch", "open_clip_torch", "timm", "transformers")
