@@ -4,7 +4,8 @@
 
 Reads what `unbackdoor zoo` left in FOLDER and runs nothing. A zoo takes longer than most machines last, so that every
 examined member is a line of docs/lab/cells/zoo.jsonl, merged by its address; page and null are made of those lines
-alone. Lines of an older version of the inverters, or of members that the recipe no longer has, are dropped.
+alone. Lines of an older version of the inverters, or of members that the recipe no longer has, are dropped. A cure of
+an older version stays until its member is cured again (`recipes/zoo/cures.py`), and the page counts both.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from statistics import mean, median
 from typing import Any
 
 import torch
@@ -83,10 +85,39 @@ def line_of(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def cure_of(done: dict[str, Any]) -> dict[str, Any]:
-    """What pages need of a cure."""
-    told = {k: done[k] for k in ("shown", "target", "alpha", "satisfied", "also", "retention", "agreement")}
-    return {"version": VERSION, **told, "after": rates(done["after"])}
+def cure_of(done: dict[str, Any], recorded: dict[str, Any] | None) -> dict[str, Any]:
+    """What pages need of a cure, with the one that an older version made of the same member."""
+    facts = {k: done[k] for k in ("shown", "target", "alpha", "satisfied", "also", "retention", "agreement")}
+    cure = {"version": VERSION, **facts, "after": rates(done["after"])}
+    if recorded and recorded["version"] == VERSION:
+        earlier = recorded.get("earlier")
+    else:
+        earlier = recorded and {k: recorded[k] for k in ("version", "retention", "after")}
+    return {**cure, "earlier": earlier} if earlier else cure
+
+
+def by_version(done: list[tuple[Verdict, dict[str, Any]]]) -> str:
+    """How many cures the code as it is has made, and how these compare with what older code made of the members."""
+    pairs = [(cure, cure["earlier"]) for v, cure in done if v.truth and cure.get("earlier")]
+    own = sum(cure["version"] == VERSION for _, cure in done)
+    if own == len(done):
+        return ""
+    line = (
+        f"{own} of the {len(done)} cures are by version {VERSION}, which takes images that a defender has; the others "
+    )
+    line += "are by older versions, which drew them from the whole training split."
+    if pairs:
+        now, then = (
+            (
+                100 * median(cure["after"]["asr"]["value"] for cure in cures),
+                100 * max(cure["after"]["asr"]["value"] for cure in cures),
+                100 * mean(cure["retention"] for cure in cures),
+            )
+            for cures in zip(*pairs, strict=True)
+        )
+        text = "true ASR median {:.1f}%, largest {:.1f}%, mean retention {:.1f}%"
+        line += f" On the {len(pairs)} found members that both cured: {text.format(*then)}; now {text.format(*now)}."
+    return line + "\n\n"
 
 
 def without_twins(row: dict[str, Any]) -> dict[str, Any]:
@@ -148,16 +179,14 @@ def main() -> None:
     for row in found:
         line = line_of(row)
         known[line["address"]] = {**line, "cured": known.get(line["address"], {}).get("cured")}
-    for row in known.values():
-        if row["cured"] and row["cured"].get("version") != VERSION:
-            row["cured"] = None
     rows = sorted(known.values(), key=lambda row: places[row["address"]])
     null, judged = judge_rows(rows, list(plan.halves), kind, identity, FALSE_ALARM_RATE, Origin(plan.model, weights))
     if args.runs:
         for v in (v for verdicts in judged.values() for v in verdicts):
             member = population[places[v.row["address"]]]
             done = read_result(args.runs, recovery(plan, member, v.judgement)["config"])
-            v.row["cured"] = v.row["cured"] if done is None else cure_of(done)
+            if done is not None:
+                v.row["cured"] = cure_of(done, v.row["cured"])
     write_text(LINES, "".join(json.dumps(row) + "\n" for row in rows))
     parts, plain = [HEAD], compared(rows, list(plan.halves), kind)
     for half, verdicts in judged.items():
@@ -169,7 +198,7 @@ def main() -> None:
         }
         whole = sum(m["names"]["half"] == half for m in population)
         parts += [f"\n## {half.capitalize()} half\n\n{len(verdicts)} of {whole} members examined.\n\n"]
-        parts += [as_markdown(told), "\n", plain[half], "\n", table(verdicts)] if verdicts else []
+        parts += [as_markdown(told), "\n", by_version(done), plain[half], "\n", table(verdicts)] if verdicts else []
     write_text(PAGE, "".join(parts))
     if len(null.rows) >= LEAST:
         null.save(SHIPPED / f"{kind}.jsonl")

@@ -3,8 +3,9 @@
     python recipes/zoo/cures.py --data-root PATH --out FOLDER [--half test] [--turn 0/2]
 
 A zoo's examinations take days; its cures rest on one or two of seven inverters. Each member is made again, the
-inverters that its recorded finding shows are run again, and it is cured of what they recover. What is finished is not
-run again; `python recipes/figures/zoo.py --data-root PATH --runs FOLDER` then renders the page from it.
+inverters that its recorded finding shows are run again, and it is cured of what they recover. What is finished, or on
+record by the code as it is, is not run again; `python recipes/figures/zoo.py --data-root PATH --runs FOLDER` then
+renders the page from it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from unbackdoor.clip.load import load
 from unbackdoor.scan.detection import architecture
 from unbackdoor.scan.examine import settings
 from unbackdoor.scan.inverters import inverter_names, versions
+from unbackdoor.unlearning.unknown import VERSION
 from unbackdoor.verbs.configs.scan import FALSE_ALARM_RATE
 from unbackdoor.weights.files import state_hash
 
@@ -45,7 +47,11 @@ def main() -> int:
     rows = [known[key] for key in population if key in known]
     identity = settings(plan.images, inverter_names(), weights)
     _, judged = judge_rows(rows, list(plan.halves), architecture(base.state()), identity, FALSE_ALARM_RATE)
-    named = [v for v in judged[args.half] if v.judgement.backdoored]
+    named = [
+        v
+        for v in judged[args.half]
+        if v.judgement.backdoored and not (v.row["cured"] and v.row["cured"]["version"] == VERSION)
+    ]
     failed = 0
     for number, v in enumerate(named[turn::turns]):
         member = population[v.row["address"]]
