@@ -85,39 +85,38 @@ def line_of(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def cure_of(done: dict[str, Any], recorded: dict[str, Any] | None) -> dict[str, Any]:
-    """What pages need of a cure, with the one that an older version made of the same member."""
+def cure_of(done: dict[str, Any]) -> dict[str, Any]:
+    """What pages need of a cure."""
     facts = {k: done[k] for k in ("shown", "target", "alpha", "satisfied", "also", "retention", "agreement")}
-    cure = {"version": VERSION, **facts, "after": rates(done["after"])}
-    if recorded and recorded["version"] == VERSION:
-        earlier = recorded.get("earlier")
-    else:
-        earlier = recorded and {k: recorded[k] for k in ("version", "retention", "after")}
-    return {**cure, "earlier": earlier} if earlier else cure
+    return {"version": VERSION, **facts, "after": rates(done["after"])}
 
 
-def by_version(done: list[tuple[Verdict, dict[str, Any]]]) -> str:
-    """How many cures the code as it is has made, and how these compare with what older code made of the members."""
-    pairs = [(cure, cure["earlier"]) for v, cure in done if v.truth and cure.get("earlier")]
-    own = sum(cure["version"] == VERSION for _, cure in done)
-    if own == len(done):
+def take_over(verdicts: list[Verdict]) -> None:
+    """Put the cures of the code as it is in the place of an older version's, once every member has one."""
+    old = [v.row for v in verdicts if v.row["cured"] and v.row["cured"]["version"] != VERSION]
+    if all("again" in row for row in old):
+        for row in old:
+            row["cured"] = row.pop("again")
+
+
+def again(verdicts: list[Verdict]) -> str:
+    """How the cures of the code as it is compare with an older version's, as long as some members lack one."""
+    pairs = [(v.row["again"], v.row["cured"]) for v in verdicts if v.truth and "again" in v.row]
+    if not pairs:
         return ""
-    line = (
-        f"{own} of the {len(done)} cures are by version {VERSION}, which takes images that a defender has; the others "
-    )
-    line += "are by older versions, which drew them from the whole training split."
-    if pairs:
-        now, then = (
-            (
-                100 * median(cure["after"]["asr"]["value"] for cure in cures),
-                100 * max(cure["after"]["asr"]["value"] for cure in cures),
-                100 * mean(cure["retention"] for cure in cures),
-            )
-            for cures in zip(*pairs, strict=True)
+    now, then = (
+        "true ASR median {:.1f}%, largest {:.1f}%, mean retention {:.1f}%".format(
+            100 * median(cure["after"]["asr"]["value"] for cure in cures),
+            100 * max(cure["after"]["asr"]["value"] for cure in cures),
+            100 * mean(cure["retention"] for cure in cures),
         )
-        text = "true ASR median {:.1f}%, largest {:.1f}%, mean retention {:.1f}%"
-        line += f" On the {len(pairs)} found members that both cured: {text.format(*then)}; now {text.format(*now)}."
-    return line + "\n\n"
+        for cures in zip(*pairs, strict=True)
+    )
+    return (
+        "These cures are of an older version, which drew its images from the whole training split. Version "
+        f"{VERSION} takes images that a defender has; it has cured {len(pairs)} of these members so far, planted anew: "
+        f"{now}, where it was {then}.\n\n"
+    )
 
 
 def without_twins(row: dict[str, Any]) -> dict[str, Any]:
@@ -186,7 +185,9 @@ def main() -> None:
             member = population[places[v.row["address"]]]
             done = read_result(args.runs, recovery(plan, member, v.judgement)["config"])
             if done is not None:
-                v.row["cured"] = cure_of(done, v.row["cured"])
+                v.row["again"] = cure_of(done)
+    for verdicts in judged.values():
+        take_over(verdicts)
     write_text(LINES, "".join(json.dumps(row) + "\n" for row in rows))
     parts, plain = [HEAD], compared(rows, list(plan.halves), kind)
     for half, verdicts in judged.items():
@@ -198,7 +199,7 @@ def main() -> None:
         }
         whole = sum(m["names"]["half"] == half for m in population)
         parts += [f"\n## {half.capitalize()} half\n\n{len(verdicts)} of {whole} members examined.\n\n"]
-        parts += [as_markdown(told), "\n", by_version(done), plain[half], "\n", table(verdicts)] if verdicts else []
+        parts += [as_markdown(told), "\n", again(verdicts), plain[half], "\n", table(verdicts)] if verdicts else []
     write_text(PAGE, "".join(parts))
     if len(null.rows) >= LEAST:
         null.save(SHIPPED / f"{kind}.jsonl")

@@ -1,4 +1,4 @@
-"""Cure again the members that the recorded zoo found, without examining them anew.
+"""Cure again the members that the recorded zoo cured, without examining them anew.
 
     python recipes/zoo/cures.py --data-root PATH --out FOLDER [--half test] [--turn 0/2]
 
@@ -14,6 +14,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from unbackdoor.base.errors import InputError
 from unbackdoor.bench.cells import run_cell
@@ -29,6 +30,11 @@ from unbackdoor.verbs.configs.scan import FALSE_ALARM_RATE
 from unbackdoor.weights.files import state_hash
 
 ROOT = Path(__file__).parent.parent.parent
+
+
+def on_record(row: dict[str, Any]) -> bool:
+    """Whether the code as it is has cured the member."""
+    return any(cure and cure["version"] == VERSION for cure in (row["cured"], row.get("again")))
 
 
 def main() -> int:
@@ -47,11 +53,7 @@ def main() -> int:
     rows = [known[key] for key in population if key in known]
     identity = settings(plan.images, inverter_names(), weights)
     _, judged = judge_rows(rows, list(plan.halves), architecture(base.state()), identity, FALSE_ALARM_RATE)
-    named = [
-        v
-        for v in judged[args.half]
-        if v.judgement.backdoored and not (v.row["cured"] and v.row["cured"]["version"] == VERSION)
-    ]
+    named = [v for v in judged[args.half] if (v.judgement.backdoored or v.row["cured"]) and not on_record(v.row)]
     failed = 0
     for number, v in enumerate(named[turn::turns]):
         member = population[v.row["address"]]
