@@ -225,8 +225,8 @@ class Fixed:
     def names(self) -> tuple[str, ...]:
         return tuple(self.versions)
 
-    def get(self, name: str) -> Inverter:
-        return replace(self.whole.get(name), version=self.versions[name])
+    def get_a(self, kind: type[Inverter], name: str) -> Inverter:
+        return replace(self.whole.get_a(kind, name), version=self.versions[name])
 
 
 def test_a_small_zoo_from_end_to_end(vit_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

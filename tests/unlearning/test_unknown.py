@@ -70,6 +70,7 @@ def test_alpha_keeps_its_reserve_unless_the_scan_said_clean() -> None:
         ([], [("elk", []), (None, [])], None, ["ant", "elk"], None),
         (["elk"], [("fox", ["elk"]), (None, []), (None, [])], None, ["ant", "fox", "elk"], None),
         ([], [("ant", []), (None, [])], None, ["ant", "ant"], None),  # a scan that still names the class
+        (["elk"], [(None, []), (None, ["elk"])], None, ["ant", "elk"], None),  # what is cured is cured once
         (["elk"], [("fox", []), ("fox", [])], 2, ["ant", "fox"], "fox"),
     ],
 )

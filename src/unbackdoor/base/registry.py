@@ -64,6 +64,19 @@ class Registry(Generic[T]):
         entry: T = getattr(import_module(module), attribute)
         return entry
 
+    def get_a(self, kind: type[T], name: str) -> T:
+        """What a name stands for, which has to be of a kind: another package may register anything.
+
+        Raises:
+            InputError: as `get`; something else.
+        """
+        entry = self.get(name)
+        if not isinstance(entry, kind):
+            from unbackdoor.base.errors import InputError
+
+            raise InputError(f"{self.noun} {name[:60]!r} ({self.about(name)}) is no {kind.__name__}")
+        return entry
+
     def _foreign(self, name: str) -> T:
         from unbackdoor.base.errors import InputError, first_line
 

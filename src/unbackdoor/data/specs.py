@@ -218,10 +218,7 @@ def _kind(address: str) -> tuple[SourceKind, str]:
         raise InputError(f"data {address!r}: not a data source; write one of {kinds}")
     if not rest:
         raise InputError(f"data {address!r}: nothing after the colon; write {scheme}:PATH")
-    kind = SOURCES.get(scheme)
-    if not isinstance(kind, SourceKind):
-        raise InputError(f"data source {scheme[:60]!r} ({SOURCES.about(scheme)}) is no SourceKind")
-    return kind, rest
+    return SOURCES.get_a(SourceKind, scheme), rest
 
 
 def open_pair_parts(spec: str, split: str | None) -> Parts | None:

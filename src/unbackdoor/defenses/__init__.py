@@ -57,13 +57,9 @@ def defense(name: str) -> Defense:
     Raises:
         InputError: unknown defense, or another package's that is none.
     """
-    from unbackdoor.base.errors import InputError
     from unbackdoor.defenses.base import Defense
 
-    entry = DEFENSES.get(name)
-    if not isinstance(entry, Defense):
-        raise InputError(f"defense {name[:60]!r} ({DEFENSES.about(name)}) is no Defense")
-    return entry
+    return DEFENSES.get_a(Defense, name)
 
 
 def defense_config(name: str, settings: Mapping[str, Any] | None = None) -> Any:

@@ -31,6 +31,7 @@ from unbackdoor.triggers.spec import from_spec
 from unbackdoor.unlearning.alpha import BLIND
 from unbackdoor.unlearning.known import Plan
 from unbackdoor.unlearning.unknown import FORGET, TUNING, Suspect, cure_unknown, rule_for
+from unbackdoor.unlearning.vector import as_answered
 from unbackdoor.verbs.configs.unlearn import UNLEARN_SCAN, UnlearnScanConfig
 from unbackdoor.verbs.results import BlindCureResult
 from unbackdoor.verbs.scan import candidates, scan
@@ -153,7 +154,7 @@ def _ready(case: Case, config: UnlearnScanConfig, story: Finding) -> _Ready:
     )
     story.check_classes(names, train.spec)
     head = clip.zero_shot_head(names, find_templates(case.templates))
-    answered, tried = (_as_answered(clip, images, head, names) for images in (train, held_out))
+    answered, tried = (replace(as_answered(clip, i, head), classes=names) for i in (train, held_out))
     how = vector_config(
         clip,
         config.method,
@@ -306,12 +307,6 @@ def _suspected(after: dict[str, Any]) -> bool:
 def _after_a_cure(inverters: list[str]) -> list[str] | None:
     """The inverters whose statistics a cure leaves comparable with the null's; None, for all, where none is."""
     return [name for name in inverters if name != "collapse"] or None
-
-
-def _as_answered(suspect: Clip, images: ImageSet, head: Tensor, names: tuple[str, ...]) -> ImageSet:
-    """The pictures, labelled as the suspect answers them."""
-    labels, _ = answers(suspect, images, head)
-    return replace(images, labels=labels, classes=tuple(names))
 
 
 def _accuracy(clip: Clip, images: ImageSet, head: Tensor) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from unbackdoor.base.draws import permutation
 from unbackdoor.base.errors import InputError
@@ -35,6 +34,7 @@ from unbackdoor.triggers.mixed import Mixed
 from unbackdoor.unlearning.alpha import BLIND
 from unbackdoor.unlearning.known import Plan, cure_known
 from unbackdoor.unlearning.unknown import CONFIG, FORGET, TUNING, Suspect, cure_unknown, rule_for
+from unbackdoor.unlearning.vector import as_answered
 
 FILE = "member.safetensors"
 
@@ -122,7 +122,7 @@ def recovery_cell(out: Path, config: Json, folder: Path, device: str, manifest: 
     task = task_of(case_of({**member, "trigger": card["trigger"]}), clip, train)
     head = task.head
     before_answers, _ = answers(clip, test, head)
-    forget, tuning = (_as_answered(clip, train, rows, head) for rows in defender_rows(len(train), FORGET, TUNING))
+    forget, tuning = (as_answered(clip, train.subset(rows), head) for rows in defender_rows(len(train), FORGET, TUNING))
     vector = replace(CONFIG, tune=replace(CONFIG.tune, seed=config["seed"]))
     suspect = Suspect(
         clip,
@@ -165,9 +165,3 @@ def _lead(out: Path, target: str, by: Json) -> Lead:
     if inversion is None:
         raise InputError("the examination is not there; it has to be made first")
     return Lead(target, parse_trigger(inversion["trigger"]), by["inverter"])
-
-
-def _as_answered(clip: Clip, train: ImageSet, rows: Tensor, head: Tensor) -> ImageSet:
-    """Training images, labelled as the suspect answers them."""
-    images = train.subset(rows)
-    return replace(images, labels=answers(clip, images, head)[0])

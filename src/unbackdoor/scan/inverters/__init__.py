@@ -41,13 +41,9 @@ def inverter(name: str) -> Inverter:
     Raises:
         InputError: unknown inverter, or another package's that is none.
     """
-    from unbackdoor.base.errors import InputError
     from unbackdoor.scan.inverters.base import Inverter
 
-    entry = INVERTERS.get(name)
-    if not isinstance(entry, Inverter):
-        raise InputError(f"inverter {name[:60]!r} ({INVERTERS.about(name)}) is no Inverter")
-    return entry
+    return INVERTERS.get_a(Inverter, name)
 
 
 def versions(names: Sequence[str] | None = None) -> dict[str, int]:
