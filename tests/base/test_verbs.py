@@ -72,3 +72,9 @@ def test_a_value_that_cannot_be_one_is_refused_before_anything_is_opened() -> No
     ):
         with pytest.raises(unbackdoor.InputError, match=re.escape(part)):
             unbackdoor.evaluate(**given, **bad)
+
+
+@pytest.mark.parametrize("alpha", ["much", "nan", "-inf", float("nan")])
+def test_alpha_is_auto_or_a_finite_number_from_python_too(alpha: str | float) -> None:
+    with pytest.raises(unbackdoor.InputError, match=r"is neither auto nor a number|is not a finite number"):
+        unbackdoor.unlearn(model="none", data="none", trigger="none", target="none", out="none", alpha=alpha)

@@ -76,7 +76,7 @@ def good(known: Setting) -> Any:
     if option.choices:
         return option.choices[-1]
     if option.parse is not None:
-        return "0.5,2"
+        return "2" if known.kind is str else "0.5,2"
     if known.kind is float:
         return 0.25
     if known.kind is int:

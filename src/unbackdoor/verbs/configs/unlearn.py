@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unbackdoor.base.errors import InputError
 from unbackdoor.runs.parameters import Parameters
 from unbackdoor.runs.settings import again, setting
 from unbackdoor.unlearning.alpha import BLIND, AlphaConfig
@@ -15,6 +17,21 @@ if TYPE_CHECKING:
     from unbackdoor.clip.handle import Clip
 
 KNOWN = AlphaConfig()
+
+
+def checked_alpha(text: str) -> str:
+    """The text, which is noted as it was written.
+
+    Raises:
+        InputError: it is neither `auto` nor a finite number.
+    """
+    try:
+        sound = text == "auto" or math.isfinite(float(text))
+    except ValueError:
+        sound = False
+    if not sound:
+        raise InputError(f"--alpha {text!r} is neither auto nor a number")
+    return text
 
 
 @dataclass(frozen=True)
@@ -39,7 +56,7 @@ class UnlearnConfig(CureSettings):
     """
 
     vector: Path | str | None = setting(None, "Vector file; taken now when not given.")
-    alpha: str | float = setting("auto", "auto, or the coefficient to subtract with.")
+    alpha: str | float = setting("auto", "auto, or the coefficient to subtract with.", parse=checked_alpha)
     alpha_config: AlphaConfig = KNOWN
 
 
