@@ -43,8 +43,9 @@ class Pretended:
         self._held: list[dict[str, Any]] = []
 
     def submit(self, config: dict[str, Any]) -> int:
-        if config["kind"] == "cure":
-            assert (folder_of(self.out, config["suspect"]) / "result.json").exists(), "a cure before its suspect"
+        first = {"cure": "suspect", "yardstick": "clean"}.get(config["kind"])
+        if first is not None:
+            assert (folder_of(self.out, config[first]) / "result.json").exists(), "a cell before its suspect"
         self._held.append(config)
         self.order.append(address(config))
         return len(self._held) - 1
@@ -75,11 +76,12 @@ def walk(cells: Cells, out: Path, engine: Pretended) -> tuple[dict[str, str], li
 def test_every_cell_once_and_suspects_before_their_cures(cells: Cells, tmp_path: Path) -> None:
     engine = Pretended(tmp_path)
     errors, told = walk(cells, tmp_path, engine)
-    assert not errors and len(engine.order) == len(set(engine.order)) == 14 and engine.most == 2
-    assert told == [(i + 1, 14) for i in range(14)]
+    assert not errors and len(engine.order) == len(set(engine.order)) == 18 and engine.most == 2
+    assert told == [(i + 1, 18) for i in range(18)]
     again = Pretended(tmp_path)
     assert walk(cells, tmp_path, again) == ({}, []) and again.order == []
-    assert len(collect(cells, tmp_path, {}).rows) == 14
+    assert len(rows := collect(cells, tmp_path, {}).rows) == 18
+    assert all(r["yardstick"] == RATES for r in rows if r["kind"] == "cure")
 
 
 @pytest.mark.parametrize(
@@ -120,7 +122,7 @@ def test_a_failing_cell_is_reported_and_the_rest_goes_on(cells: Cells, tmp_path:
         ("quiet", "nothing", lost),
         ("quiet", "published", lost),
     ]
-    assert len(found.rows) == 6 and not found.missing
+    assert len(found.rows) == 10 and not found.missing
     mended = Pretended(tmp_path)
     assert walk(cells, tmp_path, mended)[0] == {} and len(mended.order) == 8
 
@@ -128,9 +130,9 @@ def test_a_failing_cell_is_reported_and_the_rest_goes_on(cells: Cells, tmp_path:
 @pytest.mark.parametrize(
     ("only", "suspects", "cures"),
     [
-        ([], 6, 8),
-        (["seed=1"], 3, 4),
-        (["seed=0,1", "attack=none,quiet"], 4, 4),
+        ([], 6, 12),
+        (["seed=1"], 3, 6),
+        (["seed=0,1", "attack=none,quiet"], 4, 6),
         (["defence=nothing"], 6, 4),
         (["defense=nothing"], 6, 4),
         (["seed=0", "attack=badnets", "defence=published"], 1, 1),
@@ -168,19 +170,25 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     place = tmp_path_factory.mktemp("grid")
     recipe, out = write(place, small), place / "out"
     told = bench(recipe=recipe, out=out, workers=1)
-    assert (told["finished"], told["failed"], told["missing"]) == (4, [], [])
+    assert (told["finished"], told["failed"], told["missing"]) == (5, [], [])
     return recipe, out
 
 
 def test_a_small_real_grid(finished: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     recipe, out = finished
-    rows = {r.get("defence", r["attack"]): r for r in map(json.loads, (out / "results.jsonl").read_text().splitlines())}
+    lines = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    (yardstick,) = (r for r in lines if r["kind"] == "yardstick")
+    rows = {r.get("defence", r["attack"]): r for r in lines if r["kind"] != "yardstick"}
     assert set(rows) == {"none", "badnets", "nothing", "published"}
     assert rows["badnets"]["poisoned"] == 90 and rows["badnets"]["images"] == 300
     assert rows["badnets"]["after"]["asr"]["value"] > 0.5 > 0.2 > rows["badnets"]["before"]["asr"]["value"]
     assert rows["nothing"]["after"] == rows["nothing"]["before"] == rows["badnets"]["after"]
     assert rows["nothing"]["retention"] == 1 and rows["nothing"]["steps"] == 0
     published = rows["published"]
+    # The yardstick is a model that was never poisoned: the trigger means nothing to it.
+    assert yardstick["after"]["ca"] == rows["none"]["after"]["ca"] and yardstick["after"]["asr"]["value"] < 0.2
+    assert yardstick["trigger"] == rows["badnets"]["trigger"]
+    assert published["yardstick"] == yardstick["after"] and yardstick["after"]["triggered_accuracy"]["value"] > 0.5
     assert (published["images"], published["labels"]) == (64 + 60, 60) and published["steps"] > 0
     assert published["after"]["asr"]["value"] < rows["badnets"]["after"]["asr"]["value"]
     assert [p["step"] for p in published["rebound"]] == [0, 2, 4]
@@ -189,10 +197,10 @@ def test_a_small_real_grid(finished: tuple[Path, Path], capsys: pytest.CaptureFi
     assert "published" in tables and (out / "scatter-badnets.svg").exists() and (out / "tables.tex").exists()
     assert not list(out.glob("*/*/.work"))
     stamp = {p: p.stat().st_mtime_ns for p in out.glob("*/*/result.json")}
-    assert bench(recipe=recipe, out=out, dry_run=True)["finished"] == 4
+    assert bench(recipe=recipe, out=out, dry_run=True)["finished"] == 5
     assert run(["bench", str(recipe), "--out", str(out), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert (told["finished"], told["failed"], told["missing"]) == (4, [], [])
+    assert (told["finished"], told["failed"], told["missing"]) == (5, [], [])
     assert {p: p.stat().st_mtime_ns for p in out.glob("*/*/result.json")} == stamp, "finished cells are not run again"
 
 
@@ -205,9 +213,10 @@ def test_the_regime_of_pairs(tmp_path: Path) -> None:
         recipe.pop("rebound")
 
     found = bench(recipe=write(tmp_path, pairs), out=tmp_path / "out", workers=1)
-    assert (found["finished"], found["failed"]) == (3, [])
+    assert (found["finished"], found["failed"]) == (4, [])
     rows = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
-    suspect, cure = rows[1], rows[2]
+    suspect, cure = rows[2], rows[3]
+    assert rows[1]["kind"] == "yardstick" and rows[1]["after"]["asr"]["value"] < suspect["after"]["asr"]["value"]
     assert suspect["poisoned"] == 90 and suspect["after"]["asr"]["value"] > 0.5 > suspect["before"]["asr"]["value"]
     assert suspect["after"]["ca"]["value"] > 0.8
     # The text tower moved: the cure's head is the suspect's own, not the start's.
@@ -250,7 +259,7 @@ def test_a_killed_grid_goes_on_and_leaves_no_workers(tmp_path: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in out.glob("*/*/result.json")}
     time.sleep(3)
     assert {p: p.stat().st_mtime_ns for p in out.glob("*/*/result.json")} == before, "an orphan worker went on"
-    assert bench(recipe=recipe, out=out, workers=1)["finished"] == 4
+    assert bench(recipe=recipe, out=out, workers=1)["finished"] == 5
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
@@ -258,7 +267,7 @@ def test_ray_runs_the_same_cells(finished: tuple[Path, Path], tmp_path: Path) ->
     pytest.importorskip("ray")
     recipe, local = finished
     found = bench(recipe=recipe, out=tmp_path / "ray", engine="ray", workers=1)
-    assert (found["finished"], found["failed"]) == (4, [])
+    assert (found["finished"], found["failed"]) == (5, [])
 
     def rates(folder: Path) -> list[Any]:
         return [json.loads(line)["after"] for line in (folder / "results.jsonl").read_text().splitlines()]

@@ -56,17 +56,17 @@ def test_a_recipe_expands_to_every_cell_once(tmp_path: Path) -> None:
     quiet = next(s for s, _ in cells if s["names"]["attack"] == "quiet")["config"]["poison"]
     assert quiet["rate"] == 0.3 and quiet["tune"]["epochs"] == 2, "an attack's own settings go before the data's"
     found = addresses(tmp_path)
-    assert len(set(found)) == len(found) == 14
+    assert len(set(found)) == len(found) == 18
 
 
 @pytest.mark.parametrize(
     ("change", "moved"),
     [
-        (lambda r: r["data"]["digits"].update(attacker=301), 14),
+        (lambda r: r["data"]["digits"].update(attacker=301), 18),
         (lambda r: r["data"]["digits"].update(defender=99), 8),
-        (lambda r: r["data"]["digits"]["poison"].update(lr=0.002), 14),
-        (lambda r: r["attacks"].update(badnets="badnets:size=7"), 6),
-        (lambda r: r["data"]["digits"].update(triggers={"badnets": "badnets:size=8"}), 6),
+        (lambda r: r["data"]["digits"]["poison"].update(lr=0.002), 18),
+        (lambda r: r["attacks"].update(badnets="badnets:size=7"), 8),
+        (lambda r: r["data"]["digits"].update(triggers={"badnets": "badnets:size=8"}), 8),
         (lambda r: r["data"]["digits"].update(triggers={"badnets": "badnets:size=6"}), 0),
         (lambda r: r["defenses"]["published"].update(samples=65), 4),
         (lambda r: r["defenses"]["published"].update(epochs=9), 4),
@@ -222,7 +222,9 @@ def test_every_recipe_here_is_read_and_planned(path: Path) -> None:
     cells = plan(grid, {"embedded": "h"})
     assert len(cells) == len(grid.data) * len(grid.seeds) * (1 + len(grid.attacks)) > 1
     for suspect, own in cells:
-        assert len(own) == (0 if suspect["config"]["trigger"] is None else len(grid.defenses))
+        clean = suspect["config"]["trigger"] is None
+        assert len(own) == len(grid.attacks if clean else grid.defenses)
+        assert {cell["config"]["kind"] for cell in own} == {"yardstick" if clean else "cure"}
 
 
 @pytest.mark.parametrize(("data", "images"), [("cifar10", 20_000), ("gtsrb", 6_303), ("tiny-imagenet", 60_000)])

@@ -47,6 +47,15 @@ ROWS = [
 ]
 
 
+def test_what_is_recovered_is_a_share_of_what_the_clean_training_reaches() -> None:
+    value = next(c.value for c in COLUMNS if c.name == "recovered")
+    row = cure("x", 0, 0.7, 0.01)
+    assert value(row) is None, "no yardstick was measured"
+    assert value({**row, "yardstick": {"triggered_accuracy": rate(0.625)}}) == pytest.approx(80)
+    assert value({**row, "yardstick": {"triggered_accuracy": rate(0.0)}}) is None
+    assert "recovered" in as_markdown(ROWS)
+
+
 def test_mean_and_sample_deviation() -> None:
     assert spread([]).mean is None and spread([None]).text("{:.1f}") == "–"
     assert spread([3.0]).deviation is None and spread([3.0]).text("{:.1f}") == "3.0"

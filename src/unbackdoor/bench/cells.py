@@ -19,6 +19,10 @@ CELLS: Registry[Cell] = Registry(
     "kind of cell",
     {
         "suspect": ("unbackdoor.bench.suspects:suspect_cell", "plant a backdoor"),
+        "yardstick": (
+            "unbackdoor.bench.suspects:yardstick_cell",
+            "measure an attack's trigger on the same fine-tuning without poison",
+        ),
         "cure": ("unbackdoor.bench.cures:cure_cell", "repair a suspect"),
         "member": ("unbackdoor.bench.zoo.cells:member_cell", "make a model of a zoo"),
         "examination": ("unbackdoor.bench.zoo.cells:examination_cell", "run the inverters on a member"),

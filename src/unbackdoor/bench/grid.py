@@ -10,7 +10,7 @@ from typing import Any
 
 from unbackdoor.base.errors import InputError
 from unbackdoor.bench.engine import Engine
-from unbackdoor.bench.recipe import Grid, Json, cures, suspects
+from unbackdoor.bench.recipe import CLEAN, Grid, Json, cures, suspects, yardsticks
 from unbackdoor.bench.store import address, read_result
 
 
@@ -30,8 +30,9 @@ class GridRun:
 
 
 def plan(grid: Grid, hashes: dict[str, str]) -> list[tuple[Json, list[Json]]]:
-    """Every suspect with its cures, in the order in which they are run."""
-    return [(suspect, cures(grid, suspect)) for suspect in suspects(grid, hashes)]
+    """Every suspect, in order, with what follows it: its cures, or where there is no attack the attacks' yardsticks."""
+    every = suspects(grid, hashes)
+    return [(s, yardsticks(s, every) if s["names"]["attack"] == CLEAN else cures(grid, s)) for s in every]
 
 
 def narrow(cells: list[tuple[Json, list[Json]]], only: Sequence[str]) -> list[tuple[Json, list[Json]]]:
@@ -127,7 +128,7 @@ def run_grid(
 
 
 def collect(cells: list[tuple[Json, list[Json]]], out: Path, errors: dict[str, str]) -> GridRun:
-    """Read every finished cell back."""
+    """Read every finished cell back; a cure's row holds its attack's yardstick, where that is finished."""
     outcome = GridRun()
     for suspect, own in cells:
         broken = errors.get(address(suspect["config"]))
@@ -141,4 +142,10 @@ def collect(cells: list[tuple[Json, list[Json]]], out: Path, errors: dict[str, s
                 outcome.failed.append({**row, "error": error})
             else:
                 outcome.missing.append(row)
+    places = ("model", "data", "attack", "seed")
+    yardstick = {tuple(r[p] for p in places): r["after"] for r in outcome.rows if r["kind"] == "yardstick"}
+    for row in outcome.rows:
+        measure = yardstick.get(tuple(row[p] for p in places))
+        if row["kind"] == "cure" and measure is not None:
+            row["yardstick"] = measure
     return outcome

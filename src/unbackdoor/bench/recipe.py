@@ -23,7 +23,7 @@ rebound: {steps: 100, points: 4, images: 500}
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -395,6 +395,23 @@ def identity(entry: DataEntry, without: tuple[str, ...] = ()) -> Json:
     """
     elsewhere = ("poison", "triggers", "defenses", "target")
     return {k: v for k, v in asdict(entry).items() if v is not None and k not in (*elsewhere, *without)}
+
+
+def yardsticks(clean: Json, attacked: Sequence[Json]) -> list[Json]:
+    """Configurations that measure every attack's trigger on the same fine-tuning without poison.
+
+    Some triggers hide the object from any model: what a cure gives back is told as a share of what is there to be had.
+
+    Args:
+        clean: the suspect that is none.
+        attacked: all suspects; those of the same model, data and seed count.
+    """
+    own = {k: v for k, v in clean["names"].items() if k != "attack"}
+    return [
+        {"names": cell["names"], "config": {"kind": "yardstick", "clean": clean["config"], "suspect": cell["config"]}}
+        for cell in attacked
+        if cell["names"]["attack"] != CLEAN and {k: v for k, v in cell["names"].items() if k != "attack"} == own
+    ]
 
 
 def cures(grid: Grid, suspect: Json) -> list[Json]:

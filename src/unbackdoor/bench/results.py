@@ -38,6 +38,21 @@ class Suspect:
 
 
 @dataclass(frozen=True)
+class Yardstick:
+    """A model trained without poison, asked about an attack's trigger."""
+
+    trigger: str
+    target: str
+    after: Rates
+    wall_seconds: float
+    peak_memory_mib: float
+
+    def __post_init__(self) -> None:
+        if self.after.asr is None:
+            raise ValueError("after: holds no asr")
+
+
+@dataclass(frozen=True)
 class Member(Suspect):
     """A member of a zoo."""
 
@@ -109,6 +124,7 @@ class Recovery:
 
 KINDS: dict[str, type[Any]] = {
     "suspect": Suspect,
+    "yardstick": Yardstick,
     "member": Member,
     "cure": Cure,
     "inversion": Inversion,

@@ -1,4 +1,4 @@
-"""The cell of a suspect: `poison` on the attacker's share of the images."""
+"""The cells of a suspect, `poison` on the attacker's share of the images, and of the yardstick of its triggers."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from pathlib import Path
 from unbackdoor.attacks.badclip import crafted
 from unbackdoor.attacks.plant import Planted, PoisonConfig, plant
 from unbackdoor.attacks.plant_pairs import PairPoisonConfig, plant_pairs
+from unbackdoor.base.errors import InputError
 from unbackdoor.base.manifest import Manifest
 from unbackdoor.base.work import Work
 from unbackdoor.bench.material import case_of, images_of, original, task_of
 from unbackdoor.bench.recipe import POISONS, DataEntry, Json
-from unbackdoor.bench.store import address
+from unbackdoor.bench.store import address, folder_of, read_result
 from unbackdoor.clip.handle import Clip
+from unbackdoor.clip.load import load
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.pairs import class_pairs
 from unbackdoor.data.shares import shares
 from unbackdoor.defenses.base import configured
 from unbackdoor.evaluation import Task, evaluate_kept
+from unbackdoor.runs.case import Case
 
 
 def suspect_cell(out: Path, config: Json, folder: Path, device: str, manifest: Manifest) -> Json:
@@ -47,17 +50,7 @@ def planted(config: Json, folder: Path, device: str, manifest: Manifest, store: 
     train, test = images_of(entry, clip.frame)
     own = train.subset(shares(len(train), entry.attacker, 0, 0)[0])
     if case.trigger is not None:
-        # A patch that is still to be optimised is, against the model that is about to be poisoned.
-        ready = crafted(
-            clip,
-            own,
-            case.opened_trigger(),
-            config["target"],
-            seed=poison.tune.seed,
-            templates=entry.templates,
-            work=Work(folder / ".work"),
-        )
-        case = replace(case, trigger=ready)
+        case = _crafted(case, config, clip, own, folder)
     manifest.hashes["train_data"], manifest.hashes["test_data"] = own.content_hash(), test.content_hash()
     task = task_of(case, clip, own)
     before = evaluate_kept(clip, test, task, folder / ".work" / "before.json", label=None)
@@ -77,6 +70,41 @@ def planted(config: Json, folder: Path, device: str, manifest: Manifest, store: 
         "before": before.as_dict(),
         "after": after.as_dict(),
     }
+
+
+def yardstick_cell(out: Path, config: Json, folder: Path, device: str, manifest: Manifest) -> Json:
+    """Measure a suspect's trigger on the same fine-tuning without poison."""
+    clean, suspect = config["clean"], config["suspect"]
+    if read_result(out, clean) is None:
+        raise InputError(f"suspect {address(clean)} is not there; it has to be trained first")
+    entry, case = DataEntry(**suspect["data"]), case_of(suspect)
+    clip = load(str(folder_of(out, clean) / "model"), device=device)
+    train, test = images_of(entry, clip.frame)
+    own = train.subset(shares(len(train), entry.attacker, 0, 0)[0])
+    card = read_result(out, suspect)
+    if card is not None:
+        case = replace(case, trigger=card["trigger"])
+    else:
+        case = _crafted(case, suspect, original(suspect["model"], device).clone(), own, folder)
+    manifest.hashes["test_data"] = test.content_hash()
+    task = task_of(case, clip, own)
+    assert task.attack is not None
+    after = evaluate_kept(clip, test, task, folder / ".work" / "after.json", label=None)
+    return {"trigger": task.attack.trigger.spec(), "target": suspect["target"], "after": after.as_dict()}
+
+
+def _crafted(case: Case, config: Json, clip: Clip, own: ImageSet, folder: Path) -> Case:
+    """A patch that is still to be optimised is, against the model that is about to be poisoned."""
+    ready = crafted(
+        clip,
+        own,
+        case.opened_trigger(),
+        config["target"],
+        seed=poison_of(config).tune.seed,
+        templates=DataEntry(**config["data"]).templates,
+        work=Work(folder / ".work"),
+    )
+    return replace(case, trigger=ready)
 
 
 def _plant(

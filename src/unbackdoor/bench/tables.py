@@ -48,12 +48,21 @@ def _retention(row: Json) -> float | None:
     return None if row["retention"] is None else 100 * row["retention"]
 
 
+def _recovered(row: Json) -> float | None:
+    """Triggered accuracy, as a share of what the same fine-tuning without poison reaches on triggered images."""
+    had, there = row["after"].get("triggered_accuracy"), row.get("yardstick", {}).get("triggered_accuracy")
+    if not had or not there or had["value"] is None or not there["value"]:
+        return None
+    return 100 * float(had["value"]) / float(there["value"])
+
+
 COLUMNS = (
     Column("CA before", _rate("before", "ca")),
     Column("CA", _rate("after", "ca"), best="max"),
     Column("ASR before", _rate("before", "asr")),
     Column("ASR", _rate("after", "asr"), best="min"),
     Column("triggered acc.", _rate("after", "triggered_accuracy"), best="max"),
+    Column("recovered", _recovered, best="max"),
     Column("retention", _retention, best="max"),
     Column("ASR on rebound", _rebound, best="min"),
     Column("images", lambda r: float(r["images"]), "{:.0f}"),

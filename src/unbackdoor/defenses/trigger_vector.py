@@ -16,7 +16,7 @@ from unbackdoor.defenses.base import Cure, Defender, Defense, require
 from unbackdoor.evaluation import Task
 from unbackdoor.unlearning.alpha import AlphaConfig
 from unbackdoor.unlearning.known import Plan, cure_known
-from unbackdoor.unlearning.vector import METHODS, VectorConfig, settled
+from unbackdoor.unlearning.vector import METHODS, VectorConfig
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
             "alpha": search.alpha,
             "satisfied": search.satisfied,
             "curve": [point.as_dict() for point in search.curve],
-            "tune": asdict(settled(config, clip).tune),
+            "tune": {**asdict(config.tune), "steps": cured.taken.steps, "lr": cured.taken.lr},
         },
     )
 

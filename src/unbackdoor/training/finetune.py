@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
@@ -80,7 +81,11 @@ def settle_lr(tune: TuneConfig, clip: Clip, purpose: Purpose, lr: float | None =
 
 def settle_tune(tune: TuneConfig, clip: Clip, n: int, purpose: Purpose) -> TuneConfig:
     """`tune` with learning rate and steps settled for n images or pairs."""
-    tune = settle_lr(tune, clip, purpose)
+    return settle_steps(settle_lr(tune, clip, purpose), n)
+
+
+def settle_steps(tune: TuneConfig, n: int) -> TuneConfig:
+    """`tune` with its steps settled for n images or pairs."""
     return replace(tune, steps=tune.steps or tune.epochs * steps_per_epoch(n, tune.batch_size))
 
 
@@ -119,14 +124,21 @@ def tune_towers(
     BatchNorm statistics stay frozen too: with running statistics updating on triggered batches, subtracting the
     vector was seen to restore the attack instead of removing it.
     """
-    wanted = {id(p) for p in (clip.tower_parameters(tune.towers).values() if only is None else only)}
+    module = clip.model if extra is None else nn.ModuleDict({"model": clip.model, "extra": extra})
+    with learning(clip, clip.tower_parameters(tune.towers).values() if only is None else only):
+        return fit(module, loss_at, fit_config(tune), stage, on_step=on_step)
+
+
+@contextmanager
+def learning(clip: Clip, wanted: Iterable[nn.Parameter]) -> Iterator[None]:
+    """The model in eval mode, with gradients for `wanted` alone while the context lasts."""
+    chosen = {id(p) for p in wanted}
     before = {name: p.requires_grad for name, p in clip.model.named_parameters()}
     for p in clip.model.parameters():
-        p.requires_grad_(id(p) in wanted and p.is_floating_point())
+        p.requires_grad_(id(p) in chosen and p.is_floating_point())
     clip.model.eval()
-    module = clip.model if extra is None else nn.ModuleDict({"model": clip.model, "extra": extra})
     try:
-        return fit(module, loss_at, fit_config(tune), stage, on_step=on_step)
+        yield
     finally:
         for name, p in clip.model.named_parameters():
             p.requires_grad_(before[name])

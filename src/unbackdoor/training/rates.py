@@ -8,9 +8,7 @@ from unbackdoor.clip.handle import Clip
 
 SMALL_TOWER = 20_000_000  # parameters of the image tower; below that it is small
 
-Purpose = Literal[
-    "planting", "twin", "clone", "cure", "par", "supervised", "linear head", "vector", "guarded vector", "rank vector"
-]
+Purpose = Literal["planting", "twin", "clone", "cure", "par", "supervised", "linear head", "vector"]
 
 
 class Peak(NamedTuple):
@@ -31,10 +29,9 @@ PEAKS: dict[Purpose, Peak] = {
     "par": Peak(1e-4, 3e-5),  # the paper's peak
     "supervised": Peak(1e-4, 1e-4),  # CleanCLIP's for ImageNet labels; BadCLIP's scripts take 1e-6
     "linear head": Peak(1e-3, 1e-3),  # CleanCLIP's; the head does not know how large the tower is
-    # Chosen on the embedded model. A guard takes most of a step away, so that guarded steps are larger.
+    # Towards the target, as published; the small tower's was chosen on the embedded model. The way back to clean images
+    # measures its own (`training.stride`).
     "vector": Peak(1e-4, 1e-5),
-    "guarded vector": Peak(2e-3, 2e-4),
-    "rank vector": Peak(5e-3, 5e-4),  # through low-rank factors alone
 }
 
 

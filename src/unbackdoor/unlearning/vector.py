@@ -8,12 +8,12 @@ step turned round; this also through factors of rank 8 alone, as a low-rank adap
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unbackdoor.base.devices import half_type
 from unbackdoor.base.draws import batch_rows, seeded, step_seed
@@ -24,11 +24,11 @@ from unbackdoor.data.images import ImageSet
 from unbackdoor.data.views import Views, draw_views
 from unbackdoor.evaluation import Task
 from unbackdoor.evaluation.answers import answers
-from unbackdoor.training.finetune import LossAt, TuneConfig, settle_lr, settle_tune, tune_towers
+from unbackdoor.training.finetune import LossAt, TuneConfig, learning, settle_lr, settle_steps, tune_towers
 from unbackdoor.training.guard import Guard, guarded, learn_guard
 from unbackdoor.training.losses import squared_distance, target_cross_entropy
 from unbackdoor.training.low_rank import low_rank
-from unbackdoor.training.rates import Purpose
+from unbackdoor.training.stride import Soften, stride
 from unbackdoor.triggers.attack import Attack
 from unbackdoor.weights.vector import Vector, difference, snapshot
 
@@ -41,7 +41,9 @@ class VectorConfig:
 
     Args:
         samples: images of the forget set; all but those of the target class are triggered.
-        tune: the brief fine-tuning.
+        tune: the brief fine-tuning. Its learning rate 0 stands for one by the size of the tower towards the `target`,
+            and for a measured one towards `clean`.
+        share: of the longest step that the loss bears (`training.stride`), which a measured rate is.
         toward: where triggered images are led, to the `target` as the attacker wants it, or to the `clean` image's own
             embedding in the suspect, which teaches the opposite: the vector is then the step turned round.
         anchor: weight of the squared distance between the embeddings of the untriggered images and the suspect's own,
@@ -62,6 +64,7 @@ class VectorConfig:
 
     samples: int = 64
     tune: TuneConfig = field(default_factory=lambda: TuneConfig(steps=64, batch_size=32, weight_decay=0.0))
+    share: float = 0.1
     toward: str = "clean"
     anchor: float = 30.0
     views: int = 8
@@ -100,22 +103,24 @@ METHODS = {
 
 @dataclass
 class TakenVector:
-    """A trigger vector and how it was taken."""
+    """A trigger vector and how it was taken; `lr` is the peak rate."""
 
     vector: Vector
     samples: int
     steps: int
     seconds: float
     losses: list[float]
+    lr: float = 0.0
 
 
 def settled(config: VectorConfig, clip: Clip, lr: float | None = None) -> VectorConfig:
-    """`config` with its learning rate settled: `lr`, or its own, or one by the size of the tower."""
-    return replace(config, tune=settle_lr(config.tune, clip, _purpose(config), lr))
+    """`config` with its learning rate settled: `lr`, or its own, or towards the target one by the size of the tower.
 
-
-def _purpose(config: VectorConfig) -> Purpose:
-    return "rank vector" if config.rank else "guarded vector" if config.guard else "vector"
+    On the way back to clean images it stays 0 where nobody gives one: it is measured when the vector is taken.
+    """
+    if config.toward == "clean" and lr is None:
+        return config
+    return replace(config, tune=settle_lr(config.tune, clip, "vector", lr))
 
 
 def attack_of(task: Task) -> Attack:
@@ -166,27 +171,49 @@ def trigger_vector(
             f"no image outside the target class{by} is left to take the trigger vector from; give more images"
         )
     config = settled(config, clip)
-    tune = settle_tune(config.tune, clip, len(rows), _purpose(config))
+    tune = settle_steps(config.tune, len(rows))
     weights = clip.image_parameters()
     start = snapshot(weights)
     loss_at, on_step, guard = _loss(clip, rows, hit, task, config), None, _guard(clip, rows, config)
-    train = partial(tune_towers, clip, tune=tune, stage=work.stage("vector", "trigger vector"))
+    train = partial(tune_towers, clip, stage=work.stage("vector", "trigger vector"))
     if config.rank:
         with low_rank(clip, config.rank, guard=guard, seed=tune.seed) as factors:
-            run = train(loss_at, only=factors.parameters())
+            tune = _paced(clip, loss_at, tune, config, factors.parameters())
+            run = train(loss_at, tune, only=factors.parameters())
             moved = factors.change()
     else:
+        tune = _paced(clip, loss_at, tune, config, list(weights.values()), _softening(guard, weights))
         if guard is not None:
             loss_at, on_step = _guarded(guard, clip, tune.steps, loss_at)
         try:
-            run = train(loss_at, on_step=on_step)
+            run = train(loss_at, tune, on_step=on_step)
             moved = difference(weights, start)
         finally:
             with torch.no_grad():
                 for name, p in weights.items():
                     p.copy_(start[name])
     vector = moved if config.toward == "target" else {name: -t for name, t in moved.items()}
-    return TakenVector(vector, int(hit.sum()), tune.steps, run.seconds, run.losses)
+    return TakenVector(vector, int(hit.sum()), tune.steps, run.seconds, run.losses, tune.lr)
+
+
+def _paced(
+    clip: Clip,
+    loss_at: LossAt,
+    tune: TuneConfig,
+    config: VectorConfig,
+    parameters: Sequence[nn.Parameter],
+    soften: Soften | None = None,
+) -> TuneConfig:
+    """`tune` with a learning rate, measured where it has none."""
+    if tune.lr:
+        return tune
+    with learning(clip, parameters):
+        return replace(tune, lr=config.share * stride(loss_at, parameters, soften))
+
+
+def _softening(guard: Guard | None, weights: Mapping[str, Tensor]) -> Soften | None:
+    names = list(weights)
+    return None if guard is None else lambda number, step: guard.soften(names[number], step)
 
 
 def _loss(clip: Clip, rows: ImageSet, hit: Tensor, task: Task, config: VectorConfig) -> LossAt:

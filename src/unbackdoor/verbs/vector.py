@@ -112,7 +112,7 @@ def vector_facts(clip: Clip, taken: TakenVector, method: str, config: VectorConf
         method=method,
         samples=taken.samples,
         steps=taken.steps,
-        lr=config.tune.lr,
+        lr=taken.lr,
         toward=config.toward,
         anchor=config.anchor,
         guard=config.guard,

@@ -20,7 +20,8 @@ class VectorSettings:
             `poison` leaves alone.
         method: `lora` (a low-rank adapter), `distilled` (the whole tower), `anchored`, or `tbar` as published; see
             `unbackdoor.unlearning.vector.METHODS`.
-        epochs, lr: of the brief fine-tuning; None takes the method's epochs and a rate by the size of the tower.
+        epochs, lr: of the brief fine-tuning; None takes the method's epochs, and a rate that is measured or goes
+            by the size of the tower (`unbackdoor.unlearning.vector.VectorConfig`).
     """
 
     samples: int | None = setting(
@@ -38,7 +39,11 @@ class VectorSettings:
     )
     epochs: int | None = setting(None, "Passes over the triggered images.", low=1)
     lr: float | None = setting(
-        None, "Peak learning rate; chosen by the size of the image tower by default.", low=0, above=True
+        None,
+        "Peak learning rate; by default lora and distilled measure it on their loss, the others go by the size of the "
+        "image tower.",
+        low=0,
+        above=True,
     )
 
 

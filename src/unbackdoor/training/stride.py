@@ -1,0 +1,80 @@
+"""How far a training may step, measured on its own loss: no learning rate by the size of a model.
+
+Adam's first step moves every element by the learning rate, whatever the gradient's size. So the loss is measured along
+that one step, further and further; where it is lowest, the step is as long as the loss is still what its gradient says
+(a line search; Nocedal and Wright, Numerical Optimization, chapter 3). A training of many steps takes a share of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from unbackdoor.base.errors import InputError
+from unbackdoor.training.parallel import open_ranks
+
+# Of the lengths tried: float32 loses what is shorter, weights what is longer.
+SHORTEST, LONGEST, FACTOR = 1e-7, 1.0, 4.0
+
+Soften = Callable[[int, Tensor], Tensor]
+
+
+def stride(loss_at: Callable[[int], Tensor], parameters: Sequence[nn.Parameter], soften: Soften | None = None) -> float:
+    """The length of Adam's first step at which the loss of its batch is lowest; the parameters come back as they were.
+
+    Args:
+        loss_at: step → scalar loss, as `training.loop.fit` takes it; step 0 is looked at alone.
+        parameters: what learns, ready for gradients.
+        soften: (number of the parameter, step) → the step as it is taken, where something takes a part of it away.
+
+    Raises:
+        InputError: no length lowers the loss.
+    """
+    ranks = open_ranks(parameters[0].device)
+    with torch.enable_grad():
+        loss = loss_at(0)
+        loss.backward()
+    ranks.average_gradients(list(parameters))
+    ways = [torch.zeros_like(p) if p.grad is None else -p.grad.sign() for p in parameters]
+    if soften is not None:
+        ways = [soften(number, way) for number, way in enumerate(ways)]
+    start = [p.detach().clone() for p in parameters]
+    for p in parameters:
+        p.grad = None
+
+    @torch.no_grad()
+    def measured(length: float) -> float:
+        for p, at, way in zip(parameters, start, ways, strict=True):
+            p.copy_(at + length * way)
+        value = ranks.mean(loss_at(0).detach())
+        return value if math.isfinite(value) else math.inf
+
+    try:
+        return _lowest(measured, ranks.mean(loss.detach()))
+    finally:
+        with torch.no_grad():
+            for p, at in zip(parameters, start, strict=True):
+                p.copy_(at)
+
+
+def _lowest(measured: Callable[[float], float], start: float) -> float:
+    """Where `measured` is lowest: lengths by `FACTOR` until it rises above its start, then a parabola between three."""
+    tried: list[tuple[float, float]] = []
+    length = SHORTEST
+    while length <= LONGEST:
+        tried.append((length, measured(length)))
+        if tried[-1][1] > start and len(tried) > 1:
+            break
+        length *= FACTOR
+    best = min(range(len(tried)), key=lambda i: tried[i][1])
+    if not tried[best][1] < start:
+        raise InputError("no step along the gradient lowers the loss; check the weights and images for NaN")
+    if not 0 < best < len(tried) - 1:
+        return tried[best][0]
+    (_, left), (middle, low), (_, right) = tried[best - 1 : best + 2]
+    bend = left - 2 * low + right
+    shift = 0.5 * (left - right) / bend if math.isfinite(bend) and bend > 0 else 0.0
+    return middle * math.pow(FACTOR, max(-0.5, min(0.5, shift)))
