@@ -52,7 +52,7 @@ def test_a_recipe_expands_to_every_cell_once(tmp_path: Path) -> None:
     cells = plan(read_recipe(write(tmp_path)), {"embedded": "hash"})
     names = [(s["names"]["attack"], s["names"]["seed"]) for s, _ in cells]
     assert names == [(a, seed) for seed in (0, 1) for a in ("none", "badnets", "quiet")]
-    assert [len(own) for _, own in cells] == [0, 2, 2] * 2
+    assert [len(own) for _, own in cells] == [2, 2, 2] * 2
     quiet = next(s for s, _ in cells if s["names"]["attack"] == "quiet")["config"]["poison"]
     assert quiet["rate"] == 0.3 and quiet["tune"]["epochs"] == 2, "an attack's own settings go before the data's"
     found = addresses(tmp_path)

@@ -42,6 +42,30 @@ def test_a_reserve_is_taken_as_far_as_the_floor_permits(cost: float, factor: flo
     assert search_alpha(Model(0.9, cost), AlphaConfig(grid=(1.0,), reserve=1.5)).alpha == 1.0
 
 
+@pytest.mark.parametrize(
+    ("cure", "cost", "rise", "floor", "alpha"),
+    [
+        (0.5, 0.001, 0.5, 0.94, 1.2),  # what comes back is worth more than what is lost
+        (0.5, 0.001, 0.0, 0.94, None),  # nothing comes back
+        (0.5, 0.3, 0.5, 0.5, None),  # more is lost, as a clean answer counts twice
+        (0.5, 0.06, 0.5, 0.94, 0.8),  # the floor ends it
+        (1.5, 0.001, 0.5, 0.94, None),  # already beyond
+    ],
+)
+def test_alpha_goes_on_where_answers_come_back(
+    cure: float, cost: float, rise: float, floor: float, alpha: float | None
+) -> None:
+    class Regaining(Model):
+        def __call__(self, alpha: float, enough: Callable[[BackdoorRates], bool] | None) -> BackdoorRates:
+            rates = super().__call__(alpha, enough)
+            return BackdoorRates(rates.ca, rates.asr, Rate(min(self.n, round(self.n * rise * alpha)), self.n))
+
+    plain = search_alpha(Regaining(cure, cost), AlphaConfig(floor=floor))
+    found = search_alpha(Regaining(cure, cost), AlphaConfig(floor=floor, regain=(0.8, 1.0, 1.2)))
+    assert plain.satisfied and found.satisfied and found.alpha == (plain.alpha if alpha is None else alpha)
+    assert search_alpha(Regaining(cure, cost), AlphaConfig(grid=(0.7,), regain=(0.8,))).alpha == 0.7
+
+
 @pytest.mark.parametrize(("cure", "least"), [(0.1, 0.5), (0.5, 0.5), (0.9, 0.5), (3.3, 0.5), (3.3, 4.0)])
 def test_nothing_between_zero_and_the_least_alpha_is_tried(cure: float, least: float) -> None:
     model = Model(cure, cost=0.001)

@@ -55,11 +55,12 @@ def defend(clip: Clip, data: Defender, config: Config, work: Work) -> Cure:
     return Cure(
         images=len(forget) + searched,
         labels=searched,
-        steps=cured.taken.steps,
+        steps=cured.steps,
         seconds=time.perf_counter() - began,
         facts={
             "alpha": search.alpha,
             "satisfied": search.satisfied,
+            "attempts": cured.attempts,
             "curve": [point.as_dict() for point in search.curve],
             "tune": {**asdict(config.tune), "steps": cured.taken.steps, "lr": cured.taken.lr},
         },

@@ -41,15 +41,17 @@ class BackdoorRates:
 
 @dataclass(frozen=True)
 class AlphaPoint:
-    """CA and ASR measured at one α."""
+    """CA, ASR and, where it was kept, triggered accuracy measured at one α."""
 
     alpha: float
     ca: Rate
     asr: Rate
+    triggered_accuracy: Rate | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        return {"alpha": self.alpha, "ca": self.ca.as_dict(), "asr": self.asr.as_dict()}
+        """JSON form; what was not measured is left out."""
+        rates = {"ca": self.ca, "asr": self.asr, "triggered_accuracy": self.triggered_accuracy}
+        return {"alpha": self.alpha, **{name: rate.as_dict() for name, rate in rates.items() if rate is not None}}
 
 
 def clean_accuracy(predictions: Tensor, labels: Tensor) -> Rate:

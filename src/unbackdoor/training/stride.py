@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from unbackdoor.base.errors import InputError
 from unbackdoor.training.parallel import open_ranks
 
 # Of the lengths tried: half types lose what is shorter, weights what is longer.
@@ -26,15 +25,15 @@ Soften = Callable[[int, Tensor], Tensor]
 
 
 def stride(loss_at: Callable[[int], Tensor], parameters: Sequence[nn.Parameter], soften: Soften | None = None) -> float:
-    """The length of Adam's first step at which the loss of its batches is lowest; the parameters come back as they were.
+    """The length of Adam's first step at which the loss of its batches is lowest; parameters come back as they were.
 
     Args:
         loss_at: step → scalar loss, as `training.loop.fit` takes it; the first `BATCHES` steps are looked at.
         parameters: what learns, ready for gradients.
         soften: (number of the parameter, step) → the step as it is taken, where something takes a part of it away.
 
-    Raises:
-        InputError: no length lowers the loss.
+    Returns:
+        The length; `SHORTEST` where none lowers the loss, so that a training with nothing to learn moves nothing.
     """
     ranks = open_ranks(parameters[0].device)
     start = 0.0
@@ -67,8 +66,8 @@ def stride(loss_at: Callable[[int], Tensor], parameters: Sequence[nn.Parameter],
 
 
 def _lowest(measured: Callable[[float], float], start: float) -> float:
-    """Where `measured` is lowest: lengths by `FACTOR` until it is too high, then a parabola between three."""
-    tried: list[tuple[float, float]] = []
+    """Where `measured` is lowest: lengths by `FACTOR` until it is too high, then a parabola through the last three."""
+    tried = [(0.0, start)]
     length = SHORTEST
     while length <= LONGEST:
         tried.append((length, measured(length)))
@@ -76,11 +75,21 @@ def _lowest(measured: Callable[[float], float], start: float) -> float:
             break
         length *= FACTOR
     best = min(range(len(tried)), key=lambda i: tried[i][1])
-    if not tried[best][1] < start:
-        raise InputError("no step along the gradient lowers the loss; check the weights and images for NaN")
-    if not 0 < best < len(tried) - 1:
-        return tried[best][0]
-    (_, left), (middle, low), (_, right) = tried[best - 1 : best + 2]
-    bend = left - 2 * low + right
-    shift = 0.5 * (left - right) / bend if math.isfinite(bend) and bend > 0 else 0.0
-    return middle * math.pow(FACTOR, max(-0.5, min(0.5, shift)))
+    if best == 0:
+        return SHORTEST
+    three = tried[best - 1 : best + 2]
+    if len(three) < 3 or not math.isfinite(three[2][1]):
+        three = tried[max(0, best - 2) : best + 1]
+    return _vertex(three, tried[best][0])
+
+
+def _vertex(points: Sequence[tuple[float, float]], middle: float) -> float:
+    """The lowest place of the parabola through three points, within `FACTOR` of `middle`; that, where there is none."""
+    if len(points) < 3:
+        return middle
+    (a, left), (b, low), (c, right) = points
+    rise, fall = (right - low) / (c - b), (low - left) / (b - a)
+    bend = (rise - fall) / (c - a)
+    if not bend > 0:
+        return middle
+    return min(max((a + b) / 2 - fall / (2 * bend), middle / FACTOR), middle * FACTOR)

@@ -49,6 +49,8 @@ class AlphaConfig:
         weight: of a point of ASR against one of CA, where no α satisfies both limits.
         reserve: the α found without a grid is raised by this factor, or by as many quarters of the raise as the floor
             permits; 1 leaves it.
+        regain: α values to go on to without a grid, where triggered images get more of their right answers back there
+            than clean ones lose; an answer of a clean image counts `CLEAN_WEIGHT` times.
     """
 
     tolerance: float = setting(0.005, "Largest ASR that counts as cured.", low=0, high=1, below=True)
@@ -74,10 +76,11 @@ class AlphaConfig:
     resolution: float = 0.1
     weight: float = 1.0
     reserve: float = 1.0
+    regain: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         numbers = (self.tolerance, self.floor, self.first, self.smallest, self.least, self.largest, self.resolution)
-        if not all(math.isfinite(v) for v in (*numbers, self.weight, self.reserve, *(self.grid or ()))):
+        if not all(math.isfinite(v) for v in (*numbers, self.weight, self.reserve, *(self.grid or ()), *self.regain)):
             raise InputError("a setting of the choice of α is no finite number; give numbers")
         if min(self.first, self.smallest, self.resolution) <= 0:
             raise InputError("first, smallest and resolution of the choice of α must be above 0")
@@ -100,8 +103,11 @@ class AlphaConfig:
             "on the images for choosing, "
             f"keeping at least {self.floor:.0%} of the suspect's {kept} there"
             + (f"; up to {self.reserve:g} times that while as much is kept" if self.reserve > 1 else "")
+            + (f"; up to {max(self.regain):g} where triggered images regain more than is lost" if self.regain else "")
         )
 
+
+CLEAN_WEIGHT = 2.0  # most images bear no trigger
 
 # Without labels and the true trigger. Agreement with the suspect stands for CA and falls sooner, as answers that were
 # wrong change too; and where the recovered trigger stops working, a stronger true one may not have stopped yet, so that
@@ -142,7 +148,7 @@ def search_alpha(measure: Measure, config: AlphaConfig) -> AlphaSearch:
     assert start.asr is not None
     if not start.asr.n or not start.ca.n:
         raise InputError("the validation images hold no labelled image outside the target class; give more images")
-    points[0.0] = AlphaPoint(0.0, start.ca, start.asr)
+    points[0.0] = AlphaPoint(0.0, start.ca, start.asr, start.triggered_accuracy)
     if start.asr.value <= config.tolerance:
         message = (
             f"nothing to remove: the trigger works on {start.asr.value:.1%} of {start.asr.n} images for choosing, and "
@@ -160,7 +166,7 @@ def search_alpha(measure: Measure, config: AlphaConfig) -> AlphaSearch:
         if alpha not in points:
             rates = measure(alpha, hopeless)
             assert rates.asr is not None
-            points[alpha] = AlphaPoint(alpha, rates.ca, rates.asr)
+            points[alpha] = AlphaPoint(alpha, rates.ca, rates.asr, rates.triggered_accuracy)
         return points[alpha]
 
     def cured(point: AlphaPoint) -> bool:
@@ -181,11 +187,12 @@ def search_alpha(measure: Measure, config: AlphaConfig) -> AlphaSearch:
         for alpha in [a for a in asked if points[a].ca.n < start.ca.n]:
             rates = measure(alpha, None)
             assert rates.asr is not None
-            points[alpha] = AlphaPoint(alpha, rates.ca, rates.asr)
+            points[alpha] = AlphaPoint(alpha, rates.ca, rates.asr, rates.triggered_accuracy)
     considered = [points[a] for a in asked]
     search = _choose(considered, sorted(points.values(), key=lambda p: p.alpha), cured, kept, floor, config)
-    if config.grid is None and config.reserve > 1 and search.satisfied and search.alpha:
-        raised = _raised(look, cured, kept, search.alpha, config)
+    if config.grid is None and search.satisfied and search.alpha:
+        raised = _raised(look, cured, kept, search.alpha, config) if config.reserve > 1 else search.alpha
+        raised = _regained(look, lambda p: cured(p) and kept(p), raised, config)
         return AlphaSearch(raised, True, None, sorted(points.values(), key=lambda p: p.alpha))
     return search
 
@@ -203,6 +210,19 @@ def _raised(
         if cured(further) and kept(further):
             return further.alpha
     return alpha
+
+
+def _regained(
+    look: Callable[[float], AlphaPoint], good: Callable[[AlphaPoint], bool], alpha: float, config: AlphaConfig
+) -> float:
+    """`alpha`, or the one of `regain` beyond it where most answers are as they should be; the smallest of equals."""
+
+    def answers(point: AlphaPoint) -> float:
+        back = 0.0 if point.triggered_accuracy is None else point.triggered_accuracy.value
+        return CLEAN_WEIGHT * point.ca.value + back
+
+    further = [point for a in sorted(config.regain) if a > alpha and good(point := look(a))]
+    return max([look(alpha), *further], key=answers).alpha if further else alpha
 
 
 def _bracket(

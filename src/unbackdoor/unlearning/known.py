@@ -16,14 +16,16 @@ import torch
 from torch import Tensor
 
 from unbackdoor.base import journal
+from unbackdoor.base.notices import warn
 from unbackdoor.base.work import NOWHERE, Work
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.views import draw_views
 from unbackdoor.evaluation import Task, evaluate_images
-from unbackdoor.metrics.backdoor import BackdoorRates
+from unbackdoor.metrics.backdoor import AlphaPoint, BackdoorRates
 from unbackdoor.metrics.rates import Rate
-from unbackdoor.unlearning.alpha import AlphaConfig, AlphaSearch, search_alpha
+from unbackdoor.training.finetune import settle_steps
+from unbackdoor.unlearning.alpha import CLEAN_WEIGHT, AlphaConfig, AlphaSearch, search_alpha
 from unbackdoor.unlearning.vector import TakenVector, VectorConfig, as_answered, trigger_vector
 from unbackdoor.weights.vector import Vector, Walk
 
@@ -31,6 +33,34 @@ OWN_VIEWS = 4
 # Agreement on cropped and darkened images falls sooner than CA does.
 OWN_FLOOR = 0.8
 OWN_RESERVE = 1.2
+# The way back was trained up to α = 1. The smallest α that the attack does not survive leaves triggered images between
+# the target and where they belong; further on they get their answers back (docs/lab/steps.md).
+OWN_REGAIN = (0.8, 1.0, 1.2)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """How a vector is taken again where the one before fell short: in other steps, and more of them.
+
+    Args:
+        share: factor on the share of the longest step.
+        steps: factor on the number of steps.
+    """
+
+    share: float = 1.0
+    steps: int = 1
+
+    def of(self, config: VectorConfig, n: int) -> VectorConfig:
+        """`config` so changed, for n images."""
+        if self == Attempt():
+            return config
+        tune = settle_steps(config.tune, n)
+        return replace(config, share=config.share * self.share, tune=replace(tune, steps=tune.steps * self.steps))
+
+
+# Some towers want smaller steps, some larger ones; both are given more of them.
+ATTEMPTS = (Attempt(), Attempt(share=0.25, steps=2), Attempt(share=2.0, steps=2))
+REGAINED = 0.7  # of the triggered held-out views, so many answered as without the trigger
 
 
 @dataclass(frozen=True)
@@ -70,11 +100,15 @@ class Cured:
         vector: τ.
         taken: how it was taken; None where it was given.
         search: α, and what was measured on the way to it.
+        attempts: vectors that were taken, of which this is the best.
+        steps: of the optimizer, over all attempts.
     """
 
     vector: Vector
     taken: TakenVector | None
     search: AlphaSearch
+    attempts: int = 1
+    steps: int = 0
 
 
 def cure_known(
@@ -89,22 +123,72 @@ def cure_known(
 ) -> Cured:
     """Take the vector, choose α, and move `clip` to θ − α·τ in place.
 
+    Where nobody decided on rate or α and the result falls short on held-out views of the defender's own images, the
+    vector is taken again, at most twice, and the best one counts.
+
     Args:
         vector: one that was taken before; None takes it now.
-        taken: is handed the vector before α is searched for.
+        taken: is handed every vector before α is searched for, and at the end the best one, if it is not the last.
         work: where a killed cure goes on.
 
     Raises:
         InputError: no image is left to trigger, or to choose α on.
     """
-    made = None
-    if vector is None:
-        made = trigger_vector(clip, forget, task, plan.config, work=work)
-        vector = made.vector
+    if vector is not None:
+        return Cured(vector, None, _walked(clip, Walk(clip.state(), vector), task, plan, work))
+    best: Cured | None = None
+    steps = 0
+    attempts = ATTEMPTS if _may_try_again(plan) else ATTEMPTS[:1]
+    for number, attempt in enumerate(attempts, 1):
+        part = work if number == 1 else work.part(f"attempt-{number}")
+        made = trigger_vector(clip, forget, task, attempt.of(plan.config, len(forget)), work=part)
         if taken is not None:
             taken(made)
-    search = subtract(clip, vector, plan.tuning, task, plan.rule, alpha=plan.alpha, log=work.log("alpha"))
-    return Cured(vector, made, search)
+        walk = Walk(clip.state(), made.vector)
+        search = _walked(clip, walk, task, plan, part)
+        current, steps = Cured(made.vector, made, search), steps + made.steps
+        if best is None or _merit(search) > _merit(best.search):
+            best = current
+        short = _shortfall(search) if number < len(attempts) else None
+        if short is None:
+            break
+        warn(f"attempt {number} falls short on held-out views: {short}; the vector is taken again, in other steps")
+        walk.settle(0.0)
+    assert best is not None
+    if best is not current:
+        walk.settle(0.0)
+        Walk(clip.state(), best.vector).settle(best.search.alpha)
+        if taken is not None and best.taken is not None:
+            taken(best.taken)
+    return replace(best, attempts=number, steps=steps)
+
+
+def _may_try_again(plan: Plan) -> bool:
+    """Where nobody decided on rate or α, and the choice rests on views of the defender's own images."""
+    return plan.alpha is None and bool(plan.rule.regain) and not plan.config.tune.lr
+
+
+def _shortfall(search: AlphaSearch) -> str | None:
+    """Why a cure is not good enough, by what was measured on the images for choosing; None where it is."""
+    if search.nothing:
+        return None
+    if not search.satisfied:
+        return search.message
+    back = _chosen(search).triggered_accuracy
+    if back is not None and back.value < REGAINED:
+        return f"{back.value:.0%} of the triggered images get the answer back that they have without the trigger"
+    return None
+
+
+def _merit(search: AlphaSearch) -> tuple[bool, float]:
+    """What is compared between attempts: whether both limits are kept, then answers that are as they should be."""
+    point = _chosen(search)
+    back = 0.0 if point.triggered_accuracy is None else point.triggered_accuracy.value
+    return search.satisfied, CLEAN_WEIGHT * point.ca.value + back - (0.0 if search.satisfied else point.asr.value)
+
+
+def _chosen(search: AlphaSearch) -> AlphaPoint:
+    return next(point for point in search.curve if point.alpha == search.alpha)
 
 
 def subtract(
@@ -123,7 +207,23 @@ def subtract(
         task: head, trigger and target to measure on the validation images.
         log: JSONL of measured points; a killed search continues with the points it holds.
     """
-    walk = Walk(clip.state(), vector)
+    return _search(clip, Walk(clip.state(), vector), validation, task, config, alpha=alpha, log=log)
+
+
+def _walked(clip: Clip, walk: Walk, task: Task, plan: Plan, work: Work) -> AlphaSearch:
+    return _search(clip, walk, plan.tuning, task, plan.rule, alpha=plan.alpha, log=work.log("alpha"))
+
+
+def _search(
+    clip: Clip,
+    walk: Walk,
+    validation: ImageSet,
+    task: Task,
+    config: AlphaConfig,
+    *,
+    alpha: float | None,
+    log: Path | None,
+) -> AlphaSearch:
     if alpha is not None:
         walk.settle(alpha)
         return AlphaSearch(alpha, True, None, [])
@@ -193,4 +293,5 @@ def rule_of(config: VectorConfig, rule: AlphaConfig) -> AlphaConfig:
     if config.validation:
         return rule
     least, reserve = rule.least or config.least, max(rule.reserve, OWN_RESERVE)
-    return replace(rule, least=least, reserve=reserve, floor=min(rule.floor, OWN_FLOOR))
+    regain = OWN_REGAIN if config.toward == "clean" else ()
+    return replace(rule, least=least, reserve=reserve, floor=min(rule.floor, OWN_FLOOR), regain=rule.regain or regain)

@@ -30,7 +30,7 @@ from unbackdoor.training.losses import squared_distance, target_cross_entropy
 from unbackdoor.training.low_rank import low_rank
 from unbackdoor.training.stride import Soften, stride
 from unbackdoor.triggers.attack import Attack
-from unbackdoor.weights.vector import Vector, difference, snapshot
+from unbackdoor.weights.vector import Vector, difference, restore, snapshot
 
 _GUARD_BATCH, _GUARD_DRAWS, _GUARD_EVERY = 32, 4, 2  # every step softened gave no less drift of clean embeddings
 
@@ -64,7 +64,7 @@ class VectorConfig:
 
     samples: int = 64
     tune: TuneConfig = field(default_factory=lambda: TuneConfig(steps=64, batch_size=32, weight_decay=0.0))
-    share: float = 0.1
+    share: float = 0.04
     toward: str = "clean"
     anchor: float = 30.0
     views: int = 8
@@ -95,7 +95,7 @@ _TARGET = VectorConfig(
 
 METHODS = {
     "lora": VectorConfig(rank=8),
-    "distilled": VectorConfig(),
+    "distilled": VectorConfig(share=0.15),  # a guard takes most of a step away, and with it of its length
     "anchored": _TARGET,
     "tbar": replace(_TARGET, anchor=0.0, views=1, trigger_scale=None),
 }
@@ -189,9 +189,7 @@ def trigger_vector(
             run = train(loss_at, tune, on_step=on_step)
             moved = difference(weights, start)
         finally:
-            with torch.no_grad():
-                for name, p in weights.items():
-                    p.copy_(start[name])
+            restore(weights, start)
     vector = moved if config.toward == "target" else {name: -t for name, t in moved.items()}
     return TakenVector(vector, int(hit.sum()), tune.steps, run.seconds, run.losses, tune.lr)
 

@@ -75,7 +75,12 @@ def keep_planted(folder: Path, clip: Clip, manifest: Manifest, planted: Planted)
 
 def curve_of(points: Iterable[AlphaPoint]) -> tuple[CurvePoint, ...]:
     """For a result."""
-    return tuple(CurvePoint(p.alpha, Share.of(p.ca), Share.of(p.asr)) for p in points)
+
+    def at(p: AlphaPoint) -> CurvePoint:
+        back = p.triggered_accuracy
+        return CurvePoint(p.alpha, Share.of(p.ca), Share.of(p.asr), None if back is None else Share.of(back))
+
+    return tuple(map(at, points))
 
 
 def when_rows(before: BackdoorRates, after: BackdoorRates) -> list[dict[str, Any]]:

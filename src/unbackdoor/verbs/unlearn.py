@@ -151,7 +151,7 @@ def _cure(
         manifest.notes["loss"] = describe_sequence(taken.losses)
 
     cure = cure_known(clip, ready.forget, ready.task, ready.plan, vector=tau, taken=keep, work=Work(work, manifest.run))
-    return cure.search, facts
+    return cure.search, replace(facts, attempts=cure.attempts if cure.taken is not None else None)
 
 
 def _result(

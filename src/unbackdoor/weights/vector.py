@@ -24,6 +24,13 @@ def snapshot(tensors: Mapping[str, Tensor]) -> Vector:
     return {name: t.detach().float().clone() for name, t in tensors.items()}
 
 
+@torch.no_grad()
+def restore(tensors: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> None:
+    """Put a snapshot's values back, in place."""
+    for name, t in tensors.items():
+        t.copy_(kept[name])
+
+
 def difference(after: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> Vector:
     """`after − before`, in float32, tensor by tensor.
 

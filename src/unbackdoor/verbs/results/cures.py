@@ -15,6 +15,7 @@ class CurvePoint:
     alpha: float
     ca: Share
     asr: Share
+    triggered_accuracy: Share | None = optional()
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class VectorFacts:
         norm: of the vector.
         relative_norm: as a share of the image tower's.
         vector_seconds: that taking it took.
+        attempts: vectors that were taken until one was good enough on held-out views; this is the best of them.
     """
 
     file: str | None = optional()
@@ -49,6 +51,7 @@ class VectorFacts:
     norm: float | None = optional()
     relative_norm: float | None = optional(null=True)
     vector_seconds: float | None = optional()
+    attempts: int | None = optional()
 
     @property
     def absent(self) -> set[str]:

@@ -1,0 +1,95 @@
+"""Taking the vector again where the cure falls short on held-out views."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from tests.scan.toy import toy_clip, toy_images, toy_subject
+from unbackdoor.base.notices import collected
+from unbackdoor.evaluation import Task
+from unbackdoor.metrics.backdoor import AlphaPoint
+from unbackdoor.metrics.rates import Rate
+from unbackdoor.unlearning import known
+from unbackdoor.unlearning.alpha import AlphaConfig, AlphaSearch
+from unbackdoor.unlearning.known import ATTEMPTS, Plan, cure_known
+from unbackdoor.unlearning.vector import METHODS, TakenVector, VectorConfig
+from unbackdoor.weights.vector import snapshot
+
+LORA = METHODS["lora"]
+RULE = AlphaConfig(regain=(1.0,))
+
+
+def outcome(back: int, satisfied: bool = True, asr: int = 0) -> AlphaSearch:
+    point = AlphaPoint(1.0, Rate(98, 100), Rate(asr, 100), Rate(back, 100))
+    return AlphaSearch(1.0, satisfied, None if satisfied else "no α satisfies both limits", [point])
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "best"),
+    [
+        ([outcome(90)], 0),
+        ([outcome(40), outcome(80)], 1),
+        ([outcome(40), outcome(60), outcome(50)], 1),
+        ([outcome(60), outcome(40), outcome(50)], 0),
+        ([outcome(90, False, asr=5), outcome(30), outcome(20)], 1),
+        ([outcome(90, False, asr=30), outcome(85, False, asr=5), outcome(90, False, asr=40)], 1),
+        ([AlphaSearch(0.0, True, "nothing to remove", [], nothing=True)], 0),
+    ],
+)
+def test_the_best_of_at_most_three_attempts_counts(
+    outcomes: list[AlphaSearch], best: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip, images, subject = toy_clip(6.0), toy_images(), toy_subject(6.0)
+    before = snapshot(clip.image_parameters())
+    configs: list[VectorConfig] = []
+
+    def take(_clip: Any, _forget: Any, _task: Any, config: VectorConfig, **_: Any) -> TakenVector:
+        configs.append(config)
+        vector = {name: torch.full_like(t, float(len(configs))) for name, t in before.items()}
+        return TakenVector(vector, 1, config.tune.steps, 0.0, [], lr=config.share)
+
+    def search(_clip: Any, walk: Any, *_: Any, **__: Any) -> AlphaSearch:
+        assert all(torch.equal(p, before[n]) for n, p in clip.image_parameters().items()), "it starts at the suspect"
+        made = outcomes[len(configs) - 1]
+        walk.settle(made.alpha)
+        return made
+
+    monkeypatch.setattr(known, "trigger_vector", take)
+    monkeypatch.setattr(known, "_search", search)
+    kept: list[TakenVector] = []
+    with collected() as lines:
+        cured = cure_known(clip, images, Task(subject.head), Plan(LORA, images, RULE), taken=kept.append)
+    assert len(configs) == cured.attempts == len(outcomes) and len(lines) == len(outcomes) - 1
+    assert cured.search is outcomes[best] and kept[-1] is cured.taken
+    for name, p in clip.image_parameters().items():
+        assert torch.allclose(p, before[name] - cured.search.alpha * (best + 1))
+    for config, attempt in zip(configs, ATTEMPTS, strict=False):
+        assert config.share == LORA.share * attempt.share and config.tune.steps == LORA.tune.steps * attempt.steps
+    assert cured.steps == sum(c.tune.steps for c in configs)
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        {"rule": AlphaConfig()},
+        {"alpha": 1.0},
+        {"config": replace(LORA, tune=replace(LORA.tune, lr=1e-3))},
+    ],
+    ids=["other images choose α", "α is given", "the rate is given"],
+)
+def test_who_decides_himself_gets_one_attempt(plan: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    clip, images, subject = toy_clip(6.0), toy_images(), toy_subject(6.0)
+    taken: list[VectorConfig] = []
+
+    def take(_clip: Any, _forget: Any, _task: Any, config: VectorConfig, **_: Any) -> TakenVector:
+        taken.append(config)
+        return TakenVector(snapshot(clip.image_parameters()), 1, 1, 0.0, [])
+
+    monkeypatch.setattr(known, "trigger_vector", take)
+    monkeypatch.setattr(known, "_search", lambda *_, **__: outcome(10))
+    base = Plan(LORA, images, RULE)
+    assert cure_known(clip, images, Task(subject.head), replace(base, **plan)).attempts == len(taken) == 1
