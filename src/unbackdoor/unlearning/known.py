@@ -58,8 +58,8 @@ class Attempt:
         return replace(config, share=config.share * self.share, tune=replace(tune, steps=tune.steps * self.steps))
 
 
-# Some towers want smaller steps, some larger ones; both are given more of them.
-ATTEMPTS = (Attempt(), Attempt(share=0.25, steps=2), Attempt(share=2.0, steps=2))
+# Some towers want larger steps, some smaller ones; both are given more of them.
+ATTEMPTS = (Attempt(), Attempt(share=2.0, steps=2), Attempt(share=0.25, steps=2))
 REGAINED = 0.7  # of the triggered held-out views, so many answered as without the trigger
 
 

@@ -64,7 +64,7 @@ class VectorConfig:
 
     samples: int = 64
     tune: TuneConfig = field(default_factory=lambda: TuneConfig(steps=64, batch_size=32, weight_decay=0.0))
-    share: float = 0.04
+    share: float = 0.03
     toward: str = "clean"
     anchor: float = 30.0
     views: int = 8
