@@ -7,12 +7,12 @@ docs/lab/performance.md for two cores of a CPU, and for a GPU, on which nothing 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from streamed import CRAFTING
+from streamed import LABELED
 from unbackdoor.bench.recipe import DataEntry, Json
 from unbackdoor.clip.handle import Clip
 
@@ -117,9 +117,9 @@ def _tests(entry: DataEntry) -> int:
 
 def _pictures(entry: DataEntry) -> int:
     """Decoded pictures held at once: the training split, a copy in shares, and the test images; of pairs, which are
-    streamed, the defender's alone, and those that a patch is crafted on."""
+    streamed, the defender's alone, and some that are labelled."""
     if entry.regime == "pairs":
-        return entry.defender + CRAFTING + _tests(entry)
+        return entry.defender + LABELED + _tests(entry)
     return 2 * (entry.attacker + entry.defender + entry.validation) + _tests(entry)
 
 
@@ -145,11 +145,20 @@ def _cure(cell: Json, entry: DataEntry, model: ModelCost) -> float:
     return operations + TRAINING * steps * views * both + looks * model.image
 
 
-def sentences(part: str, cost: GridCost, tflops: float) -> str:
+def blind_cost(cells: Iterable[Json], methods: int, model: ModelCost) -> GridCost:
+    """Of scanning and curing these suspects by so many methods; pictures and models are those of their grid."""
+    # A scan is 60 steps of 64 pictures, before the cure and after it; variants and their rehearsal are 200 of 16; the
+    # two cures and their looks at α come to some 60,000 forwards. Test images are answered before and after a cure.
+    configs = [cell for cell in cells if cell["kind"] == "suspect"]
+    forwards = sum(2 * 11_520 + 9_600 + 60_000 + 8 * _tests(DataEntry(**cell["data"])) for cell in configs)
+    return replace(grid_cost(configs, model), operations=methods * forwards * model.image)
+
+
+def sentences(part: str, cost: GridCost, tflops: float, what: str = "cells") -> str:
     """What is told before the start."""
     device, cpu = (cost.operations / (rate * 1e12) / 3600 for rate in (tflops, CPU_TFLOPS))
     return (
-        f"{part}: {cost.cells} cells to run, {cost.operations / 1e15:,.2f} PFLOP: about {_hours(device)} at "
+        f"{part}: {cost.cells} {what} to run, {cost.operations / 1e15:,.2f} PFLOP: about {_hours(device)} at "
         f"{tflops:g} TFLOP/s, {_hours(cpu)} on two CPU cores; at most {cost.ram / GIB:,.1f} GiB of decoded pictures "
         f"in memory, {cost.device / GIB:,.1f} GiB on the device, {cost.disk / GIB:,.1f} GiB on disk. Computed from "
         "counts of operations and sizes, not measured on a GPU; decoding pictures from files comes on top."

@@ -86,7 +86,7 @@ def planned(order: Order, model: Path, weights: str) -> list[Part]:
         InputError: data on the network without `--online`, a recipe that cannot be used, or nothing to run.
     """
     specs = specs_of(order.data)
-    models = {re.sub(r"[^\w.-]+", "-", order.model).strip("-.") or "model": str(model)}
+    models = {model_name(order.model): str(model)}
     parts, refused, absent = [], [], list[str]()
     for name in PARTS[:2]:
         if name not in order.part and order.part != ["unknown"]:
@@ -105,6 +105,12 @@ def planned(order: Order, model: Path, weights: str) -> list[Part]:
     if not parts:
         raise InputError("nothing to run; " + "; ".join(refused))
     return parts
+
+
+def model_name(reference: str) -> str:
+    """What tables call a model: its reference, of a folder the last part, in letters that a file's name may have."""
+    place = Path(reference.rpartition(":")[2])
+    return re.sub(r"[^\w.-]+", "-", place.name if place.is_absolute() else reference).strip("-.") or "model"
 
 
 def spec_for(name: str, order: Order, specs: dict[str, str]) -> str:

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import unbackdoor
-from blind import Suspects, cure_blind
-from cost import CPU_TFLOPS, GPU_TFLOPS, grid_cost, model_cost, sentences
+from blind import METHODS, Suspects, cure_blind
+from cost import GPU_TFLOPS, blind_cost, grid_cost, model_cost, sentences
 from page import write_page
 from planning import LARGE, PARTS, Order, Part, planned, start_model
 from streamed import InProcess, run_cell
@@ -103,22 +103,11 @@ def foresee(parts: list[Part], order: Order, clip: Clip) -> None:
             if read_result(order.out / part.name, cell["config"]) is None
         ]
         if part.name in order.part:
-            print(
-                sentences(
-                    part.name, grid_cost(left, cost, order.workers if part.name == PARTS[0] else 1), order.tflops
-                ),
-                flush=True,
-            )
+            workers = order.workers if part.name == PARTS[0] else 1
+            print(sentences(part.name, grid_cost(left, cost, workers), order.tflops), flush=True)
     if "unknown" in order.part:
-        count = sum(len(part.chosen) for part in parts)
-        # A scan is 60 steps of 64 pictures; a cure with its rehearsal, variants and looks at α some 60,000 pictures.
-        work = count * 2 * 60_000 * 3 * cost.image
-        print(
-            f"unknown: scans and two cures of at most {count} suspects, {work / 1e15:,.2f} PFLOP by a rough count: "
-            f"about {work / order.tflops / 3.6e15:,.1f} h at {order.tflops:g} TFLOP/s, "
-            f"{work / CPU_TFLOPS / 3.6e15:,.1f} h on two CPU cores; not measured on a GPU.",
-            flush=True,
-        )
+        every = [suspect["config"] for part in parts for suspect, _ in part.chosen]
+        print(sentences("unknown", blind_cost(every, len(METHODS), cost), order.tflops, "suspects"), flush=True)
 
 
 def run_part(part: Part, order: Order) -> list[str]:

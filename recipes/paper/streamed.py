@@ -45,7 +45,7 @@ from unbackdoor.triggers import parse_trigger
 from unbackdoor.triggers.attack import Attack
 from unbackdoor.triggers.base import Trigger
 
-CRAFTING = 20_000  # labelled images that BadCLIP's patch is crafted on, 3 GB of them; of ImageNet 20 show the target
+LABELED = 20_000  # labelled images, 3 GB of them; 20 or so show the target, of which BadCLIP's patch wants some
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +144,7 @@ def _cure(out: Path, config: Json, folder: Path, device: str) -> Json:
     test, trigger = measured(entry, clip), parse_trigger(card["trigger"])
     task = _task(clip, test, entry, trigger, card["target"])
     clean = replace(clean_pairs(entry, clip), classes=test.classes)
-    choice = labeled(entry, clip, entry.validation)
+    _, choice = labeled(entry, clip)
     prompts, origin = templates(entry.templates), original(suspect["model"], device)
     data = Defender(clean, choice, task.head, prompts, task.attack, origin)
     name, method = method_config(config["method"], config["settings"], suspect["poison"]["tune"]["seed"])
@@ -171,7 +171,7 @@ def _ready_trigger(clip: Clip, entry: DataEntry, config: Json, seed: int, work: 
     trigger = parse_trigger(config["trigger"])
     if not config["trigger"].startswith("badclip"):
         return trigger
-    images = labeled(entry, clip, CRAFTING)
+    images, _ = labeled(entry, clip)
     return crafted(clip, images, trigger, config["target"], seed=seed, templates=entry.templates, work=work)
 
 
@@ -188,9 +188,11 @@ def measured(entry: DataEntry, clip: Clip) -> ImageSet:
     return _measured(_test_of(entry), entry.test_limit, entry.classes, clip.frame)
 
 
-def labeled(entry: DataEntry, clip: Clip, count: int) -> ImageSet:
-    """So many labelled training images of the test set's source."""
-    return load_images(_test_of(entry), side=clip.frame, split="train", limit=count, classes=entry.classes)
+def labeled(entry: DataEntry, clip: Clip) -> tuple[ImageSet, ImageSet]:
+    """Labelled training images of the test set's source: most to craft a patch on, a quarter to choose α."""
+    images = _labeled(_test_of(entry), entry.classes, clip.frame)
+    order, cut = permutation(len(images), 1), len(images) * 3 // 4
+    return images.subset(order[:cut]), images.subset(order[cut:][: entry.validation])
 
 
 def clean_pairs(entry: DataEntry, clip: Clip) -> ImageSet:
@@ -214,6 +216,11 @@ def _measured(test: str, limit: int | None, classes: str | None, frame: Frame) -
     if not images.classes:
         raise InputError(f"{test} names no classes; name a file of them under classes")
     return images
+
+
+@lru_cache(maxsize=1)
+def _labeled(source: str, classes: str | None, frame: Frame) -> ImageSet:
+    return load_images(source, side=frame, split="train", limit=LABELED, classes=classes)
 
 
 def _stream(entry: DataEntry, frame: Frame, limit: int | None) -> PairStream:
