@@ -49,9 +49,8 @@ def cure_blind(parts: Iterable[Suspects], out: Path, device: str) -> Iterator[Js
     """Scan and cure every finished suspect, those without poison too; what is finished is read.
 
     Yields:
-        A row for every suspect and method, or one with `error`; `out/results.jsonl` holds those that are finished.
+        A row for every suspect and method, or one with `error`; `out/results.jsonl` holds all that were ever finished.
     """
-    rows: list[Json] = []
     for suspects in parts:
         for suspect, _ in suspects.cells:
             config = suspect["config"]
@@ -67,9 +66,12 @@ def cure_blind(parts: Iterable[Suspects], out: Path, device: str) -> Iterator[Js
                 except InputError as error:
                     yield {**names, "method": method, "error": str(error)}
                     continue
-                rows.append(read_json(path))
-                write_jsonl(out / "results.jsonl", rows)
-                yield rows[-1]
+                write_jsonl(out / "results.jsonl", sorted(map(read_json, out.glob("*.json")), key=_order))
+                yield read_json(path)
+
+
+def _order(row: Json) -> tuple[str, ...]:
+    return tuple(str(row[key]) for key in ("part", "data", "attack", "seed", "method"))
 
 
 def _cured(suspects: Suspects, suspect: Json, card: Json, how: tuple[Path, str, str]) -> Json:

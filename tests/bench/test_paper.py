@@ -224,13 +224,17 @@ def test_the_whole_path_on_a_small_model(
     assert [r["images"] for r in rows] == [32, 32, 0, 24 + 16, 24, 8, 8]
     assert 0 < rows[1]["poisoned"] < 12, "four in expectation: a hash decides of a stream's pairs"
     assert rows[1]["trigger"].startswith("badclip:") and "pixels=" in rows[1]["trigger"]
-    assert main([*command, "--part=unknown", "--only=attack=none,badnets"]) == 0
+    assert main([*command, "--part=unknown", *single]) == 0
+    # A random model may answer one class whatever it sees, and then no vector can be taken; a line says so.
+    assert main([*command, "--part=unknown", "--only=data=cc3m", "--only=attack=none"]) in (0, 2)
+    blind = [json.loads(line) for line in (out / "unknown" / "results.jsonl").read_text().splitlines()]
+    assert {(r["attack"], r["method"]) for r in blind} >= {("badnets", "tbar"), ("badnets", "distilled")}
     page = (out / "paper.md").read_text()
     assert all(
         f"# {title}" in page for title in ("Its claims", "Known trigger, one", "Known trigger, image", "Unknown")
     )
     stamp = {path: path.stat().st_mtime_ns for path in out.rglob("result.json")}
-    assert main([*command, "--only=attack=badclip"]) == 0
+    assert main([*command, "--part=image-text", "--only=attack=badclip"]) == 0
     assert "0 cells to run" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in out.rglob("result.json")} == stamp, "nothing is run again"
 
@@ -269,6 +273,6 @@ def test_the_whole_path_on_the_true_architectures(
     assert part("run").main([*command, "--part=image-text"]) == 0
     lines = [(tmp_path / "out" / p / "results.jsonl").read_text().splitlines() for p in ("single-task", "image-text")]
     assert [len(rows) for rows in lines] == [4 + 3 * 5, 5 + 4 * 5]
-    # A random model may answer one class whatever it sees, and then no vector can be taken; a line says so.
+    # As above: it may answer one class alone.
     assert part("run").main([*command, "--part=unknown", "--only=data=cc3m", "--only=attack=blended"]) in (0, 2)
     assert "Known trigger, image" in (tmp_path / "out" / "paper.md").read_text()
