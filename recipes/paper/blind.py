@@ -25,6 +25,7 @@ from unbackdoor.data.shares import shares
 
 DECREE = ("collapse",)  # the inverter of that name
 METHODS = ("tbar", "distilled")  # as published, and what `unlearn --scan` takes by itself
+WEIGHTS = (".safetensors", ".bin", ".pt")
 PICTURES = 1024  # the defender's: 256 for the vector, 512 for α, all of them for the scan
 
 
@@ -93,6 +94,9 @@ def _cured(suspects: Suspects, suspect: Json, card: Json, how: tuple[Path, str, 
     )  # fmt: skip
     attack = {} if card["trigger"] is None else {"trigger": card["trigger"], "target": card["target"]}
     after = unbackdoor.evaluate(model=cure["model"], data=test, **attack, **shared)
+    for path in (folder / method).rglob("*"):  # some 2 GB a cure of the smaller model; what is told of it stays
+        if path.suffix in WEIGHTS:
+            path.unlink()
     line = finding["inverters"][0]
     return {
         "method": method,

@@ -55,7 +55,7 @@ class GridCost:
         operations: in all of them.
         ram: bytes of decoded pictures, at the most.
         device: bytes on the device, at the most.
-        disk: bytes of suspects.
+        disk: bytes of suspects, which stay, or of a cure, which does not.
     """
 
     cells: int
@@ -151,7 +151,8 @@ def blind_cost(cells: Iterable[Json], methods: int, model: ModelCost) -> GridCos
     # two cures and their looks at α come to some 60,000 forwards. Test images are answered before and after a cure.
     configs = [cell for cell in cells if cell["kind"] == "suspect"]
     forwards = sum(2 * 11_520 + 9_600 + 60_000 + 8 * _tests(DataEntry(**cell["data"])) for cell in configs)
-    return replace(grid_cost(configs, model), operations=methods * forwards * model.image)
+    # Of a cure on disk, the round's model, the last one and the vector, until they are measured.
+    return replace(grid_cost(configs, model), operations=methods * forwards * model.image, disk=3 * model.weights)
 
 
 def sentences(part: str, cost: GridCost, tflops: float, what: str = "cells") -> str:

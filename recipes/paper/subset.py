@@ -97,7 +97,7 @@ def _rows(source: Source, records: Split, rows: Sequence[int]) -> Iterator[dict[
         captions = None if records.captions is None else records.captions[row]
         yield {
             "image": {"bytes": picture, "path": None},
-            "label": place.get(label, label) if isinstance(label, str) else label,
+            "label": place.get(label) if place and isinstance(label, str) else label,
             "caption": [captions] if isinstance(captions, str) else captions,
         }
 

@@ -24,6 +24,8 @@ from unbackdoor.bench.cells import run_cell
 from unbackdoor.bench.grid import plan
 from unbackdoor.bench.recipe import read_recipe
 from unbackdoor.data import load_images
+from unbackdoor.data.openpairs import open_pairs
+from unbackdoor.data.stream import PairStream
 from unbackdoor.scan import variants
 from unbackdoor.scan.inverters import collapse
 from unbackdoor.verbs import bench
@@ -104,6 +106,14 @@ def test_a_draw_holds_pictures_labels_and_a_test_split(part: Part, tmp_path: Pat
     assert draw("embedded:digits", tmp_path / "drawn", 40) == spec
     with pytest.raises(InputError, match="another draw"):
         draw("embedded:digits", tmp_path / "drawn", 41)
+
+
+def test_a_draw_of_pairs_is_streamed(part: Part, tmp_path: Path) -> None:
+    write_shards(tmp_path / "shards", 20)
+    pairs = open_pairs(part("subset").draw_subset(f"wds:{tmp_path}/shards/*.tar", tmp_path / "drawn", 30), side=16)
+    captions = pairs.captions(torch.arange(len(pairs)))
+    assert isinstance(pairs, PairStream) and len(set(captions)) == 30
+    assert all(text.startswith("a scan of the number ") for text in captions)
 
 
 def row(defense: str, before: tuple[float, float], after: tuple[float, float], images: int) -> dict[str, Any]:
