@@ -17,6 +17,10 @@ _NAMED = re.compile(r"\{data\}/([\w-]+)")  # the data set that a recipe's spec s
 Locate = Callable[[str], str]
 
 
+class AbsentError(InputError):
+    """A data set that the user has not got, in a line that says how to name it."""
+
+
 def specs_of(pairs: list[str]) -> dict[str, str]:
     """`NAME=SPEC` texts as a mapping.
 
@@ -36,13 +40,13 @@ def locate(name: str, given: Mapping[str, str], root: Path | None) -> str:
     """The spec of a data set: the one that was given, or what lies in the folder of its name under `root`.
 
     Raises:
-        InputError: neither.
+        AbsentError: neither.
     """
     if name in given:
         return given[name]
     if root is None or not (root / name).exists():
         where = "" if root is None else f" (there is no {root / name})"
-        raise InputError(f"{name}: give --data {name}=SPEC, or a --data-root that holds it{where}")
+        raise AbsentError(f"{name}: give --data {name}=SPEC, or a --data-root that holds it{where}")
     return _spec_of((root / name).resolve())
 
 
@@ -63,7 +67,8 @@ def fill(recipe: Path, out: Path, models: Mapping[str, str], spec_of: Locate) ->
         Why each of these is.
 
     Raises:
-        InputError: none is there.
+        AbsentError: none is there.
+        InputError: one cannot be used.
     """
     raw = read_yaml(recipe)
     data: dict[str, Any] = {}
@@ -72,10 +77,10 @@ def fill(recipe: Path, out: Path, models: Mapping[str, str], spec_of: Locate) ->
         try:
             data[name] = {key: _rooted(value, spec_of) if key in ("source", "test") else value for key, value in
                           entry.items()}  # fmt: skip
-        except InputError as error:
+        except AbsentError as error:
             missing[name] = str(error)
     if not data:
-        raise InputError("; ".join(dict.fromkeys(missing.values())))
+        raise AbsentError("; ".join(dict.fromkeys(missing.values())))
     out.parent.mkdir(parents=True, exist_ok=True)
     rest = {key: value for key, value in raw.items() if key != "model"}
     write_text(out, yaml.safe_dump({"models": dict(models), **rest, "data": data}, sort_keys=False))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from places import fill, locate, specs_of
+from places import AbsentError, fill, locate, specs_of
 from subset import draw_subset
 from unbackdoor.base.errors import InputError
 from unbackdoor.base.manifest import write_json
@@ -92,13 +92,17 @@ def planned(order: Order, model: Path, weights: str) -> list[Part]:
         if name not in order.part and order.part != ["unknown"]:
             continue
         recipe = order.out / f"{name}.yaml"
+        spec_of = partial(spec_for, order=order, specs=specs)
         try:
-            spec_of = partial(spec_for, order=order, specs=specs)
             absent += fill(order.recipes / f"{name}.yaml", recipe, models, spec_of)
-            grid = read_recipe(recipe, online=order.online)
-            cells = plan(grid, dict.fromkeys(grid.models, weights))
+        except AbsentError as error:
+            refused.append(f"{name}: {error}")
+            continue
+        grid = read_recipe(recipe, online=order.online)
+        cells = plan(grid, dict.fromkeys(grid.models, weights))
+        try:
             parts.append(Part(name, recipe, grid, cells, narrow(cells, order.only)))
-        except InputError as error:
+        except InputError as error:  # what one grid has not got, the other may have
             refused.append(f"{name}: {error}")
     for line in dict.fromkeys((*absent, *(refused if parts else ()))):
         print(line, file=sys.stderr)

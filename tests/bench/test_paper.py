@@ -254,17 +254,18 @@ def test_the_whole_path_on_a_small_model(
     [
         (["ViT-B-32:openai"], "give --online, or its file with --checkpoint"),
         (["nonsense"], "neither a folder nor an OpenCLIP architecture"),
-        (["embedded"], "give --data sun397=SPEC"),
-        (["embedded", "--data", "sun397"], "write NAME=SPEC"),
-        (["embedded", "--data=cifar100=hf:someone/cifar100", "--part=single-task"], "give --online"),
-        (["embedded", "--data=cifar100=embedded:digits", "--only=color=red"], "write KEY=VALUE"),
-        (["embedded", "--images=0"], "must be above 0"),
+        (["MODEL"], "give --data sun397=SPEC"),
+        (["MODEL", "--data", "sun397"], "write NAME=SPEC"),
+        (["MODEL", "--data=cifar100=hf:someone/cifar100", "--part=single-task"], "give --online"),
+        (["MODEL", "--data=cifar100=embedded:digits", "--only=color=red"], "write KEY=VALUE"),
+        (["MODEL", "--images=0"], "must be above 0"),
     ],
 )
 def test_orders_that_cannot_be_followed(
-    more: list[str], line: str, part: Part, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    more: list[str], line: str, part: Part, tmp_path: Path, vit_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert part("run").main([*more, "--out", str(tmp_path / "out")]) == 2
+    command = [word.replace("MODEL", f"local-dir:{vit_folder}") for word in more]
+    assert part("run").main([*command, "--out", str(tmp_path / "out")]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("error: ") and line in last
 
