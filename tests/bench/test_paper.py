@@ -222,16 +222,15 @@ def test_the_whole_path_on_a_small_model(
     main, out = part("run").main, tmp_path / "out"
     command = order(tmp_path, f"local-dir:{vit_folder}")
     single = ["--only=data=cifar100", "--only=attack=badnets"]
-    assert main([*command, "--part=single-task", *single, "--only=defense=tbar,cleanclip"]) == 0
-    assert main([*command, "--part=image-text", "--only=attack=none,badclip"]) == 0
+    pair = ["--only=defense=tbar,cleanclip"]
+    assert main([*command, "--part=single-task", *single, "--only=defense=lora"]) == 0
+    assert main([*command, "--part=image-text", "--only=attack=none,badclip", *pair]) == 0
     printed = capsys.readouterr()
-    assert all(text in printed.out for text in ("3 cells to run", "7 cells to run", "not measured on a GPU"))
+    assert all(text in printed.out for text in ("2 cells to run", "4 cells to run", "not measured on a GPU"))
     assert "sun397 is left out" in printed.err and printed.out.endswith(f"{out / 'paper.md'}\n")
     rows = [json.loads(line) for line in (out / "image-text" / "results.jsonl").read_text().splitlines()]
-    assert [r.get("defence", r["attack"]) for r in rows] == [
-        "none", "badclip", "nothing", "tbar", "lora", "contrastive", "cleanclip",
-    ]  # fmt: skip
-    assert [r["images"] for r in rows] == [32, 32, 0, 24 + 16, 24, 8, 8]
+    assert [r.get("defence", r["attack"]) for r in rows] == ["none", "badclip", "tbar", "cleanclip"]
+    assert [r["images"] for r in rows] == [32, 32, 24 + 16, 8]
     assert 0 < rows[1]["poisoned"] < 12, "four in expectation: a hash decides of a stream's pairs"
     assert rows[1]["trigger"].startswith("badclip:") and "pixels=" in rows[1]["trigger"]
     assert main([*command, "--part=unknown", *single]) == 0
@@ -244,7 +243,7 @@ def test_the_whole_path_on_a_small_model(
         f"# {title}" in page for title in ("Its claims", "Known trigger, one", "Known trigger, image", "Unknown")
     )
     stamp = {path: path.stat().st_mtime_ns for path in out.rglob("result.json")}
-    assert main([*command, "--part=image-text", "--only=attack=badclip"]) == 0
+    assert main([*command, "--part=image-text", "--only=attack=badclip", *pair]) == 0
     assert "0 cells to run" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in out.rglob("result.json")} == stamp, "nothing is run again"
 
