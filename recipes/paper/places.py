@@ -84,7 +84,7 @@ def fill(recipe: Path, out: Path, models: Mapping[str, str], spec_of: Locate) ->
     out.parent.mkdir(parents=True, exist_ok=True)
     rest = {key: value for key, value in raw.items() if key != "model"}
     write_text(out, yaml.safe_dump({"models": dict(models), **rest, "data": data}, sort_keys=False))
-    return [f"{name} is left out: {why}" for name, why in missing.items()]
+    return [f"left out: {why}" for why in missing.values()]
 
 
 def _rooted(spec: str, spec_of: Locate) -> str:

@@ -227,7 +227,7 @@ def test_the_whole_path_on_a_small_model(
     assert main([*command, "--part=image-text", "--only=attack=none,badclip", *pair]) == 0
     printed = capsys.readouterr()
     assert all(text in printed.out for text in ("2 cells to run", "4 cells to run", "not measured on a GPU"))
-    assert "sun397 is left out" in printed.err and printed.out.endswith(f"{out / 'paper.md'}\n")
+    assert "left out: sun397" in printed.err and printed.out.endswith(f"{out / 'paper.md'}\n")
     rows = [json.loads(line) for line in (out / "image-text" / "results.jsonl").read_text().splitlines()]
     assert [r.get("defence", r["attack"]) for r in rows] == ["none", "badclip", "tbar", "cleanclip"]
     assert [r["images"] for r in rows] == [32, 32, 24 + 16, 8]
