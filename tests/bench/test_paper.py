@@ -235,7 +235,8 @@ def test_the_whole_path_on_a_small_model(
     assert rows[1]["trigger"].startswith("badclip:") and "pixels=" in rows[1]["trigger"]
     assert main([*command, "--part=unknown", *single]) == 0
     # A random model may answer one class whatever it sees, and then no vector can be taken; a line says so.
-    assert main([*command, "--part=unknown", "--only=data=cc3m", "--only=attack=none"]) in (0, 2)
+    code = main([*command, "--part=unknown", "--only=data=cc3m", "--only=attack=none"])
+    assert code == 0 or "no image outside the target class" in capsys.readouterr().err
     blind = [json.loads(line) for line in (out / "unknown" / "results.jsonl").read_text().splitlines()]
     assert {(r["attack"], r["method"]) for r in blind} >= {("badnets", "tbar"), ("badnets", "distilled")}
     page = (out / "paper.md").read_text()
@@ -284,10 +285,12 @@ def test_the_whole_path_on_the_true_architectures(
     part: Part,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     shorten(monkeypatch, part)
+    monkeypatch.setattr(part("blind"), "METHODS", ("tbar",))  # the other takes its 64 steps, twice
     vectors = {name: {**BRIEF, "samples": 4, "views": 1} for name in ("tbar", "lora")}
-    tiny = {"attacker": 8, "defender": 6, "validation": 4, "test_limit": 4}
+    tiny = {"attacker": 8, "defender": 12, "validation": 4, "test_limit": 4}
     few(tmp_path / "recipes", tiny, {**ONE_STEP, **vectors})
     main, out = part("run").main, tmp_path / "out"
     command = [*order(tmp_path, f"random:{architecture}"), *only]
@@ -295,6 +298,6 @@ def test_the_whole_path_on_the_true_architectures(
     assert main([*command, "--part=image-text"]) == 0
     lines = [(out / name / "results.jsonl").read_text().splitlines() for name in ("single-task", "image-text")]
     assert tuple(map(len, lines)) == sizes
-    # As above: it may answer one class alone.
-    assert main([*command, "--part=unknown", "--only=data=imagenet-1k", "--only=attack=badnets"]) in (0, 2)
+    code = main([*command, "--part=unknown", "--only=data=imagenet-1k", "--only=attack=badnets"])
+    assert code == 0 or "no image outside the target class" in capsys.readouterr().err, "as above"
     assert "Known trigger, image" in (out / "paper.md").read_text()
