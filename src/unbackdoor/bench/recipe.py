@@ -24,7 +24,7 @@ rebound: {steps: 100, points: 4, images: 500}
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -414,6 +414,17 @@ def yardsticks(clean: Json, attacked: Sequence[Json]) -> list[Json]:
     ]
 
 
+def settings_of(config: Any) -> Json:
+    """All fields of a configuration but those that came later (`runs.settings.LATER`) and are as before they came."""
+    whole: Json = {}
+    for f in fields(config):
+        value = getattr(config, f.name)
+        if f.metadata.get("later") and value == f.default:
+            continue
+        whole[f.name] = settings_of(value) if is_dataclass(value) else value
+    return whole
+
+
 def cures(grid: Grid, suspect: Json) -> list[Json]:
     """Configurations of every defense on one suspect; none for a clean one."""
     if suspect["names"]["attack"] == CLEAN:
@@ -429,7 +440,7 @@ def cures(grid: Grid, suspect: Json) -> list[Json]:
             "data": identity(entry),
             "method": method,
             "settings": {k: v for k, v in settings.items() if k != "method"},
-            "defence": asdict(config),
+            "defence": settings_of(config),
             "rebound": None if grid.rebound is None else asdict(grid.rebound),
         }
         cells.append({"names": {**suspect["names"], "defence": name}, "config": cell})

@@ -21,6 +21,7 @@ from unbackdoor.base.untrusted import as_type
 
 T = TypeVar("T")
 _KEY = "option"
+LATER = {"later": True}  # metadata of a field that came later: at its default it decides no cell's address
 
 
 @dataclass(frozen=True)

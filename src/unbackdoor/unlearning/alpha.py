@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from unbackdoor.base.errors import InputError
 from unbackdoor.metrics.backdoor import AlphaPoint, BackdoorRates
-from unbackdoor.runs.settings import check_ranges, setting
+from unbackdoor.runs.settings import LATER, check_ranges, setting
 
 
 def parse_grid(text: str) -> tuple[float, ...]:
@@ -76,7 +76,7 @@ class AlphaConfig:
     resolution: float = 0.1
     weight: float = 1.0
     reserve: float = 1.0
-    regain: tuple[float, ...] = ()
+    regain: tuple[float, ...] = field(default=(), metadata=LATER)
 
     def __post_init__(self) -> None:
         numbers = (self.tolerance, self.floor, self.first, self.smallest, self.least, self.largest, self.resolution)

@@ -26,7 +26,7 @@ from unbackdoor.metrics.backdoor import AlphaPoint, BackdoorRates
 from unbackdoor.metrics.rates import Rate
 from unbackdoor.training.finetune import settle_steps
 from unbackdoor.unlearning.alpha import CLEAN_WEIGHT, AlphaConfig, AlphaSearch, search_alpha
-from unbackdoor.unlearning.vector import TakenVector, VectorConfig, as_answered, trigger_vector
+from unbackdoor.unlearning.vector import SHARE, TakenVector, VectorConfig, as_answered, trigger_vector
 from unbackdoor.weights.vector import Vector, Walk
 
 OWN_VIEWS = 4
@@ -55,7 +55,9 @@ class Attempt:
         if self == Attempt():
             return config
         tune = settle_steps(config.tune, n)
-        return replace(config, share=config.share * self.share, tune=replace(tune, steps=tune.steps * self.steps))
+        return replace(
+            config, share=(config.share or SHARE) * self.share, tune=replace(tune, steps=tune.steps * self.steps)
+        )
 
 
 # Some towers want larger steps, some smaller ones; both are given more of them.

@@ -24,6 +24,7 @@ from unbackdoor.data.images import ImageSet
 from unbackdoor.data.views import Views, draw_views
 from unbackdoor.evaluation import Task
 from unbackdoor.evaluation.answers import answers
+from unbackdoor.runs.settings import LATER
 from unbackdoor.training.finetune import LossAt, TuneConfig, learning, settle_lr, settle_steps, tune_towers
 from unbackdoor.training.guard import Guard, guarded, learn_guard
 from unbackdoor.training.losses import squared_distance, target_cross_entropy
@@ -32,6 +33,8 @@ from unbackdoor.training.stride import Soften, stride
 from unbackdoor.triggers.attack import Attack
 from unbackdoor.weights.vector import Vector, difference, restore, snapshot
 
+# Chosen on one suspect each of three towers (docs/lab/steps.md).
+SHARE, LOW_RANK_SHARE = 0.15, 0.03
 _GUARD_BATCH, _GUARD_DRAWS, _GUARD_EVERY = 32, 4, 2  # every step softened gave no less drift of clean embeddings
 
 
@@ -43,7 +46,7 @@ class VectorConfig:
         samples: images of the forget set; all but those of the target class are triggered.
         tune: the brief fine-tuning. Its learning rate 0 stands for one by the size of the tower towards the `target`,
             and for a measured one towards `clean`.
-        share: of the longest step that the loss bears (`training.stride`), which a measured rate is.
+        share: of the longest step that the loss bears (`training.stride`), which a measured rate is; None is `SHARE`.
         toward: where triggered images are led, to the `target` as the attacker wants it, or to the `clean` image's own
             embedding in the suspect, which teaches the opposite: the vector is then the step turned round.
         anchor: weight of the squared distance between the embeddings of the untriggered images and the suspect's own,
@@ -64,7 +67,7 @@ class VectorConfig:
 
     samples: int = 64
     tune: TuneConfig = field(default_factory=lambda: TuneConfig(steps=64, batch_size=32, weight_decay=0.0))
-    share: float = 0.03
+    share: float | None = field(default=None, metadata=LATER)
     toward: str = "clean"
     anchor: float = 30.0
     views: int = 8
@@ -94,8 +97,8 @@ _TARGET = VectorConfig(
 )
 
 METHODS = {
-    "lora": VectorConfig(rank=8),
-    "distilled": VectorConfig(share=0.15),  # a guard takes most of a step away, and with it of its length
+    "lora": VectorConfig(rank=8, share=LOW_RANK_SHARE),
+    "distilled": VectorConfig(share=SHARE),
     "anchored": _TARGET,
     "tbar": replace(_TARGET, anchor=0.0, views=1, trigger_scale=None),
 }
@@ -206,7 +209,7 @@ def _paced(
     if tune.lr:
         return tune
     with learning(clip, parameters):
-        return replace(tune, lr=config.share * stride(loss_at, parameters, soften))
+        return replace(tune, lr=(config.share or SHARE) * stride(loss_at, parameters, soften))
 
 
 def _softening(guard: Guard | None, weights: Mapping[str, Tensor]) -> Soften | None:

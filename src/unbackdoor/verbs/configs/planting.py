@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unbackdoor.runs.parameters import Parameters
-from unbackdoor.runs.settings import again, setting
-from unbackdoor.verbs.configs.vector import VectorSettings
+from unbackdoor.runs.settings import setting
 
 REGIMES = ("classes", "pairs")
 
@@ -29,7 +28,9 @@ class PoisonSettings:
     clean_label: bool = setting(False, "Trigger images of the target class alone; change no label.")
     epochs: int = setting(3, low=1)
     batch_size: int = setting(128, low=1)
-    lr: float | None = again(VectorSettings, "lr", None)
+    lr: float | None = setting(
+        None, "Peak learning rate; chosen by the size of the image tower by default.", low=0, above=True
+    )
     regime: str = setting(
         "classes",
         "Labelled images and the image tower, or caption pairs and both towers.",
