@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
 import torch
 
+import unbackdoor
 from unbackdoor.training.finetune import TuneConfig, settle_lr
 from unbackdoor.training.rates import PEAKS, SMALL_TOWER, Purpose, peak_rate
+from unbackdoor.unlearning.vector import METHODS, settled
 
 
 def tower(size: int) -> Any:
@@ -28,3 +31,19 @@ def test_every_purpose_has_a_rate_that_the_size_decides(purpose: Purpose) -> Non
 )
 def test_a_rate_that_is_asked_for_comes_first(own: float, asked: float | None, settled: float) -> None:
     assert settle_lr(TuneConfig(lr=own), tower(8), "planting", asked).lr == settled
+
+
+@pytest.mark.parametrize(
+    ("method", "measured"), [("lora", True), ("distilled", True), ("anchored", False), ("tbar", False)]
+)
+def test_ways_back_know_no_rate_by_size(method: str, measured: bool) -> None:
+    """It is measured when the vector is taken (`training.stride`), unless somebody gives one."""
+    for size in (8, SMALL_TOWER):
+        assert (settled(METHODS[method], tower(size)).tune.lr == 0) == measured
+        assert settled(METHODS[method], tower(size), 0.3).tune.lr == 0.3
+
+
+def test_no_other_module_asks_for_the_size() -> None:
+    source = Path(unbackdoor.__file__).parent
+    asking = {p.relative_to(source).as_posix() for p in source.rglob("*.py") if "SMALL_TOWER" in p.read_text("utf-8")}
+    assert asking == {"training/rates.py"}
