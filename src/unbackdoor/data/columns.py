@@ -18,7 +18,8 @@ _IMAGE = ("image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp", "ima
 _PATH = ("image", "img", "image_path", "img_path", "filepath", "file_path", "path", "filename", "file_name")
 _NAMES = ("label_name", "class_name", "label_names", "category_name")  # texts, where numbers stand beside them
 _LABEL = ("label", "labels", "fine_label", "class", "category", "target", "cls", *_NAMES, "label_id", "class_id")
-_CAPTION = ("caption", "captions", "text", "texts", "sentence", "sentences", "title", "description")
+# The last is what shards become whose captions lie in .txt files, as those of CC3M on the hub.
+CAPTIONS = ("caption", "captions", "text", "texts", "sentence", "sentences", "title", "description", "txt")
 _MOST_CLASSES = 30_000
 
 
@@ -43,7 +44,7 @@ def choose_columns(path: Path, schema: pa.Schema) -> Columns:
         raise InputError(f"{path}: has two columns {twice[0]!r}; rename one")
     features = _features(path, schema)
     label = _label(path, schema, features)
-    caption = next((c for c in _CAPTION if c in schema.names and _is_caption(schema.field(c).type)), None)
+    caption = next((c for c in CAPTIONS if c in schema.names and _is_caption(schema.field(c).type)), None)
     if label is not None:
         kind = schema.field(label).type
         known = is_text(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unbackdoor.base.errors import InputError
+from unbackdoor.data.columns import CAPTIONS
 from unbackdoor.data.source import Picture, Source, SourceKind, Split
 
 _LABEL = ("label", "labels", "fine_label", "class")
@@ -51,8 +52,12 @@ def _read(part: Any, image: str, label: str | None) -> Split:
         return bytes(value["bytes"]) if value.get("bytes") else Path(value["path"]).read_bytes()
 
     labels = part[label] if label else [None] * len(part)
-    caption = next((c for c in ("caption", "text") if c in part.features), None)
+    caption = next((c for c in CAPTIONS if _is_text(part.features.get(c))), None)
     return Split(list(labels), picture, [str(c) for c in part[caption]] if caption else None)
+
+
+def _is_text(feature: Any) -> bool:
+    return getattr(feature, "dtype", None) in ("string", "large_string")
 
 
 KIND = SourceKind(open_source)
