@@ -219,8 +219,8 @@ RECIPES = sorted((Path(__file__).parent.parent.parent / "recipes" / "bench").glo
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_here_is_read_and_planned(path: Path) -> None:
     grid = read_recipe(path, Path("data"))
-    cells = plan(grid, {"embedded": "h"})
-    assert len(cells) == len(grid.data) * len(grid.seeds) * (1 + len(grid.attacks)) > 1
+    cells = plan(grid, dict.fromkeys(grid.models, "h"))
+    assert len(cells) == len(grid.models) * len(grid.data) * len(grid.seeds) * (1 + len(grid.attacks)) > 1
     for suspect, own in cells:
         clean = suspect["config"]["trigger"] is None
         assert len(own) == len(grid.attacks if clean else grid.defenses)
