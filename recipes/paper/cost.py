@@ -97,7 +97,11 @@ def grid_cost(cells: Iterable[Json], model: ModelCost, workers: int = 1) -> Grid
     operations, ram, device, disk, count = 0.0, 0.0, 0.0, 0.0, 0
     for cell in cells:
         count += 1
-        entry = DataEntry(**cell["data"])
+        yardstick = cell["kind"] == "yardstick"
+        entry = DataEntry(**(cell["suspect"] if yardstick else cell)["data"])
+        if yardstick:  # clean and triggered test images, once
+            operations += 2 * _tests(entry) * model.image
+            continue
         tune = cell.get("poison", cell.get("defence", {})).get("tune", {"batch_size": 0, "towers": "image"})
         operations += _suspect(cell, entry, model) if cell["kind"] == "suspect" else _cure(cell, entry, model)
         ram = max(ram, _pictures(entry) * 3 * model.side**2)

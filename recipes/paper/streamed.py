@@ -95,8 +95,7 @@ def run_cell(out: Path, config: Json, device: str) -> Json:
     write_json(folder / "config.json", config)
     manifest = Manifest(config["kind"], config)
     reset_peak_memory()
-    kinds: dict[str, Callable[[Path, Json, Path, str], Json]] = {"suspect": _suspect, "cure": _cure}
-    own = kinds[config["kind"]](out, config, folder, device)
+    own = KINDS[config["kind"]](out, config, folder, device)
     facts = manifest.as_dict()
     manifest.write(folder)
     more = {"wall_seconds": facts["seconds"], "peak_memory_mib": facts["peak_memory_mib"]}
@@ -134,6 +133,25 @@ def _suspect(out: Path, config: Json, folder: Path, device: str) -> Json:
     }
 
 
+def _yardstick(out: Path, config: Json, folder: Path, device: str) -> Json:
+    """Measure a suspect's trigger on the same fine-tuning without poison."""
+    clean, suspect = config["clean"], config["suspect"]
+    entry = DataEntry(**suspect["data"])
+    if read_result(out, clean) is None:
+        raise InputError(f"suspect {address(clean)} is not there; it has to be trained first")
+    clip, card = load(str(folder_of(out, clean) / "model"), device=device), read_result(out, suspect)
+    if card is not None:
+        trigger: Trigger | None = parse_trigger(card["trigger"])
+    else:
+        start, seed = original(suspect["model"], device).clone(), poison_of(suspect).tune.seed
+        trigger = _ready_trigger(start, entry, suspect, seed, Work(folder / ".work"))
+    assert trigger is not None
+    test = measured(entry, clip)
+    task = _task(clip, test, entry, trigger, suspect["target"])
+    after = evaluate_kept(clip, test, task, folder / ".work" / "after.json", label=None)
+    return {"trigger": trigger.spec(), "target": suspect["target"], "after": after.as_dict()}
+
+
 def _cure(out: Path, config: Json, folder: Path, device: str) -> Json:
     """Cure a suspect by one defense and measure what became of it."""
     suspect, entry = config["suspect"], DataEntry(**config["data"])
@@ -162,6 +180,13 @@ def _cure(out: Path, config: Json, folder: Path, device: str) -> Json:
         "seconds": round(cure.seconds, 2),
         "facts": cure.facts,
     }
+
+
+KINDS: dict[str, Callable[[Path, Json, Path, str], Json]] = {
+    "suspect": _suspect,
+    "yardstick": _yardstick,
+    "cure": _cure,
+}
 
 
 def _ready_trigger(clip: Clip, entry: DataEntry, config: Json, seed: int, work: Work) -> Trigger | None:

@@ -133,8 +133,8 @@ def test_a_failing_cell_is_reported_and_the_rest_goes_on(cells: Cells, tmp_path:
         ([], 6, 12),
         (["seed=1"], 3, 6),
         (["seed=0,1", "attack=none,quiet"], 4, 6),
-        (["defence=nothing"], 6, 4),
-        (["defense=nothing"], 6, 4),
+        (["defence=nothing"], 6, 8),
+        (["defense=nothing"], 6, 8),
         (["seed=0", "attack=badnets", "defence=published"], 1, 1),
     ],
 )

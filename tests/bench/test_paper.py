@@ -226,13 +226,14 @@ def test_the_whole_path_on_a_small_model(
     assert main([*command, "--part=single-task", *single, "--only=defense=lora"]) == 0
     assert main([*command, "--part=image-text", "--only=attack=none,badclip", *pair]) == 0
     printed = capsys.readouterr()
-    assert all(text in printed.out for text in ("2 cells to run", "4 cells to run", "not measured on a GPU"))
+    assert all(text in printed.out for text in ("2 cells to run", "5 cells to run", "not measured on a GPU"))
     assert "left out: sun397" in printed.err and printed.out.endswith(f"{out / 'paper.md'}\n")
     rows = [json.loads(line) for line in (out / "image-text" / "results.jsonl").read_text().splitlines()]
-    assert [r.get("defence", r["attack"]) for r in rows] == ["none", "badclip", "tbar", "cleanclip"]
-    assert [r["images"] for r in rows] == [32, 32, 24 + 16, 8]
-    assert 0 < rows[1]["poisoned"] < 12, "four in expectation: a hash decides of a stream's pairs"
-    assert rows[1]["trigger"].startswith("badclip:") and "pixels=" in rows[1]["trigger"]
+    assert [r.get("defence", r["attack"]) for r in rows] == ["none", "badclip", "badclip", "tbar", "cleanclip"]
+    assert [r["kind"] for r in rows[:3]] == ["suspect", "yardstick", "suspect"] and "yardstick" in rows[-1]
+    assert [r["images"] for r in rows if "images" in r] == [32, 32, 24 + 16, 8]
+    assert 0 < rows[2]["poisoned"] < 12, "four in expectation: a hash decides of a stream's pairs"
+    assert rows[1]["trigger"] == rows[2]["trigger"] and "pixels=" in rows[1]["trigger"]
     assert main([*command, "--part=unknown", *single]) == 0
     # A random model may answer one class whatever it sees, and then no vector can be taken; a line says so.
     code = main([*command, "--part=unknown", "--only=data=cc3m", "--only=attack=none"])

@@ -52,7 +52,7 @@ def narrow(cells: list[tuple[Json, list[Json]]], only: Sequence[str]) -> list[tu
         if wanted - known:
             raise InputError(f"only {text!r}: no {key} {min(wanted - known)!r}; there are {', '.join(sorted(known))}")
         cells = [
-            (suspect, [c for c in own if str(c["names"].get(key)) in wanted])
+            (suspect, [c for c in own if key not in c["names"] or str(c["names"][key]) in wanted])
             for suspect, own in cells
             if key not in suspect["names"] or str(suspect["names"][key]) in wanted
         ]
