@@ -72,6 +72,26 @@ def test_the_best_of_at_most_three_attempts_counts(
     assert cured.steps == sum(c.tune.steps for c in configs)
 
 
+def test_a_vector_that_has_to_be_stretched_is_taken_in_steps_as_much_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    clip, images, subject = toy_clip(6.0), toy_images(), toy_subject(6.0)
+    shares: list[float] = []
+
+    def take(_clip: Any, _forget: Any, _task: Any, config: VectorConfig, **_: Any) -> TakenVector:
+        assert config.share is not None
+        shares.append(config.share)
+        return TakenVector(snapshot(clip.image_parameters()), 1, 1, 0.0, [])
+
+    def search(*_: Any, **__: Any) -> AlphaSearch:
+        alpha = [8.0, 4.0, 1.0][len(shares) - 1]
+        return AlphaSearch(alpha, True, None, [AlphaPoint(alpha, Rate(98, 100), Rate(0, 100), Rate(95, 100))])
+
+    monkeypatch.setattr(known, "trigger_vector", take)
+    monkeypatch.setattr(known, "_search", search)
+    cured = cure_known(clip, images, Task(subject.head), Plan(LORA, images, RULE))
+    assert LORA.share is not None and shares == [LORA.share, 8 * LORA.share, 32 * LORA.share]
+    assert cured.attempts == 3 and cured.search.alpha == 1.0
+
+
 @pytest.mark.parametrize(
     "plan",
     [

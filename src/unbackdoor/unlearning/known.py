@@ -62,6 +62,7 @@ class Attempt:
 
 # Some towers want larger steps, some smaller ones; both are given more of them.
 ATTEMPTS = (Attempt(), Attempt(share=2.0, steps=2), Attempt(share=0.25, steps=2))
+STRETCHED = 2.0  # α beyond which a way back that was trained up to α = 1 did not arrive: its steps were too short
 REGAINED = 0.7  # of the triggered held-out views, so many answered as without the trigger
 
 
@@ -141,7 +142,10 @@ def cure_known(
     best: Cured | None = None
     steps = 0
     attempts = ATTEMPTS if _may_try_again(plan) else ATTEMPTS[:1]
+    stretch = 1.0
     for number, attempt in enumerate(attempts, 1):
+        if stretch > 1:
+            attempt = Attempt(share=stretch)
         part = work if number == 1 else work.part(f"attempt-{number}")
         made = trigger_vector(clip, forget, task, attempt.of(plan.config, len(forget)), work=part)
         if taken is not None:
@@ -154,6 +158,7 @@ def cure_known(
         short = _shortfall(search) if number < len(attempts) else None
         if short is None:
             break
+        stretch = stretch * search.alpha if search.alpha > STRETCHED else 1.0
         warn(f"attempt {number} falls short on held-out views: {short}; the vector is taken again, in other steps")
         walk.settle(0.0)
     assert best is not None
@@ -176,17 +181,24 @@ def _shortfall(search: AlphaSearch) -> str | None:
         return None
     if not search.satisfied:
         return search.message
+    if search.alpha > STRETCHED:
+        return f"the vector had to be stretched {search.alpha:.3g} times"
     back = _chosen(search).triggered_accuracy
     if back is not None and back.value < REGAINED:
         return f"{back.value:.0%} of the triggered images get the answer back that they have without the trigger"
     return None
 
 
-def _merit(search: AlphaSearch) -> tuple[bool, float]:
-    """What is compared between attempts: whether both limits are kept, then answers that are as they should be."""
+def _merit(search: AlphaSearch) -> tuple[bool, bool, float]:
+    """What is compared between attempts: whether both limits are kept, by a vector that arrived; then right answers."""
     point = _chosen(search)
     back = 0.0 if point.triggered_accuracy is None else point.triggered_accuracy.value
-    return search.satisfied, CLEAN_WEIGHT * point.ca.value + back - (0.0 if search.satisfied else point.asr.value)
+    arrived = search.alpha <= STRETCHED
+    return (
+        search.satisfied,
+        arrived,
+        CLEAN_WEIGHT * point.ca.value + back - (0.0 if search.satisfied else point.asr.value),
+    )
 
 
 def _chosen(search: AlphaSearch) -> AlphaPoint:
