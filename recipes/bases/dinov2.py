@@ -17,7 +17,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from fitting import features, join, pictures, sentences
 from torch import Tensor
 from transformers import (
     AutoTokenizer,
@@ -28,6 +27,7 @@ from transformers import (
     VisionTextDualEncoderProcessor,
 )
 
+from fitting import features, join, pictures, sentences
 from unbackdoor import load
 
 DIM = 256

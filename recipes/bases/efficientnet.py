@@ -4,7 +4,7 @@
 
 The image tower's weights come from a package on the index and are taken over tensor by tensor into timm's
 `tf_efficientnet_lite0` (or lite2); the text tower is the embedded model's, which knows ImageNet's words. PATH holds
-tiny-imagenet-200/. FOLDER opens as `local-dir:FOLDER`. Eight minutes of a core.
+tiny-imagenet-200/. FOLDER opens as `local-dir:FOLDER`. Five minutes of a core.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any
 import open_clip
 import torch
 import torch.nn.functional as F
-from fitting import features, join, pictures, sentences
 from torch import Tensor, nn
 
+from fitting import features, join, pictures, sentences
 from unbackdoor import load
 from unbackdoor.weights.files import write_tensors
 

@@ -25,9 +25,9 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
-from efficientnet import write
 from torch import Tensor
 
+from efficientnet import write
 from unbackdoor import load
 from unbackdoor.base.devices import half_type
 from unbackdoor.base.work import Stage

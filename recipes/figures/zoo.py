@@ -102,8 +102,10 @@ def take_over(verdicts: list[Verdict]) -> None:
 def again(verdicts: list[Verdict]) -> str:
     """How the cures of the code as it is compare with an older version's, as long as some members lack one."""
     pairs = [(v.row["again"], v.row["cured"]) for v in verdicts if v.truth and "again" in v.row]
+    older = "These cures are of an older version, which drew its images from the whole training split. Version "
     if not pairs:
-        return ""
+        old = any(v.row["cured"] and v.row["cured"]["version"] != VERSION for v in verdicts)
+        return f"{older}{VERSION} takes images that a defender has; it has cured none of these members yet.\n\n" * old
     now, then = (
         "true ASR median {:.1f}%, largest {:.1f}%, mean retention {:.1f}%".format(
             100 * median(cure["after"]["asr"]["value"] for cure in cures),
@@ -113,9 +115,8 @@ def again(verdicts: list[Verdict]) -> str:
         for cures in zip(*pairs, strict=True)
     )
     return (
-        "These cures are of an older version, which drew its images from the whole training split. Version "
-        f"{VERSION} takes images that a defender has; it has cured {len(pairs)} of these members so far, planted anew: "
-        f"{now}, where it was {then}.\n\n"
+        f"{older}{VERSION} takes images that a defender has; it has cured {len(pairs)} of these members so far, "
+        f"planted anew: {now}, where it was {then}.\n\n"
     )
 
 
@@ -174,6 +175,9 @@ def main() -> None:
     places = {address(m["config"]): i for i, m in enumerate(population)}
     kept = [json.loads(line) for line in LINES.read_text().splitlines()] if LINES.exists() else []
     known = {row["address"]: row for row in kept if row["address"] in places and row.get("versions") == versions()}
+    for row in known.values():
+        if row.get("again") and row["again"]["version"] != VERSION:
+            del row["again"]  # neither what the page shows nor what the code as it is makes
     found = [row for row in collect(args.runs, plan, population) if row["seen"]] if args.runs else []
     for row in found:
         line = line_of(row)

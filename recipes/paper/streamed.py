@@ -8,7 +8,6 @@ Cells and their results have the bench's own form.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -21,13 +20,15 @@ from unbackdoor.attacks.badclip import crafted
 from unbackdoor.attacks.plant_pairs import PairPoisonConfig, plant_pairs
 from unbackdoor.base.draws import permutation
 from unbackdoor.base.errors import InputError
-from unbackdoor.base.manifest import Manifest, reset_peak_memory, write_json
+from unbackdoor.base.manifest import Manifest
 from unbackdoor.base.progress import Progress
 from unbackdoor.base.work import Work
+from unbackdoor.bench import cells, cures, suspects
+from unbackdoor.bench.cells import Cell
 from unbackdoor.bench.engine import Outcome
 from unbackdoor.bench.material import original
 from unbackdoor.bench.recipe import DataEntry, Json, method_config
-from unbackdoor.bench.store import RESULT, address, folder_of, read_result
+from unbackdoor.bench.store import address, folder_of, read_result
 from unbackdoor.bench.suspects import poison_of
 from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.load import load
@@ -90,22 +91,10 @@ def run_cell(out: Path, config: Json, device: str) -> Json:
     Raises:
         InputError: anything in the configuration that cannot be used.
     """
-    folder = folder_of(out, config)
-    (folder / ".work").mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", config)
-    manifest = Manifest(config["kind"], config)
-    reset_peak_memory()
-    own = KINDS[config["kind"]](out, config, folder, device)
-    facts = manifest.as_dict()
-    manifest.write(folder)
-    more = {"wall_seconds": facts["seconds"], "peak_memory_mib": facts["peak_memory_mib"]}
-    result = {**own, "address": address(config), **more}
-    write_json(folder / RESULT, result)
-    shutil.rmtree(folder / ".work", ignore_errors=True)
-    return result
+    return cells.run_cell(out, config, device, KINDS[config["kind"]])
 
 
-def _suspect(out: Path, config: Json, folder: Path, device: str) -> Json:
+def _suspect(out: Path, config: Json, folder: Path, device: str, _: Manifest) -> Json:
     """Plant a backdoor in the stream of pairs and save the model."""
     entry, poison, work = DataEntry(**config["data"]), poison_of(config), Work(folder / ".work", address(config))
     assert isinstance(poison, PairPoisonConfig)
@@ -120,20 +109,10 @@ def _suspect(out: Path, config: Json, folder: Path, device: str) -> Json:
     # The text tower has moved, and the head with it.
     task = _task(clip, test, entry, trigger, config["target"])
     after = evaluate_kept(clip, test, task, folder / ".work" / "after.json", label=None)
-    return {
-        "trigger": None if trigger is None else trigger.spec(),
-        "target": config["target"],
-        "poisoned": done.poisoned,
-        "images": done.trained_on,
-        "steps": done.tune.steps,
-        "lr": done.tune.lr,
-        "seconds": round(done.run.seconds, 2),
-        "before": before.as_dict(),
-        "after": after.as_dict(),
-    }
+    return suspects.result_of(task, config["target"], done, before, after)
 
 
-def _yardstick(out: Path, config: Json, folder: Path, device: str) -> Json:
+def _yardstick(out: Path, config: Json, folder: Path, device: str, _: Manifest) -> Json:
     """Measure a suspect's trigger on the same fine-tuning without poison."""
     clean, suspect = config["clean"], config["suspect"]
     entry = DataEntry(**suspect["data"])
@@ -152,7 +131,7 @@ def _yardstick(out: Path, config: Json, folder: Path, device: str) -> Json:
     return {"trigger": trigger.spec(), "target": suspect["target"], "after": after.as_dict()}
 
 
-def _cure(out: Path, config: Json, folder: Path, device: str) -> Json:
+def _cure(out: Path, config: Json, folder: Path, device: str, _: Manifest) -> Json:
     """Cure a suspect by one defense and measure what became of it."""
     suspect, entry = config["suspect"], DataEntry(**config["data"])
     card = read_result(out, suspect)
@@ -169,20 +148,10 @@ def _cure(out: Path, config: Json, folder: Path, device: str) -> Json:
     cure = defense(name).defend(clip, data, method, Work(folder / ".work", address(config)))
     head = cure.head if cure.head is not None else clip.zero_shot_head(test.classes, prompts)
     after = evaluate_kept(clip, test, replace(task, head=head), folder / ".work" / "after.json", label=None)
-    before = card["after"]
-    return {
-        "before": before,
-        "after": after.as_dict(),
-        "retention": after.ca.value / before["ca"]["value"] if before["ca"]["value"] else None,
-        "images": cure.images,
-        "labels": cure.labels,
-        "steps": cure.steps,
-        "seconds": round(cure.seconds, 2),
-        "facts": cure.facts,
-    }
+    return cures.result_of(cure, card["after"], after)
 
 
-KINDS: dict[str, Callable[[Path, Json, Path, str], Json]] = {
+KINDS: dict[str, Cell] = {
     "suspect": _suspect,
     "yardstick": _yardstick,
     "cure": _cure,

@@ -31,8 +31,11 @@ CELLS: Registry[Cell] = Registry(
 )
 
 
-def run_cell(out: Path, config: Json, device: str = "auto") -> Json:
+def run_cell(out: Path, config: Json, device: str = "auto", cell: Cell | None = None) -> Json:
     """Run a cell, or read its result when it is finished.
+
+    Args:
+        cell: in place of the one that is registered for its kind.
 
     Raises:
         InputError: anything in the configuration that cannot be used.
@@ -45,7 +48,7 @@ def run_cell(out: Path, config: Json, device: str = "auto") -> Json:
     write_json(folder / "config.json", config)
     manifest = Manifest(config["kind"], config)
     reset_peak_memory()
-    own = CELLS.get(config["kind"])(out, config, folder, device, manifest)
+    own = (cell or CELLS.get(config["kind"]))(out, config, folder, device, manifest)
     facts = manifest.as_dict()
     manifest.write(folder)
     result = {

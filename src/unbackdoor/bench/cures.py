@@ -22,8 +22,9 @@ from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.pairs import class_pairs
 from unbackdoor.data.shares import shares
 from unbackdoor.defenses import defense
-from unbackdoor.defenses.base import Defender
+from unbackdoor.defenses.base import Cure, Defender
 from unbackdoor.evaluation import Task, evaluate_kept
+from unbackdoor.metrics.backdoor import BackdoorRates
 
 
 def cure_cell(out: Path, config: Json, folder: Path, device: str, manifest: Manifest) -> Json:
@@ -59,8 +60,15 @@ def cure_cell(out: Path, config: Json, folder: Path, device: str, manifest: Mani
     cure = defense(name).defend(clip, data, method, work)
     task = Task(cure.head if cure.head is not None else case.head(clip, train), attack)
     after = evaluate_kept(clip, test, task, folder / ".work" / "after.json", label=None)
-    before = card["after"]
-    result = {
+    result = result_of(cure, card["after"], after)
+    if config["rebound"] is not None:
+        result["rebound"] = trace_rebound(clip, clean, test, task, Rebound(**config["rebound"]), seed, work)
+    return result
+
+
+def result_of(cure: Cure, before: Json, after: BackdoorRates) -> Json:
+    """What the cell of a cure leaves (`results.Cure`)."""
+    return {
         "before": before,
         "after": after.as_dict(),
         "retention": after.ca.value / before["ca"]["value"] if before["ca"]["value"] else None,
@@ -70,6 +78,3 @@ def cure_cell(out: Path, config: Json, folder: Path, device: str, manifest: Mani
         "seconds": round(cure.seconds, 2),
         "facts": cure.facts,
     }
-    if config["rebound"] is not None:
-        result["rebound"] = trace_rebound(clip, clean, test, task, Rebound(**config["rebound"]), seed, work)
-    return result

@@ -22,6 +22,7 @@ from unbackdoor.data.pairs import class_pairs
 from unbackdoor.data.shares import shares
 from unbackdoor.defenses.base import configured
 from unbackdoor.evaluation import Task, evaluate_kept
+from unbackdoor.metrics.backdoor import BackdoorRates
 from unbackdoor.runs.case import Case
 
 
@@ -59,9 +60,14 @@ def planted(config: Json, folder: Path, device: str, manifest: Manifest, store: 
     # Pairs move the text tower, and the head with it.
     task = replace(task, head=case.head(clip, own))
     after = evaluate_kept(clip, test, task, folder / ".work" / "after.json", label=None)
+    return result_of(task, config["target"], done, before, after)
+
+
+def result_of(task: Task, target: str, done: Planted, before: BackdoorRates, after: BackdoorRates) -> Json:
+    """What the cell of a suspect leaves (`results.Suspect`)."""
     return {
         "trigger": None if task.attack is None else task.attack.trigger.spec(),
-        "target": config["target"],
+        "target": target,
         "poisoned": done.poisoned,
         "images": done.trained_on,
         "steps": done.tune.steps,
