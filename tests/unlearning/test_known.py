@@ -15,7 +15,7 @@ from unbackdoor.metrics.backdoor import AlphaPoint
 from unbackdoor.metrics.rates import Rate
 from unbackdoor.unlearning import known
 from unbackdoor.unlearning.alpha import AlphaConfig, AlphaSearch
-from unbackdoor.unlearning.known import ATTEMPTS, Plan, cure_known
+from unbackdoor.unlearning.known import OTHER_STEPS, Attempt, Plan, cure_known
 from unbackdoor.unlearning.vector import METHODS, TakenVector, VectorConfig
 from unbackdoor.weights.vector import snapshot
 
@@ -67,12 +67,23 @@ def test_the_best_of_at_most_three_attempts_counts(
     assert cured.search is outcomes[best] and kept[-1] is cured.taken
     for name, p in clip.image_parameters().items():
         assert torch.allclose(p, before[name] - cured.search.alpha * (best + 1))
-    for config, attempt in zip(configs, ATTEMPTS, strict=False):
+    for config, attempt in zip(configs, (Attempt(), *OTHER_STEPS), strict=False):
         assert config.share == LORA.share * attempt.share and config.tune.steps == LORA.tune.steps * attempt.steps
     assert cured.steps == sum(c.tune.steps for c in configs)
 
 
-def test_a_vector_that_has_to_be_stretched_is_taken_in_steps_as_much_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("alphas", "back", "factors"),
+    [
+        ([8.0, 4.0, 1.0], 95, [1, 8, 32]),
+        ([8.0, 1.0, 1.0], 40, [1, 8, 16]),
+        ([1.0, 8.0, 1.0], 40, [1, 2, 16]),
+    ],
+    ids=["twice too short", "long enough, and answers stay wrong", "answers stay wrong, then too short"],
+)
+def test_a_vector_that_has_to_be_stretched_is_taken_in_steps_as_much_longer(
+    alphas: list[float], back: int, factors: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     clip, images, subject = toy_clip(6.0), toy_images(), toy_subject(6.0)
     shares: list[float] = []
 
@@ -82,14 +93,14 @@ def test_a_vector_that_has_to_be_stretched_is_taken_in_steps_as_much_longer(monk
         return TakenVector(snapshot(clip.image_parameters()), 1, 1, 0.0, [])
 
     def search(*_: Any, **__: Any) -> AlphaSearch:
-        alpha = [8.0, 4.0, 1.0][len(shares) - 1]
-        return AlphaSearch(alpha, True, None, [AlphaPoint(alpha, Rate(98, 100), Rate(0, 100), Rate(95, 100))])
+        alpha = alphas[len(shares) - 1]
+        return AlphaSearch(alpha, True, None, [AlphaPoint(alpha, Rate(98, 100), Rate(0, 100), Rate(back, 100))])
 
     monkeypatch.setattr(known, "trigger_vector", take)
     monkeypatch.setattr(known, "_search", search)
     cured = cure_known(clip, images, Task(subject.head), Plan(LORA, images, RULE))
-    assert LORA.share is not None and shares == [LORA.share, 8 * LORA.share, 32 * LORA.share]
-    assert cured.attempts == 3 and cured.search.alpha == 1.0
+    assert LORA.share is not None and shares == pytest.approx([factor * LORA.share for factor in factors])
+    assert cured.attempts == 3
 
 
 @pytest.mark.parametrize(

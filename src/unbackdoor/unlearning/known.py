@@ -60,8 +60,9 @@ class Attempt:
         )
 
 
+MOST_ATTEMPTS = 3
 # Some towers want larger steps, some smaller ones; both are given more of them.
-ATTEMPTS = (Attempt(), Attempt(share=2.0, steps=2), Attempt(share=0.25, steps=2))
+OTHER_STEPS = (Attempt(share=2.0, steps=2), Attempt(share=0.25, steps=2))
 STRETCHED = 2.0  # α beyond which a way back that was trained up to α = 1 did not arrive: its steps were too short
 REGAINED = 0.7  # of the triggered held-out views, so many answered as without the trigger
 
@@ -141,11 +142,10 @@ def cure_known(
         return Cured(vector, None, _walked(clip, Walk(clip.state(), vector), task, plan, work))
     best: Cured | None = None
     steps = 0
-    attempts = ATTEMPTS if _may_try_again(plan) else ATTEMPTS[:1]
-    stretch = 1.0
-    for number, attempt in enumerate(attempts, 1):
-        if stretch > 1:
-            attempt = Attempt(share=stretch)
+    most = MOST_ATTEMPTS if _may_try_again(plan) else 1
+    attempt, others = Attempt(), iter(OTHER_STEPS)
+    length = 1.0  # of a step, where the first turned out too short
+    for number in range(1, most + 1):
         part = work if number == 1 else work.part(f"attempt-{number}")
         made = trigger_vector(clip, forget, task, attempt.of(plan.config, len(forget)), work=part)
         if taken is not None:
@@ -155,10 +155,15 @@ def cure_known(
         current, steps = Cured(made.vector, made, search), steps + made.steps
         if best is None or _merit(search) > _merit(best.search):
             best = current
-        short = _shortfall(search) if number < len(attempts) else None
+        short = _shortfall(search) if number < most else None
         if short is None:
             break
-        stretch = stretch * search.alpha if search.alpha > STRETCHED else 1.0
+        if search.alpha > STRETCHED:
+            length = attempt.share * search.alpha
+            attempt = Attempt(share=length)
+        else:
+            other = next(others)
+            attempt = replace(other, share=length * other.share)
         warn(f"attempt {number} falls short on held-out views: {short}; the vector is taken again, in other steps")
         walk.settle(0.0)
     assert best is not None

@@ -177,7 +177,7 @@ def trigger_vector(
     tune = settle_steps(config.tune, len(rows))
     weights = clip.image_parameters()
     start = snapshot(weights)
-    loss_at, on_step, guard = _loss(clip, rows, hit, task, config), None, _guard(clip, rows, config)
+    loss_at, on_step, guard = loss_of(clip, rows, hit, task, config), None, vector_guard(clip, rows, config)
     train = partial(tune_towers, clip, stage=work.stage("vector", "trigger vector"))
     if config.rank:
         with low_rank(clip, config.rank, guard=guard, seed=tune.seed) as factors:
@@ -217,7 +217,7 @@ def _softening(guard: Guard | None, weights: Mapping[str, Tensor]) -> Soften | N
     return None if guard is None else lambda number, step: guard.soften(names[number], step)
 
 
-def _loss(clip: Clip, rows: ImageSet, hit: Tensor, task: Task, config: VectorConfig) -> LossAt:
+def loss_of(clip: Clip, rows: ImageSet, hit: Tensor, task: Task, config: VectorConfig) -> LossAt:
     tune, compute = config.tune, _compute(clip, config)
     views = draw_views(len(rows), config.views, tune.seed)
     places = _places(clip, rows, views, compute) if config.anchor or config.toward == "clean" else None
@@ -283,7 +283,7 @@ def _places(clip: Clip, rows: ImageSet, views: Views, compute: torch.dtype | Non
     return torch.stack(places)
 
 
-def _guard(clip: Clip, rows: ImageSet, config: VectorConfig) -> Guard | None:
+def vector_guard(clip: Clip, rows: ImageSet, config: VectorConfig) -> Guard | None:
     if not config.guard:
         return None
     views = draw_views(len(rows), _GUARD_DRAWS, config.tune.seed)

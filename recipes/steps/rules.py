@@ -1,0 +1,192 @@
+"""Ways to decide how far the default cure steps: each takes the trigger vector of a suspect, without labels.
+
+All train the same low-rank factors under the same guard; those of Adam have 64 steps of 32 images. The last two have no
+rate: where B = 0, embeddings are linear in B to first order, and the way back is a linear least-squares problem.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+
+import torch
+from prodigyopt import Prodigy
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from unbackdoor.base.draws import seeded
+from unbackdoor.clip.handle import Clip
+from unbackdoor.data.images import ImageSet
+from unbackdoor.data.views import draw_views
+from unbackdoor.evaluation import Task
+from unbackdoor.training.finetune import learning
+from unbackdoor.training.low_rank import LowRank, low_rank
+from unbackdoor.training.stride import stride
+from unbackdoor.unlearning.vector import (
+    LOW_RANK_SHARE,
+    VectorConfig,
+    as_answered,
+    attack_of,
+    loss_of,
+    trigger_vector,
+    vector_guard,
+)
+from unbackdoor.weights.vector import Vector
+
+Rule = Callable[[Clip, ImageSet, Task, VectorConfig], Vector]
+
+
+def measured(clip: Clip, forget: ImageSet, task: Task, config: VectorConfig) -> Vector:
+    """The product's own: a share of how far Adam's first step may go."""
+    return trigger_vector(clip, forget, task, config).vector
+
+
+def fixed(lr: float, clip: Clip, forget: ImageSet, task: Task, config: VectorConfig) -> Vector:
+    """One rate for every tower."""
+    return trigger_vector(clip, forget, task, replace(config, tune=replace(config.tune, lr=lr))).vector
+
+
+@contextmanager
+def factored(
+    clip: Clip, forget: ImageSet, task: Task, config: VectorConfig
+) -> Iterator[tuple[LowRank, Callable[[int], Tensor]]]:
+    """The tower with its factors ready to learn, and the loss of the way back."""
+    rows = as_answered(clip, forget, task.head)
+    hit = rows.labels != attack_of(task).target
+    loss_at = loss_of(clip, rows, hit, task, config)
+    with low_rank(clip, config.rank, guard=vector_guard(clip, rows, config), seed=config.tune.seed) as factors:
+        with learning(clip, factors.parameters()):
+            yield factors, loss_at
+
+
+def descend(optimizer: torch.optim.Optimizer, loss_at: Callable[[int], Tensor], steps: int, clip_at: float) -> None:
+    """The product's schedule: linear warm-up, half a cosine, gradients clipped (0 clips none)."""
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    warmup = int(0.1 * steps)
+    with torch.enable_grad():
+        for step in range(steps):
+            late = 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * ((step + 1) / warmup if step < warmup else late)
+            optimizer.zero_grad()
+            loss_at(step).backward()
+            if clip_at:
+                torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], clip_at)
+            optimizer.step()
+
+
+def turned(factors: LowRank) -> Vector:
+    """The vector to subtract."""
+    return {name: -t for name, t in factors.change().items()}
+
+
+def by_matrix(share: float | None, clip: Clip, forget: ImageSet, task: Task, config: VectorConfig) -> Vector:
+    """Every matrix steps by a share of its own root mean square; None measures the share along such a step."""
+    sizes = {name: float(p.detach().float().pow(2).mean().sqrt()) for name, p in clip.image_parameters().items()}
+    with factored(clip, forget, task, config) as (factors, loss_at):
+        own = [(sizes[name], list(f.parameters())) for name, f in factors.factors.items()]
+        if share is None:
+            scales = [size for size, parts in own for _ in parts]
+            share = LOW_RANK_SHARE * stride(loss_at, factors.parameters(), lambda number, way: scales[number] * way)
+        groups = [{"params": parts, "lr": share * size} for size, parts in own]
+        descend(torch.optim.AdamW(groups, weight_decay=0.0), loss_at, config.tune.steps, 1.0)
+        return turned(factors)
+
+
+def prodigy(steps: int, clip: Clip, forget: ImageSet, task: Task, config: VectorConfig) -> Vector:
+    """Prodigy (Mishchenko and Defazio 2024, arXiv 2306.06101), its defaults with bias correction, as its page advises."""
+    with factored(clip, forget, task, config) as (factors, loss_at):
+        optimizer = Prodigy(factors.parameters(), lr=1.0, weight_decay=0.0, safeguard_warmup=True, use_bias_correction=True)
+        descend(optimizer, loss_at, steps, 0.0)
+        return turned(factors)
+
+
+def tangent(iterations: int, rounds: int, clip: Clip, forget: ImageSet, task: Task, config: VectorConfig) -> Vector:
+    """Conjugate gradients on the linearised problem in B, linearised anew every round; push is left out."""
+    rows = as_answered(clip, forget, task.head)
+    guard = vector_guard(clip, rows, config)
+    clean, triggered, marked = _looked_at(rows, task, config)
+    with torch.no_grad():
+        places = torch.cat([clip.encode_image(part) for part in clean.split(64)])
+    goal = torch.cat([places[marked], places[: len(places) // 2]])
+    shown = torch.cat([triggered[marked], clean[: len(places) // 2]])
+    share = torch.full((len(goal), 1), config.anchor / (len(places) // 2))
+    share[: int(marked.sum())] = 1 / int(marked.sum())
+    with low_rank(clip, config.rank, guard=guard, seed=config.tune.seed) as factors:
+        free = [f.b for f in factors.factors.values()]
+        with learning(clip, free):
+            for _ in range(rounds):
+                step = _least_squares(partial(clip.encode_image, shown), free, goal, share.sqrt(), iterations)
+                with torch.no_grad():
+                    for p, change in zip(free, step, strict=True):
+                        p.add_(change)
+        return turned(factors)
+
+
+VIEWS = 3  # of every image, so that 64 of them do not decide alone
+
+
+def _looked_at(rows: ImageSet, task: Task, config: VectorConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """Views without and with the trigger, and which of them do not belong to the target anyway."""
+    views = draw_views(len(rows), config.views, config.tune.seed)
+    every = torch.arange(len(rows))
+    drawn = seeded(config.tune.seed)
+    clean, triggered = [], []
+    for _ in range(VIEWS):
+        which = torch.randint(config.views, (len(rows),), generator=drawn)
+        clean.append(views.see(rows.float_batch(every), every, which))
+        triggered.append(attack_of(task).trigger(clean[-1], keys=every))
+    return torch.cat(clean), torch.cat(triggered), (rows.labels != attack_of(task).target).repeat(VIEWS)
+
+
+def _least_squares(
+    embed: Callable[[], Tensor], free: Sequence[nn.Parameter], goal: Tensor, weight: Tensor, iterations: int
+) -> list[Tensor]:
+    """x that makes weight·(embed + J·x) nearest to weight·goal (CGLS, Björck 1996, chapter 7); stopping early regularises.
+
+    J·x comes from differentiating Jᵀ·u by u, so that one graph serves every iteration and any architecture.
+    """
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        outputs = embed()
+        dummy = torch.zeros_like(outputs, requires_grad=True)
+        pulled = torch.autograd.grad(outputs, free, dummy, create_graph=True)
+
+        def forward(x: Sequence[Tensor]) -> Tensor:
+            return weight * torch.autograd.grad(pulled, dummy, list(x), retain_graph=True)[0]
+
+        def back(r: Tensor) -> list[Tensor]:
+            return list(torch.autograd.grad(outputs, free, weight * r, retain_graph=True))
+
+        residual = (weight * (goal - outputs)).detach()
+        x = [torch.zeros_like(p) for p in free]
+        slope = back(residual)
+        way, size = [s.clone() for s in slope], _square(slope)
+        for _ in range(iterations):
+            moved = forward(way)
+            length = size / float(moved.pow(2).sum())
+            for place, along in zip(x, way, strict=True):
+                place.add_(along, alpha=length)
+            residual = residual - length * moved
+            slope = back(residual)
+            before, size = size, _square(slope)
+            way = [s + size / before * w for s, w in zip(slope, way, strict=True)]
+        return x
+
+
+def _square(parts: Sequence[Tensor]) -> float:
+    return sum(float(t.double().pow(2).sum()) for t in parts)
+
+
+RULES: dict[str, Rule] = {
+    "measured": measured,
+    "fixed 5e-3": partial(fixed, 5e-3),
+    "fixed 5e-4": partial(fixed, 5e-4),
+    "by matrix, 0.1": partial(by_matrix, 0.1),
+    "by matrix, measured": partial(by_matrix, None),
+    "Prodigy, 64": partial(prodigy, 64),
+    "tangent, 8": partial(tangent, 8, 1),
+    "tangent, 3 × 8": partial(tangent, 8, 3),
+}
