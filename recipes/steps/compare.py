@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from rules import RULES
 
 from page import write_page
-from rules import RULES
 from unbackdoor import load, load_images, parse_trigger
 from unbackdoor.attacks.plant import PoisonConfig, plant
 from unbackdoor.base import journal
@@ -98,10 +98,13 @@ def compare(args: argparse.Namespace, base: str, attack: str) -> None:
         if name != "nothing":
             plan = Plan.of(clip, defender, defender, task.head, config, AlphaConfig())
             began = time.perf_counter()
-            vector = RULES[name](clip, defender, task, config)
+            rule = RULES[name]
+            vector = None if rule is None else rule(clip, defender, task, config)
             seconds = time.perf_counter() - began
             cured = cure_known(clip, defender, task, plan, vector=vector)
+            seconds = seconds if vector is not None else time.perf_counter() - began
             facts = {"alpha": cured.search.alpha, "satisfied": cured.search.satisfied, "seconds": round(seconds, 1)}
+            facts |= {"attempts": cured.attempts}
         row = {"base": base, "attack": attack, "rule": name, **facts, **counts(evaluate_images(clip, held, task))}
         journal.append(log, row)
         print(json.dumps(row), flush=True)

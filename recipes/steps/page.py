@@ -26,28 +26,33 @@ def _means(rows: list[Row]) -> list[str]:
     lines = [
         f"{len(common)} suspects: {', '.join(sorted(' '.join(s) for s in common))}.",
         "",
-        "| rule | mean retention | least retention | mean ASR | largest ASR | mean triggered accuracy | least | seconds |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        _line("rule", "retention", "least", "ASR", "largest", "triggered accuracy", "least", "seconds"),
+        _line(*["---"] * 8),
     ]
     for rule in rules:
         own = [row for row in rows if row["rule"] == rule and _suspect(row) in common]
         kept = [100 * _rate(row, "ca").value / before[_suspect(row)] for row in own]
         asr, back = ([100 * _rate(row, name).value for row in own] for name in ("asr", "triggered_accuracy"))
         seconds = f"{_mean([row['seconds'] for row in own]):.0f}" if all("seconds" in row for row in own) else ""
-        lines.append(
-            f"| {rule} | {_mean(kept):.1f} | {min(kept):.1f} | {_mean(asr):.1f} | {max(asr):.1f} "
-            f"| {_mean(back):.1f} | {min(back):.1f} | {seconds} |"
-        )
+        numbers = (_mean(kept), min(kept), _mean(asr), max(asr), _mean(back), min(back))
+        lines.append(_line(rule, *(f"{number:.1f}" for number in numbers), seconds))
     return lines
 
 
 def _cells(rows: list[Row]) -> list[str]:
-    lines = ["| base | attack | rule | CA | ASR | triggered accuracy | α |", "| --- | --- | --- | --- | --- | --- | --- |"]
+    lines = [
+        "| base | attack | rule | CA | ASR | triggered accuracy | α |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
     for row in sorted(rows, key=_suspect):
         cells = [_text(_rate(row, name)) for name in ("ca", "asr", "triggered_accuracy")]
         alpha = f"{row['alpha']:.3g}{'' if row['satisfied'] else ' †'}" if "alpha" in row else ""
-        lines.append(f"| {row['base']} | {row['attack']} | {row['rule']} | {' | '.join(cells)} | {alpha} |")
+        lines.append(_line(row["base"], row["attack"], row["rule"], *cells, alpha))
     return [*lines, "", "† no α kept both limits on held-out views."]
+
+
+def _line(*cells: str) -> str:
+    return "| " + " | ".join(cells) + " |"
 
 
 def _suspect(row: Row) -> tuple[str, str]:

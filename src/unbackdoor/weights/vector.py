@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from unbackdoor.base.errors import InputError
+from unbackdoor.weights.aside import Aside
 from unbackdoor.weights.files import read_tensors, write_tensors
 
 Vector = dict[str, Tensor]
@@ -71,7 +72,7 @@ class Walk:
     """Live weights at θ − α·τ for any α, stepped in place.
 
     Steps go from wherever the weights stand by Δα·τ. Rounding of many steps would add up, so that `settle` sets
-    the weights to θ − α·τ computed once from the stored start.
+    the weights to θ − α·τ computed once from the start, which is put aside.
     """
 
     def __init__(self, weights: Mapping[str, Tensor], vector: Mapping[str, Tensor]) -> None:
@@ -79,7 +80,7 @@ class Walk:
         names = distinct(weights, vector)
         self._weights = {name: weights[name] for name in names}
         self._vector = {name: vector[name].to(weights[name]) for name in names}
-        self._start = {name: weights[name].detach().clone() for name in names}
+        self._start = Aside(self._weights)
         self.alpha = 0.0
 
     def to(self, alpha: float) -> None:
@@ -91,7 +92,7 @@ class Walk:
     def settle(self, alpha: float) -> None:
         """Set the weights to θ − alpha·τ exactly, with a single rounding."""
         for name, weight in self._weights.items():
-            weight.copy_(torch.add(self._start[name], self._vector[name], alpha=-alpha))
+            weight.copy_(torch.add(self._start.fetch(name, weight), self._vector[name], alpha=-alpha))
         self.alpha = alpha
 
 
