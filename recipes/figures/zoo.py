@@ -175,6 +175,8 @@ def main() -> None:
     places = {address(m["config"]): i for i, m in enumerate(population)}
     kept = [json.loads(line) for line in LINES.read_text().splitlines()] if LINES.exists() else []
     known = {row["address"]: row for row in kept if row["address"] in places and row.get("versions") == versions()}
+    if kept and not any(row["address"] in places for row in kept):
+        raise SystemExit(f"no recorded member lies under {args.data_root}: cells know their data by this folder's path")
     for row in known.values():
         if row.get("again") and row["again"]["version"] != VERSION:
             del row["again"]  # neither what the page shows nor what the code as it is makes

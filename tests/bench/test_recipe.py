@@ -184,6 +184,14 @@ def test_a_trigger_file_beside_the_recipe_is_read(tmp_path: Path, monkeypatch: p
         read_recipe(path)
 
 
+def test_cells_know_their_data_however_the_folder_is_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, lambda r: r["data"]["digits"].update(source="parquet:{data}/digits"))
+    monkeypatch.chdir(tmp_path)
+    roots = [tmp_path / "data", Path("data"), Path("./other/../data/"), tmp_path / "elsewhere"]
+    sources = [read_recipe(path, root).data["digits"].source for root in roots]
+    assert sources[0] == sources[1] == sources[2] == f"parquet:{tmp_path}/data/digits" != sources[3]
+
+
 def as_before(recipe: dict[str, Any]) -> None:
     recipe["defences"] = recipe.pop("defenses")
     recipe["data"]["digits"]["defences"] = recipe["data"]["digits"].pop("defenses")

@@ -64,7 +64,7 @@ def test_nothing_is_kept_of_commands_that_are_gone() -> None:
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes" / "bench").glob("*.yaml")), ids=lambda path: path.stem)
 def test_addresses_of_bench_cells(recipe: Path) -> None:
     """A cell that moved is measured again by everybody who has it."""
-    grid = read_recipe(recipe, Path("data"))
+    grid = read_recipe(recipe, Path("/data"))
     cells = plan(grid, dict.fromkeys(grid.models, "hash"))
     rows = [
         f"{address(cell['config'])} {' '.join(str(v) for v in cell['names'].values())}"

@@ -23,6 +23,7 @@ rebound: {steps: 100, points: 4, images: 500}
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -104,13 +105,18 @@ class Place:
 
     Args:
         folder: of the recipe; files of trigger specs lie within it.
-        data_root: stands for `{data}`; None where there is none.
+        data_root: stands for `{data}`, made absolute: cells know their data by it, however it was typed. None where
+            there is none.
         online: models and data may lie on the network.
     """
 
     folder: Path
     data_root: Path | None = None
     online: bool = False
+
+    def __post_init__(self) -> None:
+        if self.data_root is not None:
+            object.__setattr__(self, "data_root", Path(os.path.abspath(self.data_root)))
 
 
 def positive(value: Any, *names: str, least: float = 1) -> None:
