@@ -119,12 +119,12 @@ def main() -> None:
     parser.add_argument("--bases", type=Path, default=Path("bases"), help="folder of recipes/bases' models")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--names", default="embedded,lite0,lite2,vits14", help="bases, separated by commas")
-    parser.add_argument("--rules", default="", help="of rules.py, separated by commas; all by default")
+    parser.add_argument("--rules", default="", help="of rules.py, separated by |; all by default")
     parser.add_argument("--only", default="", help="suspects whose BASE-ATTACK holds this text")
     parser.add_argument("--turn", default="1/1", help="this process's share of the suspects")
     parser.add_argument("--page", type=Path, help="write the tables here and compute nothing")
     args = parser.parse_args()
-    args.rules = [name for name in args.rules.split(",") if name]
+    args.rules = [name for name in args.rules.split("|") if name]
     if args.page:
         write_page(args.out / "rows.jsonl", args.page)
         return
