@@ -159,3 +159,9 @@ def copy_companions(
             if real.stat().st_size > _LARGEST_COMPANION:
                 raise InputError(f"{file}: has more than {_LARGEST_COMPANION:,} bytes, which no such file needs")
             atomic(target / file.name, partial(shutil.copyfile, real))
+
+
+def cache_folder() -> Path:
+    """Where files lie that can be made again: `UNBACKDOOR_CACHE`, else `~/.cache/unbackdoor`."""
+    own = os.environ.get("UNBACKDOOR_CACHE")
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unbackdoor"

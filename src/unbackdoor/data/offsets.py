@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unbackdoor.base.disk import atomic
+from unbackdoor.base.disk import atomic, cache_folder
 from unbackdoor.base.errors import InputError
 
 Add = Callable[..., None]
@@ -34,7 +34,7 @@ def offset_table(path: Path, width: int, scan: Callable[[Path, Add], int]) -> tu
     """
     status = path.stat()
     name = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}|{width}|{_VERSION}"
-    file = _folder() / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.offsets"
+    file = cache_folder() / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.offsets"
     if not file.exists():
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -48,11 +48,6 @@ def offset_table(path: Path, width: int, scan: Callable[[Path, Add], int]) -> tu
         atomic(file, lambda temporary: _write(temporary, path, width, scan), every_process=True)
     numbers = np.memmap(file, dtype="<i8", mode="r")
     return numbers[:-1].reshape(-1, width), int(numbers[-1])
-
-
-def _folder() -> Path:
-    own = os.environ.get("UNBACKDOOR_CACHE")
-    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unbackdoor"
 
 
 def _write(target: Path, path: Path, width: int, scan: Callable[[Path, Add], int]) -> None:

@@ -241,6 +241,16 @@ def _median(values: Tensor) -> Tensor:
     return values.quantile(0.5, dim=0)
 
 
+def exceeding(p_value: float, clean_models: int) -> int:
+    """How many of the clean models score as high, of which the p-value is made."""
+    return round(p_value * (clean_models + 1)) - 1
+
+
+def settled(as_high: int, false_alarm_rate: float) -> bool:
+    """Whether so many clean models score as high that the fewest which support the rate would leave no doubt."""
+    return (1 + as_high) / (math.ceil(1 / false_alarm_rate)) > NEAR * false_alarm_rate
+
+
 def verdict(p_value: float, false_alarm_rate: float, clean_models: int, strength: float) -> tuple[bool | None, str]:
     """Backdoored, clean, or cannot tell, with the reason in a sentence.
 
@@ -250,6 +260,12 @@ def verdict(p_value: float, false_alarm_rate: float, clean_models: int, strength
     smallest = 1 / (clean_models + 1)
     rate = f"{false_alarm_rate:.0%}"
     if smallest > false_alarm_rate:
+        as_high = exceeding(p_value, clean_models)
+        if settled(as_high, false_alarm_rate):
+            return False, (
+                f"nothing stands out: {as_high} of {clean_models} clean models score as high, so that no further ones "
+                "could make this a finding"
+            )
         needed = math.ceil(1 / false_alarm_rate) - 1
         return None, (
             f"cannot tell: {clean_models} clean models cannot support a false-alarm rate of {rate}; "

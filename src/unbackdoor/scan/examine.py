@@ -48,6 +48,14 @@ class Examined:
     recovered: list[Recovered]
     seconds: dict[str, float]
 
+    def statistics(self) -> list[dict[str, float]]:
+        """Each inverter's statistics by class, as a null keeps them, to four digits.
+
+        By index, too: a vocabulary may hold a name twice, and classes are told apart by index.
+        """
+        names = self.subject.names
+        return [{f"{c} {names[c]}": round(v, 4) for c, v in row.scores.items()} for row in self.recovered]
+
 
 def examine(
     clip: Clip,

@@ -167,9 +167,7 @@ class _Lines:
                 origin=self._origin,
                 work=Work(self._work, key),
             )
-            # By index, too: a vocabulary may hold a name twice, and classes are told apart by index.
-            statistics = [{f"{c} {model.names[c]}": v for c, v in row.scores.items()} for row in examined.recovered]
-            self._kept[key] = _Done(key, statistics, weights_hash(clip))
+            self._kept[key] = _Done(key, examined.statistics(), weights_hash(clip))
             journal.append(self._file, asdict(self._kept[key]))
             shutil.rmtree(self._work, ignore_errors=True)
         return self._kept[key]

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from unbackdoor.base.disk import write_text
+from unbackdoor.base.disk import cache_folder, write_text
 from unbackdoor.base.errors import InputError
 from unbackdoor.base.manifest import Manifest, run_key
 from unbackdoor.base.notices import warn
@@ -21,25 +21,28 @@ from unbackdoor.data.classnames import class_names
 from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.names import is_wnid
+from unbackdoor.evaluation.answers import answers
 from unbackdoor.metrics.rates import Rate
 from unbackdoor.report.scan import Look, write_scan_report
 from unbackdoor.runs.case import Case
 from unbackdoor.runs.result import Share
 from unbackdoor.runs.run import Run, finish, work_folder
 from unbackdoor.runs.verb import verb
-from unbackdoor.scan.detection import Null, architecture, read_null
+from unbackdoor.scan.detection import Null, architecture, exceeding, read_null, settled
 from unbackdoor.scan.examine import Examination, Examined, examine
 from unbackdoor.scan.examine import settings as examine_settings
 from unbackdoor.scan.finding import Finding, InverterLine, NearText, Other, RecoveredTrigger, Target
 from unbackdoor.scan.inverters import inverter_names
 from unbackdoor.scan.inverters.base import Recovered, Subject
 from unbackdoor.scan.judgement import Judgement, Say, judge
+from unbackdoor.scan.own_null import Making, grown, kept, key_of, needed
+from unbackdoor.scan.relatives import Kin
 from unbackdoor.scan.targets import nearest_texts
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.verbs.common import manifest_of
 from unbackdoor.verbs.configs.scan import SCAN, ScanConfig
 from unbackdoor.verbs.craft import write_picture
-from unbackdoor.verbs.origins import origin_of
+from unbackdoor.verbs.origins import OpenOrigin, origin_of
 
 VOCABULARY = "imagenet-1k"
 SHIPPED = Path(__file__).parent.parent / "assets" / "nulls"
@@ -108,6 +111,9 @@ def scan(case: Case, config: ScanConfig, run: Run) -> Finding:
             work=Work(work, manifest.run),
         )
         manifest.notes["seconds_by_inverter"] = examined.seconds
+        if source is not None and config.null is None and _why_not(known, identity) and config.relatives != 0:
+            known = own_null(examined, source, config, case.seed, vocabulary, Work(work, manifest.run))
+            manifest.notes["null"] = {"models": list(known.models), "settings": known.settings}
         finding = _weighed(examined, manifest, known, config.weighed, identity)
         return finding if out is None else _written(out, finding, manifest, examined)
 
@@ -144,12 +150,55 @@ def find_null(clip: Clip, path: str | Path | None) -> Null | None:
     return read_null(shipped) if shipped.exists() else None
 
 
+def own_null(
+    examined: Examined, source: OpenOrigin, config: ScanConfig, seed: int, vocabulary: bool, work: Work
+) -> Null:
+    """Clean relatives of the suspect, made from its origin, as many as it takes to answer."""
+    subject, images = examined.subject, examined.images
+    by_labels = not vocabulary and images.classes == subject.names and bool((images.labels >= 0).all())
+    labels = images.labels if by_labels else answers(subject.clip, images, subject.head)[0]
+    inverters = tuple(row.inverter for row in examined.recovered)
+    blank = Null(
+        architecture(source.clip.state()),
+        examine_settings(len(images), inverters, source.record.weights),
+        inverters,
+        (),
+        (),
+        source.record,
+    )
+    making = Making(subject.names, Examination(inverters, vocabulary, seed), blank)
+    kin = Kin(source.clip, images, labels, subject.head, seed)
+    store = cache_folder() / "nulls" / f"{key_of(kin, making, by_labels)}.jsonl"
+    making = replace(making, store=store)
+    most = needed(config.false_alarm_rate) if config.relatives is None else config.relatives
+    left = most - len(kept(making).rows)
+    if left > 0:
+        minutes = sum(examined.seconds.values()) * left / 60
+        warn(
+            f"no clean models are on record to compare with: up to {left} clean relatives are made from "
+            f"{source.record.reference}, about {max(1, round(minutes))} min in all, and kept in {store}"
+        )
+
+    says = _says(examined)
+
+    def decided(null: Null) -> bool:
+        answer = judge(says, null.select(config.weighed or null.inverters), config.false_alarm_rate)
+        assert answer.p_value is not None
+        return settled(exceeding(answer.p_value, len(null.rows)), config.false_alarm_rate)
+
+    return grown(kin, making, most, decided, work)
+
+
+def _says(examined: Examined) -> dict[str, Say[int]]:
+    return {row.inverter: Say(row.scores, row.works) for row in examined.recovered}
+
+
 def _why_not(known: Null | None, identity: str) -> str:
     """The reason why there is no p-value, empty if there is one."""
     if known is None:
         return (
-            "cannot tell: no clean models of this architecture are on record to compare with; "
-            "make them with scan --calibrate"
+            "cannot tell: no clean models of this architecture are on record to compare with; name the clean model "
+            "that this one was made from with --origin, or make them with scan --calibrate"
         )
     if known.settings != identity:
         return (
@@ -167,8 +216,7 @@ def _weighed(
     why_not = _why_not(known, identity)
     usable = None if why_not or known is None else known.select(weighed or known.inverters)
     recovered = {row.inverter: row for row in examined.recovered}
-    says = {name: Say(row.scores, row.works) for name, row in recovered.items()}
-    answer = judge(says, usable, settings["false_alarm_rate"], why_not)
+    answer = judge(_says(examined), usable, settings["false_alarm_rate"], why_not)
     return Finding(
         model_reference=settings["model"],
         backdoored=answer.backdoored,

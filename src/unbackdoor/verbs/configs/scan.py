@@ -43,10 +43,20 @@ class ScanConfig(Examining, Judging):
             takes the null's. Classes that are cheap to reach by nature are told apart by it (`scan/twins.py`).
         false_alarm_rate: share of clean models that may be called backdoored.
         inverters: names; all by default, and those of the null where one is given.
+        relatives: with an `origin`, where no null is named or on record, so many clean relatives of the suspect are
+            made from it at most (`scan/own_null.py`); None makes as many as the false-alarm rate needs, 0 none.
         weighed: those that the p-value and the target rest on, where there is a null; all that run by default.
     """
 
     null: Path | str | Null | None = setting(None, "Clean models' scores, as --calibrate writes them.")
+    relatives: int | None = setting(
+        None,
+        "Clean relatives to make from --origin at most, where no null is on record; 0: none.  [default: as many as the "
+        "false-alarm rate needs, 19 for 5%]",
+        low=0,
+        high=9999,
+        quiet=True,
+    )
     weighed: Sequence[str] | None = None
 
 
