@@ -62,6 +62,7 @@ def test_finding(strength: float, null: list[float], expected: bool | None, tmp_
     assert ("The strongest candidate, which is no finding" in page) == (not expected)
     assert expected is not None or "Cannot tell" in page.partition("</h1>")[2][:60]
     assert stored["target"]["name"] in page and "data:image/png" in page
+    assert 0 < stored["probability"] < 1 and (not expected or stored["probability"] > 0.1)
     if expected:
         assert stored["target"]["name"] == NAMES[TARGET] and stored["p_value"] == pytest.approx(1 / 25)
         assert stored["trigger"]["strength"]["value"] > 0.9
@@ -75,7 +76,7 @@ def template(folder: Path) -> str:
 
 def test_without_clean_models_it_cannot_tell(tmp_path: Path) -> None:
     found = scan(model=toy_clip(6.0), data=toy_images(), inverters=["patch"], templates=template(tmp_path))
-    assert found["backdoored"] is None and found["p_value"] is None
+    assert found["backdoored"] is None and found["p_value"] is None and found["probability"] is None
     assert "scan --calibrate" in found["message"]
     assert found["target"]["name"] == NAMES[TARGET] and found["target"]["from"] == "classes"
 

@@ -20,6 +20,8 @@ def lines(result: dict[str, Any]) -> list[str]:
 def _finding_lines(result: dict[str, Any]) -> list[str]:
     word = {True: "backdoored: ", False: "no backdoor found: ", None: ""}[result["backdoored"]]
     out = [f"{word}{result['message']}"]
+    if result.get("probability") is not None:
+        out.append(f"probability of a backdoor, had one model in two one: {result['probability']:.1%}")
     target, trigger = result["target"], result["trigger"]
     strength = trigger["strength"]
     share = "–" if strength["value"] is None else f"{strength['value']:.1%} of {strength['n']} held-out images"

@@ -113,6 +113,7 @@ class Finding(Result):
         model_reference: how the scanned model was named; a stranger's word, not to be followed to the network.
         backdoored: None means that it cannot be told.
         p_value: None where there are no clean models to compare with.
+        probability: of a backdoor, where one model in two has one (`scan/probability.py`); None as the p-value.
         false_alarm_rate: that it was made with, in (0, 1).
         clean_models: of the null.
         message: why.
@@ -132,6 +133,7 @@ class Finding(Result):
     model_reference: str
     backdoored: bool | None
     p_value: float | None = None
+    probability: float | None = None
     false_alarm_rate: float
     clean_models: int = 0
     message: str

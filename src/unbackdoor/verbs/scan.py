@@ -36,6 +36,7 @@ from unbackdoor.scan.inverters import inverter_names
 from unbackdoor.scan.inverters.base import Recovered, Subject
 from unbackdoor.scan.judgement import Judgement, Say, judge
 from unbackdoor.scan.own_null import Making, grown, kept, key_of, needed
+from unbackdoor.scan.probability import probability
 from unbackdoor.scan.relatives import Kin
 from unbackdoor.scan.targets import nearest_texts
 from unbackdoor.triggers import parse_trigger
@@ -221,6 +222,7 @@ def _weighed(
         model_reference=settings["model"],
         backdoored=answer.backdoored,
         p_value=answer.p_value,
+        probability=None if answer.score is None else round(probability(answer.score), 4),
         false_alarm_rate=settings["false_alarm_rate"],
         clean_models=0 if usable is None else len(usable.rows),
         message=answer.message,
