@@ -99,6 +99,37 @@ def by_matrix(share: float | None, clip: Clip, forget: ImageSet, task: Task, con
         return turned(factors)
 
 
+def ranged(
+    shares: Sequence[float], steps: int, clip: Clip, forget: ImageSet, task: Task, config: VectorConfig
+) -> Vector:
+    """Rates of several shares, a few steps each; the one that ends lowest on the same batches is trained whole."""
+    with factored(clip, forget, task, config) as (factors, loss_at):
+        free = factors.parameters()
+        length = stride(loss_at, free)
+        start = [p.detach().clone() for p in free]
+        ends = {}
+        for share in shares:
+            optimizer = torch.optim.AdamW(free, lr=share * length, weight_decay=0.0)
+            losses = []
+            with torch.enable_grad():
+                for step in range(steps):
+                    optimizer.param_groups[0]["lr"] = share * length * min(1.0, (step + 1) / 4)
+                    optimizer.zero_grad()
+                    loss = loss_at(step)
+                    loss.backward()
+                    torch.nn.utils.clip_grad_norm_(free, 1.0)
+                    optimizer.step()
+                    losses.append(float(loss.detach()))
+            ends[share] = sum(losses[-3:]) / 3
+            with torch.no_grad():
+                for p, at in zip(free, start, strict=True):
+                    p.copy_(at)
+        print({share: round(end, 3) for share, end in ends.items()}, flush=True)
+        best = min(ends, key=lambda share: ends[share] if math.isfinite(ends[share]) else math.inf)
+        descend(torch.optim.AdamW(free, lr=best * length, weight_decay=0.0), loss_at, config.tune.steps, 1.0)
+        return turned(factors)
+
+
 def prodigy(steps: int, clip: Clip, forget: ImageSet, task: Task, config: VectorConfig) -> Vector:
     """Prodigy (Mishchenko and Defazio 2024, arXiv 2306.06101), with bias correction, as its page advises."""
     with factored(clip, forget, task, config) as (factors, loss_at):
@@ -192,6 +223,7 @@ RULES: dict[str, Rule | None] = {
     "fixed 5e-4": partial(fixed, 5e-4),
     "by matrix, 0.1": partial(by_matrix, 0.1),
     "by matrix, measured": partial(by_matrix, None),
+    "range, 4 × 10": partial(ranged, (0.01, 0.03, 0.1, 0.3), 10),
     "Prodigy, 64": partial(prodigy, 64),
     "tangent, 8": partial(tangent, 8, 1),
     "tangent, 3 × 8": partial(tangent, 8, 3),
