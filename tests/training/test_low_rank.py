@@ -18,7 +18,7 @@ from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.evaluation import Task
 from unbackdoor.training.guard import learn_guard
-from unbackdoor.training.low_rank import low_rank
+from unbackdoor.training.low_rank import Factors, low_rank
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.triggers.attack import Attack
 from unbackdoor.unlearning import vector as vectors
@@ -136,3 +136,28 @@ def test_matrices_that_modules_share_are_adapted_together(tmp_path: Path) -> Non
         assert blocks[0].mlp.c_fc.weight is blocks[1].mlp.c_fc.weight and list(clip.state()) == order
         add_(clip.state(), change, 1.0)
         assert float((clip.encode_image(x) - through).abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1.0, 1e3])
+def test_steps_are_relative_to_each_matrix(factor: float) -> None:
+    """A weight held at another scale, which the network undoes, is changed by the same share of itself."""
+    weight = torch.randn(6, 5, generator=torch.Generator().manual_seed(1))
+    images, goal = torch.randn(8, 5, generator=torch.Generator().manual_seed(2)), torch.ones(8, 6)
+
+    def trained(scale: float) -> Tensor:
+        factors = Factors(weight * scale, 2, 1, None, torch.Generator().manual_seed(3))
+        optimizer = torch.optim.AdamW(factors.parameters(), lr=0.1, weight_decay=0.0)
+        for _ in range(20):
+            optimizer.zero_grad()
+            (images @ factors(weight * scale).T / scale - goal).pow(2).mean().backward()
+            optimizer.step()
+        return factors.change() / scale
+
+    plain = trained(1.0)
+    assert plain.abs().max() > 0.05
+    torch.testing.assert_close(trained(factor), plain, rtol=2e-2, atol=2e-3)
+
+
+def test_a_matrix_of_zeros_can_learn() -> None:
+    factors = Factors(torch.zeros(4, 3), 2, 1, None, torch.Generator().manual_seed(0))
+    assert torch.isfinite(factors.a).all() and factors.unit == pytest.approx(3**-0.5)

@@ -37,7 +37,7 @@ def test_a_rate_that_is_asked_for_comes_first(own: float, asked: float | None, s
     ("method", "measured"), [("lora", True), ("distilled", True), ("anchored", False), ("tbar", False)]
 )
 def test_ways_back_know_no_rate_by_size(method: str, measured: bool) -> None:
-    """It is measured when the vector is taken (`training.stride`), unless somebody gives one."""
+    """A rank steps relative to each matrix, the whole tower by what is measured, unless somebody gives a rate."""
     for size in (8, SMALL_TOWER):
         assert (settled(METHODS[method], tower(size)).tune.lr == 0) == measured
         assert settled(METHODS[method], tower(size), 0.3).tune.lr == 0.3

@@ -2,6 +2,10 @@
 
 Every matrix W of a linear layer or convolution becomes W + B·A with A (r, in) and B (out, r), and only these learn. The
 guard of a step (`training.guard`), a product from the right, is part of A here: W + B·(A·G) moves only where G lets it.
+
+A has unit rows on average, B counts in units of W's own root mean square, and both begin with, or move by, elements of
+about 1. Adam moves every element by the learning rate, and so takes steps relative to each matrix: one rate suits
+towers whose weights differ in size (docs/lab/steps.md; You et al. 2020, arXiv 1904.00962, in the same spirit).
 """
 
 from __future__ import annotations
@@ -43,13 +47,15 @@ class LowRank:
 
 
 class Factors(nn.Module):
-    """B·A of one weight, as a parametrisation of it; B begins at 0."""
+    """B·A of one weight, as a parametrisation of it; B begins at 0. `b` and `a` are these without their units."""
 
     def __init__(self, weight: Tensor, rank: int, parts: int, guard: Tensor | None, generator: torch.Generator) -> None:
         super().__init__()
         rows, inner = weight.shape[0] // parts, weight[0].numel()
-        # Of unit rows on average, so that a step of B moves every weight by about the learning rate.
-        a = torch.randn(parts, min(rank, rows, inner), inner, generator=generator) / inner**0.5
+        size = float(weight.detach().float().pow(2).mean().sqrt())
+        # A matrix of zeros has no size of its own.
+        self.unit = (size if size > 0 else 1.0) / inner**0.5
+        a = torch.randn(parts, min(rank, rows, inner), inner, generator=generator)
         self.a = nn.Parameter(a.to(weight.device))
         self.b = nn.Parameter(torch.zeros(parts, rows, a.shape[1], device=weight.device))
         self.shape, self.guard = weight.shape, guard
@@ -59,7 +65,7 @@ class Factors(nn.Module):
         a: Tensor = self.a
         if self.guard is not None:
             a = torch.einsum("prik,ij->prjk", a.unflatten(2, (self.shape[1], -1)), self.guard.float()).flatten(2)
-        return (self.b @ a).reshape(self.shape)
+        return (self.unit * (self.b @ a)).reshape(self.shape)
 
     def forward(self, weight: Tensor) -> Tensor:
         """The weight as the tower uses it."""

@@ -26,7 +26,7 @@ from unbackdoor.metrics.backdoor import AlphaPoint, BackdoorRates
 from unbackdoor.metrics.rates import Rate
 from unbackdoor.training.finetune import settle_steps
 from unbackdoor.unlearning.alpha import CLEAN_WEIGHT, AlphaConfig, AlphaSearch, search_alpha
-from unbackdoor.unlearning.vector import SHARE, TakenVector, VectorConfig, as_answered, trigger_vector
+from unbackdoor.unlearning.vector import TakenVector, VectorConfig, as_answered, trigger_vector
 from unbackdoor.weights.vector import Vector, Walk
 
 OWN_VIEWS = 4
@@ -43,7 +43,7 @@ class Attempt:
     """How a vector is taken again where the one before fell short: in other steps, and more of them.
 
     Args:
-        share: factor on the share of the longest step.
+        share: factor on the rate that is not given (`VectorConfig.share`).
         steps: factor on the number of steps.
     """
 
@@ -55,9 +55,7 @@ class Attempt:
         if self == Attempt():
             return config
         tune = settle_steps(config.tune, n)
-        return replace(
-            config, share=(config.share or SHARE) * self.share, tune=replace(tune, steps=tune.steps * self.steps)
-        )
+        return replace(config, share=config.rate * self.share, tune=replace(tune, steps=tune.steps * self.steps))
 
 
 MOST_ATTEMPTS = 3

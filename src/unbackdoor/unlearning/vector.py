@@ -8,7 +8,7 @@ step turned round; this also through factors of rank 8 alone, as a low-rank adap
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -33,8 +33,8 @@ from unbackdoor.training.stride import Soften, stride
 from unbackdoor.triggers.attack import Attack
 from unbackdoor.weights.vector import Vector, difference, restore, snapshot
 
-# Chosen on one suspect each of three towers (docs/lab/steps.md).
-SHARE, LOW_RANK_SHARE = 0.15, 0.03
+# Chosen on suspects of several towers that no reported figure rests on (docs/lab/steps.md).
+SHARE, LOW_RANK_SHARE = 0.15, 0.1
 _GUARD_BATCH, _GUARD_DRAWS, _GUARD_EVERY = 32, 4, 2  # every step softened gave no less drift of clean embeddings
 
 
@@ -45,8 +45,9 @@ class VectorConfig:
     Args:
         samples: images of the forget set; all but those of the target class are triggered.
         tune: the brief fine-tuning. Its learning rate 0 stands for one by the size of the tower towards the `target`,
-            and for a measured one towards `clean`.
-        share: of the longest step that the loss bears (`training.stride`), which a measured rate is; None is `SHARE`.
+            and for `share` towards `clean`. With a `rank` it counts in units of each matrix's root mean square.
+        share: the rate where `tune` has none: with a `rank` as it is, else of the longest step that the loss bears,
+            which is measured (`training.stride`); None is `LOW_RANK_SHARE` or `SHARE`.
         toward: where triggered images are led, to the `target` as the attacker wants it, or to the `clean` image's own
             embedding in the suspect, which teaches the opposite: the vector is then the step turned round.
         anchor: weight of the squared distance between the embeddings of the untriggered images and the suspect's own,
@@ -77,6 +78,11 @@ class VectorConfig:
     rank: int = 0
     validation: int = 0
     least: float = 0.5
+
+    @property
+    def rate(self) -> float:
+        """`share`, or the one of its kind."""
+        return self.share or (LOW_RANK_SHARE if self.rank else SHARE)
 
     def __post_init__(self) -> None:
         if self.toward not in ("clean", "target"):
@@ -117,11 +123,12 @@ class TakenVector:
 
 
 def settled(config: VectorConfig, clip: Clip, lr: float | None = None) -> VectorConfig:
-    """`config` with its learning rate settled: `lr`, or its own, or towards the target one by the size of the tower.
+    """`config` with its learning rate settled: `lr`, or its own.
 
-    On the way back to clean images it stays 0 where nobody gives one: it is measured when the vector is taken.
+    Where there is neither, it goes by the size of the tower towards the target. On the way back to clean images, and
+    with a rank, it stays 0: it follows from `share` when the vector is taken.
     """
-    if config.toward == "clean" and lr is None:
+    if lr is None and (config.toward == "clean" or config.rank):
         return config
     return replace(config, tune=settle_lr(config.tune, clip, "vector", lr))
 
@@ -180,12 +187,12 @@ def trigger_vector(
     loss_at, on_step, guard = loss_of(clip, rows, hit, task, config), None, vector_guard(clip, rows, config)
     train = partial(tune_towers, clip, stage=work.stage("vector", "trigger vector"))
     if config.rank:
+        tune = tune if tune.lr else replace(tune, lr=config.rate)
         with low_rank(clip, config.rank, guard=guard, seed=tune.seed) as factors:
-            tune = _paced(clip, loss_at, tune, config, factors.parameters())
             run = train(loss_at, tune, only=factors.parameters())
             moved = factors.change()
     else:
-        tune = _paced(clip, loss_at, tune, config, list(weights.values()), _softening(guard, weights))
+        tune = _paced(clip, loss_at, tune, config, weights, guard)
         if guard is not None:
             loss_at, on_step = _guarded(guard, clip, tune.steps, loss_at)
         try:
@@ -202,19 +209,16 @@ def _paced(
     loss_at: LossAt,
     tune: TuneConfig,
     config: VectorConfig,
-    parameters: Sequence[nn.Parameter],
-    soften: Soften | None = None,
+    weights: Mapping[str, nn.Parameter],
+    guard: Guard | None,
 ) -> TuneConfig:
     """`tune` with a learning rate, measured where it has none."""
     if tune.lr:
         return tune
-    with learning(clip, parameters):
-        return replace(tune, lr=(config.share or SHARE) * stride(loss_at, parameters, soften))
-
-
-def _softening(guard: Guard | None, weights: Mapping[str, Tensor]) -> Soften | None:
     names = list(weights)
-    return None if guard is None else lambda number, step: guard.soften(names[number], step)
+    soften: Soften | None = None if guard is None else lambda number, step: guard.soften(names[number], step)
+    with learning(clip, weights.values()):
+        return replace(tune, lr=config.rate * stride(loss_at, list(weights.values()), soften))
 
 
 def loss_of(clip: Clip, rows: ImageSet, hit: Tensor, task: Task, config: VectorConfig) -> LossAt:
