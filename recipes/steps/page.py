@@ -9,6 +9,7 @@ from typing import Any
 from unbackdoor.metrics.rates import Rate
 
 Row = dict[str, Any]
+LEAST = 4
 
 
 def write_page(rows_file: Path, page: Path) -> None:
@@ -17,10 +18,18 @@ def write_page(rows_file: Path, page: Path) -> None:
     page.write_text("\n".join([*_means(rows), "", *_cells(rows), ""]), encoding="utf-8")
 
 
+def _names(rows: list[Row]) -> list[str]:
+    return list(dict.fromkeys(row["rule"] for row in rows))
+
+
 def _means(rows: list[Row]) -> list[str]:
-    """Over the suspects that every rule has finished, so that none is compared on easier ground."""
-    rules = list(dict.fromkeys(row["rule"] for row in rows))
-    places = {rule: {_suspect(row) for row in rows if row["rule"] == rule} for rule in rules}
+    """Over the suspects that every rule has finished, so that none is compared on easier ground.
+
+    Rules that were tried on fewer than `LEAST` suspects stand among the cells alone.
+    """
+    places = {rule: {_suspect(row) for row in rows if row["rule"] == rule} for rule in _names(rows)}
+    places = {rule: own for rule, own in places.items() if len(own) >= LEAST}
+    rules = list(places)
     common = set.intersection(*places.values()) if places else set()
     before = {_suspect(row): _rate(row, "ca").value for row in rows if row["rule"] == "nothing"}
     lines = [

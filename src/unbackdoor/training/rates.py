@@ -30,7 +30,7 @@ PEAKS: dict[Purpose, Peak] = {
     "supervised": Peak(1e-4, 1e-4),  # CleanCLIP's for ImageNet labels; BadCLIP's scripts take 1e-6
     "linear head": Peak(1e-3, 1e-3),  # CleanCLIP's; the head does not know how large the tower is
     # Towards the target, as published; the small tower's was chosen on the embedded model. The way back to clean images
-    # measures its own (`training.stride`).
+    # knows no size (`unlearning.vector`).
     "vector": Peak(1e-4, 1e-5),
 }
 

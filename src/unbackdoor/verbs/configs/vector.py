@@ -20,8 +20,9 @@ class VectorSettings:
             `poison` leaves alone.
         method: `lora` (a low-rank adapter), `distilled` (the whole tower), `anchored`, or `tbar` as published; see
             `unbackdoor.unlearning.vector.METHODS`.
-        epochs, lr: of the brief fine-tuning; None takes the method's epochs, and a rate that is measured or goes
-            by the size of the tower (`unbackdoor.unlearning.vector.VectorConfig`).
+        epochs, lr: of the brief fine-tuning; None takes the method's epochs, and its rate
+            (`unbackdoor.unlearning.vector.VectorConfig`). That of `lora` counts in units of each matrix's root mean
+            square.
     """
 
     samples: int | None = setting(
@@ -40,10 +41,11 @@ class VectorSettings:
     epochs: int | None = setting(None, "Passes over the triggered images.", low=1)
     lr: float | None = setting(
         None,
-        "Peak learning rate; by default lora and distilled measure it on their loss, the others go by the size of the "
-        "image tower.",
+        "Peak learning rate; lora's counts in units of each matrix's root mean square.  [default: 0.1 lora, measured "
+        "distilled, by the size of the image tower otherwise]",
         low=0,
         above=True,
+        quiet=True,
     )
 
 
