@@ -26,7 +26,6 @@ from unbackdoor.training.finetune import learning
 from unbackdoor.training.low_rank import LowRank, low_rank
 from unbackdoor.training.stride import stride
 from unbackdoor.unlearning.vector import (
-    LOW_RANK_SHARE,
     VectorConfig,
     as_answered,
     attack_of,
@@ -36,24 +35,40 @@ from unbackdoor.unlearning.vector import (
 )
 from unbackdoor.weights.vector import Vector
 
+SHARE = 0.03  # of the measured length
+
 Rule = Callable[[Clip, ImageSet, Task, VectorConfig], Vector]
 
 
+def by_matrix(share: float, clip: Clip, forget: ImageSet, task: Task, config: VectorConfig) -> Vector:
+    """The product's own: steps in units of each matrix's root mean square."""
+    return trigger_vector(clip, forget, task, replace(config, share=share)).vector
+
+
 def measured(clip: Clip, forget: ImageSet, task: Task, config: VectorConfig) -> Vector:
-    """The product's own: a share of how far Adam's first step may go."""
-    return trigger_vector(clip, forget, task, config).vector
+    """A share of how far Adam's first step may go."""
+    with factored(clip, forget, task, config) as (factors, loss_at):
+        return trained(SHARE * stride(loss_at, factors.parameters()), factors, loss_at, config)
 
 
 def fixed(lr: float, clip: Clip, forget: ImageSet, task: Task, config: VectorConfig) -> Vector:
     """One rate for every tower."""
-    return trigger_vector(clip, forget, task, replace(config, tune=replace(config.tune, lr=lr))).vector
+    with factored(clip, forget, task, config) as (factors, loss_at):
+        return trained(lr, factors, loss_at, config)
+
+
+def trained(lr: float, factors: LowRank, loss_at: Callable[[int], Tensor], config: VectorConfig) -> Vector:
+    """The vector of one rate for all matrices."""
+    optimizer = torch.optim.AdamW(factors.parameters(), lr=lr, weight_decay=0.0)
+    descend(optimizer, loss_at, config.tune.steps, 1.0)
+    return turned(factors)
 
 
 @contextmanager
 def factored(
     clip: Clip, forget: ImageSet, task: Task, config: VectorConfig
 ) -> Iterator[tuple[LowRank, Callable[[int], Tensor]]]:
-    """The tower with its factors ready to learn, and the loss of the way back."""
+    """The tower with its factors ready to learn, in units of none, and the loss of the way back."""
     rows = as_answered(clip, forget, task.head)
     hit = rows.labels != attack_of(task).target
     loss_at = loss_of(clip, rows, hit, task, config)
@@ -62,7 +77,16 @@ def factored(
         low_rank(clip, config.rank, guard=guard, seed=config.tune.seed) as factors,
         learning(clip, factors.parameters()),
     ):
+        without_units(factors)
         yield factors, loss_at
+
+
+def without_units(factors: LowRank) -> None:
+    """A step of B then moves every weight by about the same, whatever the matrix."""
+    for f in factors.factors.values():
+        with torch.no_grad():
+            f.a.div_(f.a.shape[-1] ** 0.5)
+        f.unit = 1.0
 
 
 def descend(optimizer: torch.optim.Optimizer, loss_at: Callable[[int], Tensor], steps: int, clip_at: float) -> None:
@@ -86,14 +110,13 @@ def turned(factors: LowRank) -> Vector:
     return {name: -t for name, t in factors.change().items()}
 
 
-def by_matrix(share: float | None, clip: Clip, forget: ImageSet, task: Task, config: VectorConfig) -> Vector:
-    """Every matrix steps by a share of its own root mean square; None measures the share along such a step."""
+def by_matrix_measured(clip: Clip, forget: ImageSet, task: Task, config: VectorConfig) -> Vector:
+    """Every matrix steps by its own root mean square times a share of how far such a step may go."""
     sizes = {name: float(p.detach().float().pow(2).mean().sqrt()) for name, p in clip.image_parameters().items()}
     with factored(clip, forget, task, config) as (factors, loss_at):
         own = [(sizes[name], list(f.parameters())) for name, f in factors.factors.items()]
-        if share is None:
-            scales = [size for size, parts in own for _ in parts]
-            share = LOW_RANK_SHARE * stride(loss_at, factors.parameters(), lambda number, way: scales[number] * way)
+        scales = [size for size, parts in own for _ in parts]
+        share = SHARE * stride(loss_at, factors.parameters(), lambda number, way: scales[number] * way)
         groups = [{"params": parts, "lr": share * size} for size, parts in own]
         descend(torch.optim.AdamW(groups, weight_decay=0.0), loss_at, config.tune.steps, 1.0)
         return turned(factors)
@@ -126,8 +149,7 @@ def ranged(
                     p.copy_(at)
         print({share: round(end, 3) for share, end in ends.items()}, flush=True)
         best = min(ends, key=lambda share: ends[share] if math.isfinite(ends[share]) else math.inf)
-        descend(torch.optim.AdamW(free, lr=best * length, weight_decay=0.0), loss_at, config.tune.steps, 1.0)
-        return turned(factors)
+        return trained(best * length, factors, loss_at, config)
 
 
 def prodigy(steps: int, clip: Clip, forget: ImageSet, task: Task, config: VectorConfig) -> Vector:
@@ -152,6 +174,7 @@ def tangent(iterations: int, rounds: int, clip: Clip, forget: ImageSet, task: Ta
     share = torch.full((len(goal), 1), config.anchor / (len(places) // 2))
     share[: int(marked.sum())] = 1 / int(marked.sum())
     with low_rank(clip, config.rank, guard=guard, seed=config.tune.seed) as factors:
+        without_units(factors)
         free = [f.b for f in factors.factors.values()]
         with learning(clip, free):
             for _ in range(rounds):
@@ -218,14 +241,16 @@ def _square(parts: Sequence[Tensor]) -> float:
 
 
 RULES: dict[str, Rule | None] = {
+    "by matrix, 0.1": partial(by_matrix, 0.1),
+    "by matrix, 0.03": partial(by_matrix, 0.03),
+    "by matrix, 0.3": partial(by_matrix, 0.3),
     "measured": measured,
     "fixed 5e-3": partial(fixed, 5e-3),
     "fixed 5e-4": partial(fixed, 5e-4),
-    "by matrix, 0.1": partial(by_matrix, 0.1),
-    "by matrix, measured": partial(by_matrix, None),
+    "by matrix, measured": by_matrix_measured,
     "range, 4 × 10": partial(ranged, (0.01, 0.03, 0.1, 0.3), 10),
     "Prodigy, 64": partial(prodigy, 64),
     "tangent, 8": partial(tangent, 8, 1),
     "tangent, 3 × 8": partial(tangent, 8, 3),
-    "measured, tried again": None,  # the product whole, which takes a vector that falls short again
+    "by matrix, tried again": None,  # the product whole, which takes a vector that falls short again
 }
