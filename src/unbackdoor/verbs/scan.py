@@ -177,7 +177,7 @@ def own_null(
         minutes = sum(examined.seconds.values()) * left / 60
         warn(
             f"no clean models are on record to compare with: up to {left} clean relatives are made from "
-            f"{source.record.reference}, about {max(1, round(minutes))} min in all, and kept in {store}"
+            f"{source.record.reference}, at least {max(1, round(minutes))} min in all, and kept in {store}"
         )
 
     says = _says(examined)
