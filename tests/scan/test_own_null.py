@@ -41,6 +41,10 @@ def asked(folder: Path, strength: float, **changes: Any) -> Any:
     return scan(model=toy_clip(strength), **{"origin": toy_clip(0.0), **common, **changes})
 
 
+def page(folder: Path) -> str:
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
 def never(*_: Any, **__: Any) -> Any:
     raise AssertionError("no relative is made")
 
@@ -51,6 +55,7 @@ def test_a_suspect_is_compared_with_relatives_of_its_own_and_the_next_one_with_t
     with collected() as lines:
         finding = asked(tmp_path, 6.0, out=tmp_path / "out")
     assert finding["backdoored"] is True and finding["target"]["name"] == NAMES[TARGET]
+    assert finding["compared_with"] == "relatives" and "relatives, made from <b>toy</b>" in page(tmp_path / "out")
     assert finding["clean_models"] == needed(0.2) == 4 and finding["p_value"] == pytest.approx(0.2)
     assert [line for line in lines if "up to 4 clean relatives are made from toy" in line and " min " in line]
     (file,) = (tmp_path / "cache" / "nulls").iterdir()

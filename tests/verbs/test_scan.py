@@ -65,6 +65,7 @@ def test_finding(strength: float, null: list[float], expected: bool | None, tmp_
     assert 0 < stored["probability"] < 1 and (not expected or stored["probability"] > 0.1)
     if expected:
         assert stored["target"]["name"] == NAMES[TARGET] and stored["p_value"] == pytest.approx(1 / 25)
+        assert stored["compared_with"] == "given"
         assert stored["trigger"]["strength"]["value"] > 0.9
 
 
@@ -76,6 +77,7 @@ def template(folder: Path) -> str:
 
 def test_without_clean_models_it_cannot_tell(tmp_path: Path) -> None:
     found = scan(model=toy_clip(6.0), data=toy_images(), inverters=["patch"], templates=template(tmp_path))
+    assert found["compared_with"] is None
     assert found["backdoored"] is None and found["p_value"] is None and found["probability"] is None
     assert "scan --calibrate" in found["message"]
     assert found["target"]["name"] == NAMES[TARGET] and found["target"]["from"] == "classes"

@@ -22,6 +22,8 @@ def _finding_lines(result: dict[str, Any]) -> list[str]:
     out = [f"{word}{result['message']}"]
     if result.get("probability") is not None:
         out.append(f"probability of a backdoor, had one model in two one: {result['probability']:.1%}")
+    if result.get("compared_with") == "relatives":
+        out.append(f"against: {result['clean_models']} clean relatives, made from {result['origin']} on these pictures")
     target, trigger = result["target"], result["trigger"]
     strength = trigger["strength"]
     share = "–" if strength["value"] is None else f"{strength['value']:.1%} of {strength['n']} held-out images"

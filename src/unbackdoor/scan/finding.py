@@ -18,6 +18,7 @@ from unbackdoor.triggers.spec import from_spec
 NAME = "finding.json"
 _MOST_IMAGES, _MOST = 10_000_000, 10_000
 NOTHING = Share(None, 0, (0.0, 1.0))
+ComparedWith = Literal["shipped", "given", "relatives"]
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,8 @@ class Finding(Result):
         probability: of a backdoor, where one model in two has one (`scan/probability.py`); None as the p-value.
         false_alarm_rate: that it was made with, in (0, 1).
         clean_models: of the null.
+        compared_with: what these are: `shipped` with the package, `given`, or `relatives` made from the origin; None
+            where there are none.
         message: why.
         target: the likeliest, whatever the answer is.
         twin_agreement: held-out pictures that the clean twin answers as the suspect does, where there is an origin.
@@ -136,6 +139,7 @@ class Finding(Result):
     probability: float | None = None
     false_alarm_rate: float
     clean_models: int = 0
+    compared_with: ComparedWith | None = None
     message: str
     target: Target
     twin_agreement: Share | None = None

@@ -65,7 +65,8 @@ class Factors(nn.Module):
         a: Tensor = self.a
         if self.guard is not None:
             a = torch.einsum("prik,ij->prjk", a.unflatten(2, (self.shape[1], -1)), self.guard.float()).flatten(2)
-        return (self.unit * (self.b @ a)).reshape(self.shape)
+        change: Tensor = self.unit * (self.b @ a)
+        return change.reshape(self.shape)
 
     def forward(self, weight: Tensor) -> Tensor:
         """The weight as the tower uses it."""

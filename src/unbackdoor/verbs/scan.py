@@ -31,7 +31,7 @@ from unbackdoor.runs.verb import verb
 from unbackdoor.scan.detection import Null, architecture, exceeding, read_null, settled
 from unbackdoor.scan.examine import Examination, Examined, examine
 from unbackdoor.scan.examine import settings as examine_settings
-from unbackdoor.scan.finding import Finding, InverterLine, NearText, Other, RecoveredTrigger, Target
+from unbackdoor.scan.finding import ComparedWith, Finding, InverterLine, NearText, Other, RecoveredTrigger, Target
 from unbackdoor.scan.inverters import inverter_names
 from unbackdoor.scan.inverters.base import Recovered, Subject
 from unbackdoor.scan.judgement import Judgement, Say, judge
@@ -92,6 +92,7 @@ def scan(case: Case, config: ScanConfig, run: Run) -> Finding:
         "weighed": None if config.weighed is None else list(config.weighed),
         "null": None if known is None else {"models": len(known.rows), "settings": known.settings},
         "origin": rests.reference if rests else None,
+        "relatives": config.relatives,
         "false_alarm_rate": config.false_alarm_rate,
         "templates": case.templates,
         "seed": case.seed,
@@ -112,10 +113,15 @@ def scan(case: Case, config: ScanConfig, run: Run) -> Finding:
             work=Work(work, manifest.run),
         )
         manifest.notes["seconds_by_inverter"] = examined.seconds
+        compared: ComparedWith = "shipped" if config.null is None else "given"
         if source is not None and config.null is None and _why_not(known, identity) and config.relatives != 0:
             known = own_null(examined, source, config, case.seed, vocabulary, Work(work, manifest.run))
             manifest.notes["null"] = {"models": list(known.models), "settings": known.settings}
-        finding = _weighed(examined, manifest, known, config.weighed, identity)
+            compared = "relatives"
+        finding = replace(
+            _weighed(examined, manifest, known, config.weighed, identity),
+            compared_with=None if _why_not(known, identity) else compared,
+        )
         return finding if out is None else _written(out, finding, manifest, examined)
 
 
