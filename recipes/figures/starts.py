@@ -50,8 +50,8 @@ def main() -> None:
             continue
         if args.only in "-".join(str(part) for part in place):
             row = {**names, **measured(args.runs, suspect["config"], result)}
-            journal.append(RECORD, row)
             print(json.dumps(row), flush=True)
+            journal.append(RECORD, row)
 
 
 def measured(runs: Path, config: dict[str, Any], result: dict[str, Any]) -> dict[str, float]:
@@ -59,7 +59,8 @@ def measured(runs: Path, config: dict[str, Any], result: dict[str, Any]) -> dict
     entry = DataEntry(**config["data"])
     clip = load(str(folder_of(runs, config) / "model"), device="cpu")
     train, _ = images_of(entry, clip.frame)
-    rows = train.subset(shares(len(train), entry.attacker, entry.defender, entry.validation)[1][:IMAGES])
+    # A suspect knows no defender; these are the first images that one would have.
+    rows = train.subset(shares(len(train), entry.attacker, 0, IMAGES)[2])
     attack, task = case_of({**config, "trigger": result["trigger"]}).attack(clip, train)
     rows = rows.subset(rows.labels != attack.target)
     weights = clip.image_parameters()
