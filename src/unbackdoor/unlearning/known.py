@@ -63,8 +63,8 @@ MOST_ATTEMPTS = 3
 OTHER_STEPS = (Attempt(share=2.0, steps=2), Attempt(share=0.25, steps=2))
 STRETCHED = 2.0  # α beyond which a way back that was trained up to α = 1 did not arrive: its steps were too short
 REGAINED = 0.7  # of the triggered held-out views, so many answered as without the trigger
-# Between attempts a clean answer counts so many triggered ones: what longer steps lose on views of images that they
-# were taken from they lose more of on others (docs/lab/steps.md).
+# Between attempts a clean answer counts so many triggered ones: what longer steps lose on views of images that they were
+# taken from they lose more of on others (docs/lab/steps.md).
 ATTEMPT_WEIGHT = 10.0
 
 
