@@ -23,8 +23,8 @@ LORA = METHODS["lora"]
 RULE = AlphaConfig(regain=(1.0,))
 
 
-def outcome(back: int, satisfied: bool = True, asr: int = 0, kept: int = 98) -> AlphaSearch:
-    point = AlphaPoint(1.0, Rate(kept, 100), Rate(asr, 100), Rate(back, 100))
+def outcome(back: int, satisfied: bool = True, asr: int = 0) -> AlphaSearch:
+    point = AlphaPoint(1.0, Rate(98, 100), Rate(asr, 100), Rate(back, 100))
     return AlphaSearch(1.0, satisfied, None if satisfied else "no α satisfies both limits", [point])
 
 
@@ -35,8 +35,6 @@ def outcome(back: int, satisfied: bool = True, asr: int = 0, kept: int = 98) -> 
         ([outcome(40), outcome(80)], 1),
         ([outcome(40), outcome(60), outcome(50)], 1),
         ([outcome(60), outcome(40), outcome(50)], 0),
-        ([outcome(65, kept=97), outcome(89, kept=94)], 0),
-        ([outcome(65, kept=97), outcome(89, kept=95)], 1),
         ([outcome(90, False, asr=5), outcome(30), outcome(20)], 1),
         ([outcome(90, False, asr=30), outcome(85, False, asr=5), outcome(90, False, asr=40)], 1),
         ([AlphaSearch(0.0, True, "nothing to remove", [], nothing=True)], 0),

@@ -25,7 +25,7 @@ from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.metrics.backdoor import AlphaPoint, BackdoorRates
 from unbackdoor.metrics.rates import Rate
 from unbackdoor.training.finetune import settle_steps
-from unbackdoor.unlearning.alpha import AlphaConfig, AlphaSearch, search_alpha
+from unbackdoor.unlearning.alpha import CLEAN_WEIGHT, AlphaConfig, AlphaSearch, search_alpha
 from unbackdoor.unlearning.vector import TakenVector, VectorConfig, as_answered, trigger_vector
 from unbackdoor.weights.vector import Vector, Walk
 
@@ -63,9 +63,6 @@ MOST_ATTEMPTS = 3
 OTHER_STEPS = (Attempt(share=2.0, steps=2), Attempt(share=0.25, steps=2))
 STRETCHED = 2.0  # α beyond which a way back that was trained up to α = 1 did not arrive: its steps were too short
 REGAINED = 0.7  # of the triggered held-out views, so many answered as without the trigger
-# Between attempts a clean answer counts so many triggered ones: what longer steps lose on views of images that they were
-# taken from they lose more of on others (docs/lab/steps.md).
-ATTEMPT_WEIGHT = 10.0
 
 
 @dataclass(frozen=True)
@@ -203,7 +200,7 @@ def _merit(search: AlphaSearch) -> tuple[bool, bool, float]:
     return (
         search.satisfied,
         arrived,
-        ATTEMPT_WEIGHT * point.ca.value + back - (0.0 if search.satisfied else point.asr.value),
+        CLEAN_WEIGHT * point.ca.value + back - (0.0 if search.satisfied else point.asr.value),
     )
 
 
