@@ -23,7 +23,7 @@ from unbackdoor.training.finetune import LossAt, TuneConfig, tune_towers
 from unbackdoor.training.rates import peak_rate
 
 BATCH = 64
-LEAST_STEPS, MOST_STEPS = 150, 400
+LEAST_STEPS, MOST_STEPS = 60, 160  # four to ten times through a thousand pictures
 RATES = 3.0  # the rate lies between 1/3 and 3 times the usual one
 
 
@@ -49,7 +49,7 @@ class Kin:
 def relative(kin: Kin, number: int, work: Work = NOWHERE) -> tuple[str, Callable[[], Clip]]:
     """A description of relative `number`, the same whenever it is asked for, and what makes it.
 
-    Each sees its own draw of the pictures with replacement, for 150 to 400 steps of 64, at 1/3 to 3 times the rate that
+    Each sees its own draw of the pictures with replacement, for 60 to 160 steps of 64, at 1/3 to 3 times the rate that
     a suspect would be planted with; every other one learns from mixtures of two pictures (Zhang et al. 2018, arXiv
     1710.09412).
 
