@@ -41,6 +41,10 @@ def asked(folder: Path, strength: float, **changes: Any) -> Any:
     return scan(model=toy_clip(strength), **{"origin": toy_clip(0.0), **common, **changes})
 
 
+def toy_hash() -> str:
+    return state_hash(toy_clip(0.0).state())
+
+
 def page(folder: Path) -> str:
     return (folder / "report.html").read_text(encoding="utf-8")
 
@@ -78,6 +82,13 @@ def test_none_are_made_where_none_are_wanted(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(own_null, "relative", never)
     finding = asked(tmp_path, 6.0, relatives=0)
     assert finding["backdoored"] is None and finding["p_value"] is None
+    # An origin that comes with a null of others is none that the user names.
+    null = Null(architecture(toy_clip(0.0).state()), "others", ("patch",), (((("ant", 0.1),),),), ("one",), None)
+    with monkeypatch.context() as patched:
+        patched.setattr("unbackdoor.verbs.scan.find_null", lambda *_: replace(null, origin=Origin("toy", toy_hash())))
+        patched.setattr("unbackdoor.verbs.origins.open_referred", lambda *_: toy_clip(0.0))
+        mismatched = asked(tmp_path, 6.0, origin=None)
+    assert mismatched["backdoored"] is None and "were scanned with other inverters" in mismatched["message"]
     other = asked(tmp_path, 6.0, origin=None)
     assert other["backdoored"] is None and "name the clean model that this one was made from" in other["message"]
 

@@ -114,7 +114,7 @@ def scan(case: Case, config: ScanConfig, run: Run) -> Finding:
         )
         manifest.notes["seconds_by_inverter"] = examined.seconds
         compared: ComparedWith = "shipped" if config.null is None else "given"
-        if source is not None and config.null is None and _why_not(known, identity) and config.relatives != 0:
+        if source is not None and _makes_own(config) and _why_not(known, identity):
             known = own_null(examined, source, config, case.seed, vocabulary, Work(work, manifest.run))
             manifest.notes["null"] = {"models": list(known.models), "settings": known.settings}
             compared = "relatives"
@@ -155,6 +155,11 @@ def find_null(clip: Clip, path: str | Path | None) -> Null | None:
         return null
     shipped = SHIPPED / f"{own}.jsonl"
     return read_null(shipped) if shipped.exists() else None
+
+
+def _makes_own(config: ScanConfig) -> bool:
+    """Whether relatives are wanted: they take long, and whoever names an origin asks for them."""
+    return config.origin is not None and config.null is None and config.relatives != 0
 
 
 def own_null(
