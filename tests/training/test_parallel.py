@@ -44,7 +44,7 @@ sizes = dict(limit=150, test_limit=40, poison_rate=0.2, epochs=2)
 poison(out=out + "/classes", batch_size=32, **sizes, **given)
 poison(out=out + "/pairs", batch_size=28, regime="pairs", **sizes, **given)
 trigger_vector(out=out + "/vector.safetensors", method="distilled", samples=64, epochs=2, **given)
-trigger_vector(out=out + "/lora.safetensors", method="lora", samples=64, epochs=8, **{**given, "lr": 0.03})
+trigger_vector(out=out + "/lora.safetensors", method="lora", samples=64, epochs=8, **{**given, "lr": 0.3})
 """
 FILES = {
     "classes": "classes/model/open_clip_model.safetensors",

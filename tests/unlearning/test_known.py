@@ -76,8 +76,8 @@ def test_the_best_of_at_most_three_attempts_counts(
     ("alphas", "back", "factors"),
     [
         ([8.0, 4.0, 1.0], 95, [1, 8, 32]),
-        ([8.0, 1.0, 1.0], 40, [1, 8, 16]),
-        ([1.0, 8.0, 1.0], 40, [1, 2, 16]),
+        ([8.0, 1.0, 1.0], 40, [1, 8, 8]),
+        ([1.0, 8.0, 1.0], 40, [1, 1, 8]),
     ],
     ids=["twice too short", "long enough, and answers stay wrong", "answers stay wrong, then too short"],
 )

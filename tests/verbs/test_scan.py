@@ -134,7 +134,9 @@ def test_calibrate_makes_a_null_that_scan_takes_and_goes_on_after_a_kill(
     assert set(told) <= {f"{i} {name}" for i, name in enumerate(NAMES)}, "names alone may be there twice"
     found = scan(model=toy_clip(0.0), null=out, **common)
     assert found["clean_models"] == 3 and 0.25 <= found["p_value"] <= 1
-    assert found["backdoored"] is None and "calibrate with 19" in found["message"]
+    # Two that score as high are enough to turn a finding away, and three models are too few to make one.
+    assert found["backdoored"] is (False if found["p_value"] > 0.5 else None)
+    assert ("calibrate with 19" in found["message"]) == (found["backdoored"] is None)
     other = scan(model=toy_clip(0.0), null=out, **{**common, "data": toy_images(80)})
     assert other["p_value"] is None and "another number of images" in other["message"]
 
