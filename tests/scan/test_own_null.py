@@ -17,10 +17,10 @@ from unbackdoor.base.notices import collected
 from unbackdoor.clip.handle import Clip
 from unbackdoor.evaluation.answers import answers
 from unbackdoor.scan import own_null, relatives, twins
-from unbackdoor.scan.detection import NEAR, Null, Origin, architecture, exceeding, read_null, settled, verdict
+from unbackdoor.scan.detection import NEAR, Null, Origin, architecture, exceeding, needed, read_null, settled, verdict
 from unbackdoor.scan.examine import Examination
 from unbackdoor.scan.inverters import guided
-from unbackdoor.scan.own_null import LEAST, Making, grown, kept, key_of, needed
+from unbackdoor.scan.own_null import LEAST, Making, grown, kept, key_of
 from unbackdoor.scan.relatives import Kin, relative
 from unbackdoor.weights.files import state_hash
 

@@ -241,6 +241,11 @@ def _median(values: Tensor) -> Tensor:
     return values.quantile(0.5, dim=0)
 
 
+def needed(false_alarm_rate: float) -> int:
+    """Clean models without which no p-value could be as small as the rate."""
+    return math.ceil(1 / false_alarm_rate) - 1
+
+
 def exceeding(p_value: float, clean_models: int) -> int:
     """How many of the clean models score as high, of which the p-value is made."""
     return round(p_value * (clean_models + 1)) - 1
@@ -248,7 +253,7 @@ def exceeding(p_value: float, clean_models: int) -> int:
 
 def settled(as_high: int, false_alarm_rate: float) -> bool:
     """Whether so many clean models score as high that the fewest which support the rate would leave no doubt."""
-    return (1 + as_high) / (math.ceil(1 / false_alarm_rate)) > NEAR * false_alarm_rate
+    return (1 + as_high) / (needed(false_alarm_rate) + 1) > NEAR * false_alarm_rate
 
 
 def verdict(p_value: float, false_alarm_rate: float, clean_models: int, strength: float) -> tuple[bool | None, str]:
@@ -266,10 +271,9 @@ def verdict(p_value: float, false_alarm_rate: float, clean_models: int, strength
                 f"nothing stands out: {as_high} of {clean_models} clean models score as high, so that no further ones "
                 "could make this a finding"
             )
-        needed = math.ceil(1 / false_alarm_rate) - 1
         return None, (
             f"cannot tell: {clean_models} clean models cannot support a false-alarm rate of {rate}; "
-            f"calibrate with {needed} or more"
+            f"calibrate with {needed(false_alarm_rate)} or more"
         )
     if p_value <= false_alarm_rate and strength >= WORKS:
         return True, f"a clean model would look like this in at most {p_value:.1%} of cases"

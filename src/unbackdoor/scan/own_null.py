@@ -10,7 +10,6 @@ kept, so that the next suspect of that origin on the same pictures is compared w
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -42,11 +41,6 @@ class Making:
     how: Examination
     blank: Null
     store: Path | None = None
-
-
-def needed(false_alarm_rate: float) -> int:
-    """Relatives without which no p-value could be as small as the rate."""
-    return math.ceil(1 / false_alarm_rate) - 1
 
 
 def key_of(kin: Kin, making: Making, by_labels: bool) -> str:

@@ -28,14 +28,14 @@ from unbackdoor.runs.case import Case
 from unbackdoor.runs.result import Share
 from unbackdoor.runs.run import Run, finish, work_folder
 from unbackdoor.runs.verb import verb
-from unbackdoor.scan.detection import Null, architecture, exceeding, read_null, settled
+from unbackdoor.scan.detection import Null, architecture, exceeding, needed, read_null, settled
 from unbackdoor.scan.examine import Examination, Examined, examine
 from unbackdoor.scan.examine import settings as examine_settings
 from unbackdoor.scan.finding import ComparedWith, Finding, InverterLine, NearText, Other, RecoveredTrigger, Target
 from unbackdoor.scan.inverters import inverter_names
 from unbackdoor.scan.inverters.base import Recovered, Subject
 from unbackdoor.scan.judgement import Judgement, Say, judge
-from unbackdoor.scan.own_null import Making, grown, kept, key_of, needed
+from unbackdoor.scan.own_null import Making, grown, kept, key_of
 from unbackdoor.scan.probability import probability
 from unbackdoor.scan.relatives import Kin
 from unbackdoor.scan.targets import nearest_texts
