@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -11,9 +9,9 @@ from typing import Any
 import click
 import pytest
 import yaml
-
 from recipes.site.readability import prose, reading_ease, syllables
 from recipes.site.reference import command_page, schema_page
+
 from tests.conftest import ROOT
 from unbackdoor.cli.main import COMMANDS, cli
 from unbackdoor.verbs.schemas import RESULTS
@@ -83,7 +81,7 @@ def test_pages_to_begin_with_are_easy_to_read(page: Path) -> None:
 
 
 def test_reading_ease_counts_as_flesch_does() -> None:
-    page = "# The cat\n\n```\nno code\n```\n| no | table |\n\nThe cat sat `x` on. [A dog](b.md) barked!\n\n- An item of it\n"
+    page = "# The cat\n\n```\nno\n```\n| no | no |\n\nThe cat sat `x` on. [A dog](b.md) barked!\n\n- An item of it\n"
     assert [s.split() for s in prose(page)] == [
         ["#", "The", "cat"], ["The", "cat", "sat", "it", "on"], ["A", "dog", "barked"], ["-", "An", "item", "of", "it"]
     ]  # fmt: skip
@@ -127,8 +125,7 @@ def test_every_command_has_a_page_with_all_its_options(command: str) -> None:
     page = command_page(command, COMMANDS.get(command))
     assert page.startswith(f"# {command}\n")
     whole = COMMANDS.get(command)
-    context = click.Context(whole)
-    parts = [whole.commands[part] for part in whole.list_commands(context)] if isinstance(whole, click.Group) else [whole]
+    parts = list(whole.commands.values()) if isinstance(whole, click.Group) else [whole]
     for part in parts:
         for param in part.params:
             if isinstance(param, click.Option) and not param.hidden:
@@ -140,7 +137,7 @@ def test_every_command_has_a_page_with_all_its_options(command: str) -> None:
 def test_every_schema_is_described() -> None:
     page = schema_page()
     assert set(re.findall(r"^## (\S+)\.json$", page, flags=re.MULTILINE)) == set(RESULTS)
-    assert "| `before.asr` | number or null |" in page or "| `before.asr` |" in page
+    assert "| `before.asr` | number or null |" in page
 
 
 def test_exit_codes_are_those_of_the_program() -> None:
@@ -153,8 +150,7 @@ def test_exit_codes_are_those_of_the_program() -> None:
     stated = {int(code) for code in re.findall(r"\b(\d+) [a-z`]", words[1])}
     used = {int(code) for code in re.findall(r"_fail\([^\n]*?, (\d+), arguments\)", source)} | {0}
     assert listed == stated and used <= listed
-    help_codes = {int(code) for code in re.findall(r"\b(\d+) an?\b|\b(\d+) \w", cli.help or "") for code in code if code}
-    assert help_codes <= listed
+    assert {int(code) for code in re.findall(r"\b(\d+) \w", cli.help or "")} <= listed
 
 
 def test_the_readme_says_what_vets_exit_codes_mean() -> None:

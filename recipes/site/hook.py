@@ -11,7 +11,7 @@ from mkdocs.structure.files import File
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from reference import COMMANDS, pages  # noqa: E402
+from reference import COMMANDS, pages
 
 ROOT = Path(__file__).parents[2]
 

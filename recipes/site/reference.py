@@ -1,4 +1,4 @@
-"""Reference pages that are made from the code: commands from their options, Python from its keywords, files from schemas."""
+"""Reference pages that are made from the code: commands, Python's names, and the fields of schemas."""
 
 from __future__ import annotations
 
@@ -80,9 +80,9 @@ def python_page() -> str:
     lines = [
         "# Python",
         "",
-        "`import unbackdoor` loads nothing heavy; each name is loaded when it is first used. The verbs do what the commands",
-        "do, and take keywords only unless the page says otherwise. Each returns a typed result",
-        "([what it holds](results.md)). Bad input raises `unbackdoor.InputError`.",
+        "`import unbackdoor` loads nothing heavy; a name is loaded when it is first used. A verb does what the command",
+        "of that name does. It takes keywords, and returns a typed result ([what it holds](results.md)).",
+        "Bad input raises `unbackdoor.InputError`.",
         "",
         "## Open models, images and triggers",
         "",
@@ -171,5 +171,5 @@ def _cell(text: Any) -> str:
 
 
 def _code(text: Any) -> str:
-    """The same as code."""
-    return f"`{' '.join(str(text).split())}`".replace("|", "\\|")
+    """The same as code, in which a table allows no bar: `A | B` are two types."""
+    return f"`{' '.join(str(text).split())}`".replace(" | ", "` or `").replace("|", "/")
