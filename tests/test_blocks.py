@@ -32,8 +32,7 @@ DECLARED = {
         ("unbackdoor unlearn --model M", MODEL),
     ],
     "docs/index.md": [
-        ("pip install unbackdoor", "needs the network"),
-        ("make demo", "tests/verbs/test_demo.py runs the demo"),
+        ("pip install .", "needs the network"),
         ("unbackdoor vet model/", MODEL),
     ],
     "docs/concepts/xi.md": [("unbackdoor disentangle", MODEL)],
