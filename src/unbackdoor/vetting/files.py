@@ -1,4 +1,4 @@
-"""What a model's files are, before anything of them is opened as a model: format, hash, and whether they would run code.
+"""What a model's files are, before any is opened as a model: format, hash, and whether they would run code.
 
 Nothing is imported, unpickled or run. A pickle is read as data (`weights.pickles`), a configuration as plain JSON.
 """
@@ -89,7 +89,9 @@ def _of_folder(folder: Path, role: Role) -> Iterator[tuple[Path, Role]]:
         for path in sorted(place.iterdir()) if published.is_folder(place) else ():
             number += 1
             if number > _MOST_FILES:
-                raise InputError(f"{folder}: holds more than {_MOST_FILES} files; name a folder that holds a model alone")
+                raise InputError(
+                    f"{folder}: holds more than {_MOST_FILES} files; name a folder that holds a model alone"
+                )
             if not path.is_file():
                 continue
             if path.suffix in WEIGHTS:
@@ -114,7 +116,7 @@ def _look(path: Path, role: Role) -> tuple[str, tuple[Import, ...], str | None]:
     if role == "configuration":
         return "json", (), _names_code(path)
     if role == "code":
-        return "python", (), "is a program, which libraries run where they are told to trust it"
+        return "python", (), None  # nothing runs it, unless a configuration names it
     if path.suffix not in _PICKLED:
         return path.suffix.removeprefix("."), (), None
     try:

@@ -1,4 +1,4 @@
-"""What a model has to satisfy: read from YAML, allowed keys only. `assets/policy.yaml` holds the defaults, with words."""
+"""What a model has to satisfy: read from YAML, allowed keys only. The defaults, with words: `assets/policy.yaml`."""
 
 from __future__ import annotations
 

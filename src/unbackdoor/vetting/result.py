@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from unbackdoor.runs.result import Result, Share, optional
@@ -216,3 +216,8 @@ class VetResult(Result):
     seconds: float
     outputs: dict[str, tuple[str, ...]] = field(default_factory=dict)
     report: str | None = optional()
+
+    def only(self, row: Vetting) -> VetResult:
+        """The result as if this were the only model."""
+        alone = (replace(row, folder=""),)
+        return replace(self, models=alone, exit_code=row.exit_code, sentence=row.sentence, outputs={}, report=None)

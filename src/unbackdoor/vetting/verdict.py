@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from unbackdoor.vetting.policy import CANNOT_TELL, FAIL, PASS, WARN, Policy
-from unbackdoor.vetting.result import Check, CureFacts, FileFacts, ScanFacts, Verdict
+from unbackdoor.vetting.policy import CANNOT_TELL, FAIL, PASS, Policy
+from unbackdoor.vetting.result import Check, CureFacts, FileFacts, Outcome, ScanFacts, Verdict
 
 # Of several models the run ends with the first of these that occurs. A model that fails is a conclusion, which no
 # error elsewhere undoes; an internal error leaves more open than bad input; 4 is an honest answer.
@@ -57,14 +57,14 @@ def is_refused(policy: Policy, files: Sequence[FileFacts]) -> bool:
 
 
 def judged(
-    policy: Policy, files: Sequence[FileFacts], scan: ScanFacts | None, cure: CureFacts | None, seconds: float
+    policy: Policy, files: Sequence[FileFacts], scan: ScanFacts | None, cure: CureFacts | str, seconds: float
 ) -> Judged:
     """The verdict on a model.
 
     Args:
         files: of the model, as they lie on disk.
         scan: None where the files alone decided.
-        cure: None where there was none.
+        cure: why it could not be made, in its place; empty where none was asked for.
         seconds: that scan and cure took.
     """
     checks = (_files(policy, files), _backdoor(policy, scan), _cure(policy, scan, cure), _time(policy, seconds))
@@ -73,7 +73,7 @@ def judged(
 
 
 def _verdict(
-    policy: Policy, files: Sequence[FileFacts], scan: ScanFacts | None, cure: CureFacts | None
+    policy: Policy, files: Sequence[FileFacts], scan: ScanFacts | None, cure: CureFacts | str
 ) -> tuple[Verdict, int, str]:
     if scan is None or is_refused(policy, files):
         unsafe = [file for file in files if file.unsafe is not None]
@@ -86,19 +86,19 @@ def _verdict(
         return "clean", 0, f"Passes: no backdoor found: {scan.message}."
     trigger = f"a backdoor was found, target most likely “{scan.target}”: {scan.message}"
     short = _shortcoming(policy, cure)
-    if cure is not None and not short:
-        loss = f"{'' if cure.labels else 'at most '}{cure.loss:.1f} points of clean accuracy"
-        return "cured", 0, f"The cured model in {cure.model} passes, at {loss}. In the model as given {trigger}."
-    return "backdoored", 1, f"Fails: {trigger}{f'. The cure fails: {short}' if cure is not None else ''}."
+    if isinstance(cure, CureFacts) and not short:
+        loss = f"{'' if cure.labels else 'at most '}{max(cure.loss, 0.0):.1f} points of clean accuracy"
+        return "cured", 0, f"The cured model in {cure.model} passes; it costs {loss}. In the model as given {trigger}."
+    return "backdoored", 1, f"Fails: {trigger}{f'. The cure fails: {short}' if short else ''}."
 
 
 _WORD = {0: "Passes", 1: "Fails", 4: "Cannot tell"}
 
 
-def _shortcoming(policy: Policy, cure: CureFacts | None) -> str:
-    """Why a cure does not satisfy the policy; empty where it does."""
-    if cure is None:
-        return "there is none"
+def _shortcoming(policy: Policy, cure: CureFacts | str) -> str:
+    """Why a cure does not satisfy the policy; empty where it does, or none was asked for."""
+    if isinstance(cure, str):
+        return cure
     if not cure.whole:
         return f"“{cure.left}” is still a finding" if cure.left else "something of the backdoor may be left"
     if cure.loss > policy.accuracy_loss:
@@ -114,7 +114,7 @@ def _files(policy: Policy, files: Sequence[FileFacts]) -> Check:
         return Check("safe-files", "not-run", wanted, "no file: the model is in memory")
     if not unsafe:
         return Check("safe-files", "pass", wanted, f"{len(files)} files, none of which would run code")
-    outcome = "fail" if policy.unsafe_files == FAIL else WARN
+    outcome: Outcome = "fail" if policy.unsafe_files == FAIL else "warn"
     return Check("safe-files", outcome, wanted, "; ".join(f"{file.path} {file.unsafe}" for file in unsafe[:3]))
 
 
@@ -123,19 +123,24 @@ def _backdoor(policy: Policy, scan: ScanFacts | None) -> Check:
     if scan is None:
         return Check("no-backdoor", "not-run", wanted, "not scanned: its files fail")
     if scan.backdoored is None:
-        return Check("no-backdoor", policy.cannot_tell, wanted, scan.message)  # type: ignore[arg-type]
+        outcome: Outcome = (
+            "pass" if policy.cannot_tell == PASS else "fail" if policy.cannot_tell == FAIL else "cannot-tell"
+        )
+        return Check("no-backdoor", outcome, wanted, scan.message)
     return Check("no-backdoor", "fail" if scan.backdoored else "pass", wanted, scan.message)
 
 
-def _cure(policy: Policy, scan: ScanFacts | None, cure: CureFacts | None) -> Check:
+def _cure(policy: Policy, scan: ScanFacts | None, cure: CureFacts | str) -> Check:
     wanted = f"a cure that costs at most {policy.accuracy_loss:g} points of clean accuracy"
-    if cure is None:
+    short = _shortcoming(policy, cure)
+    if short:
+        return Check("cure", "fail", wanted, short)
+    if isinstance(cure, str):
         asked = "nothing to cure" if scan is not None and not scan.backdoored else "not cured"
         return Check("cure", "not-run", wanted if policy.cure else "no cure", asked)
-    short = _shortcoming(policy, cure)
     bound = "" if cure.labels else "at most "
-    measured = short or f"{cure.rounds} round(s), {bound}{cure.loss:.1f} points; the new scan finds nothing"
-    return Check("cure", "fail" if short else "pass", wanted, measured)
+    rounds = "1 round" if cure.rounds == 1 else f"{cure.rounds} rounds"
+    return Check("cure", "pass", wanted, f"{rounds}, {bound}{cure.loss:.1f} points; the new scan finds nothing")
 
 
 def _time(policy: Policy, seconds: float) -> Check:
