@@ -22,8 +22,8 @@ def lines(result: dict[str, Any]) -> list[str]:
     models = result["models"]
     out = _model_lines(models[0]) if len(models) == 1 else [_table_line(row) for row in models] + [result["sentence"]]
     if "report" in result:
-        out += [f"{f'{name}:':<9}{path}" for name, paths in result["outputs"].items() for path in paths[:3]]
-        out += [f"{'report:':<9}{result['report']}"]
+        out += [f"{name}: {path}" for name, paths in result["outputs"].items() for path in paths[:3]]
+        out.append(f"report: {result['report']}")
     return out
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 if TYPE_CHECKING:
     from unbackdoor.runs.result import Share
-    from unbackdoor.vetting.result import VetResult, Vetting
+    from unbackdoor.vetting.result import FileFacts, VetResult, Vetting
 
 NAME = "unbackdoor"
 # MITRE ATLAS: https://github.com/mitre-atlas/atlas-data, techniques and mitigations.
@@ -54,6 +54,16 @@ def address(path: str) -> str:
     return f"file://{'' if quoted.startswith('/') else '/'}{quoted}" if absolute else quoted
 
 
+def names(files: Sequence[FileFacts]) -> list[str]:
+    """Files by their names alone: where they lie on this machine is nobody else's business.
+
+    Files of one name are told apart by the folder that they lie in.
+    """
+    plain = [PurePath(file.path).name for file in files]
+    parents = [PurePath(file.path).parent.name for file in files]
+    return [f"{p}/{name}" if plain.count(name) > 1 else name for p, name in zip(parents, plain, strict=True)]
+
+
 def number(value: float | None) -> str:
     """A number in words of four digits."""
     return "–" if value is None else f"{value:.4g}"
@@ -71,7 +81,8 @@ def shares(row: Vetting) -> list[tuple[str, str, Share]]:
     """Every measured share of a model: name, on which images, and the share."""
     measured: list[tuple[str, str, Share]] = []
     if row.scan is not None:
-        measured.append(("strength of the recovered trigger", f"held-out images of {row.scan.data}", row.scan.strength))
+        name = "recovered trigger" if row.scan.backdoored else "strongest candidate, which is no finding"
+        measured.append((f"strength of the {name}", f"held-out images of {row.scan.data}", row.scan.strength))
     if row.cure is not None:
         kind = "clean accuracy" if row.cure.labels else "answers as before"
         measured += [

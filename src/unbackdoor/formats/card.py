@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from unbackdoor.base.printable import markdown
-from unbackdoor.formats.base import LIMITS, NAME, Format, number, share_text, shares
+from unbackdoor.formats.base import LIMITS, NAME, Format, names, number, share_text, shares
 from unbackdoor.triggers.base import shorten
 from unbackdoor.vetting.result import VetResult, Vetting
 
@@ -34,9 +34,10 @@ def render(result: VetResult) -> str:
     if measured:
         lines += ["", *_table(("Measured", "On", "Value [95% interval]"), measured)]
     lines += _trigger(row)
-    if row.files:
-        lines += ["", *_table(("File", "Format", "SHA-256"), [(f.path, f.format, f.sha256) for f in row.files])]
-    return "\n".join([*lines, "", *LIMITS]) + "\n"
+    files = [(name, f.format, f.sha256) for name, f in zip(names(row.files), row.files, strict=True)]
+    if files:
+        lines += ["", *_table(("File", "Format", "SHA-256"), files)]
+    return "\n".join([*lines, "", *(f"- {limit}" for limit in LIMITS)]) + "\n"
 
 
 def _trigger(row: Vetting) -> list[str]:

@@ -19,8 +19,8 @@ from unbackdoor.formats.base import (
     UNSAFE_READ,
     VALIDATE_MODEL,
     Format,
-    address,
     as_text,
+    names,
     number,
     shares,
 )
@@ -70,15 +70,16 @@ def _component(row: Vetting, ref: str) -> Json:
     if len(weights) == 1:
         component["hashes"] = [_hash(weights[0])]
     if row.files:
-        component["components"] = [_file(file, f"{ref}-file-{n}") for n, file in enumerate(row.files, 1)]
+        named = zip(names(row.files), row.files, strict=True)
+        component["components"] = [_file(file, name, f"{ref}-file-{n}") for n, (name, file) in enumerate(named, 1)]
     return component
 
 
-def _file(file: FileFacts, ref: str) -> Json:
+def _file(file: FileFacts, name: str, ref: str) -> Json:
     return {
         "type": "file",
         "bom-ref": ref,
-        "name": address(file.path),
+        "name": name,
         "hashes": [_hash(file)],
         "properties": [
             {"name": f"{NAME}:format", "value": file.format},

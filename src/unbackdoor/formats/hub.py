@@ -26,7 +26,7 @@ def render(result: VetResult) -> str | None:
     values = {
         "backdoor-p-value": scan.p_value,
         "backdoor-probability": scan.probability,
-        "recovered-trigger-strength": scan.strength.value,
+        "recovered-trigger-strength": scan.strength.value if scan.backdoored else None,
     }
     notes = one_line(f"{NAME} {result.version}, {scan.images} images of {scan.data}: {row.sentence}")
     entries: list[dict[str, Any]] = [

@@ -11,7 +11,7 @@ import hashlib
 import json
 from typing import Any
 
-from unbackdoor.formats.base import NAME, Format, as_text
+from unbackdoor.formats.base import NAME, Format, as_text, names
 from unbackdoor.vetting.result import VetResult, Vetting
 
 Json = dict[str, Any]
@@ -29,7 +29,10 @@ def render(result: VetResult) -> str | None:
     return as_text(
         {
             "_type": STATEMENT,
-            "subject": [{"name": file.path, "digest": {"sha256": file.sha256}} for file in row.weight_files],
+            "subject": [
+                {"name": name, "digest": {"sha256": file.sha256}}
+                for name, file in zip(names(row.weight_files), row.weight_files, strict=True)
+            ],
             "predicateType": PREDICATE,
             "predicate": {
                 "result": _outcome(row),

@@ -81,7 +81,7 @@ def _verdict(
         return "unsafe", 1, f"Fails: {unsafe[0].path} {unsafe[0].unsafe}{more}."
     if scan.backdoored is None:
         code = _UNDECIDED[policy.cannot_tell]
-        return "cannot-tell", code, f"{_WORD[code]}: the scan has no answer: {scan.message}."
+        return "cannot-tell", code, f"{_WORD[code]}: {_reason(scan)}."
     if not scan.backdoored:
         return "clean", 0, f"Passes: no backdoor found: {scan.message}."
     trigger = f"a backdoor was found, target most likely “{scan.target}”: {scan.message}"
@@ -92,7 +92,12 @@ def _verdict(
     return "backdoored", 1, f"Fails: {trigger}{f'. The cure fails: {short}' if short else ''}."
 
 
-_WORD = {0: "Passes", 1: "Fails", 4: "Cannot tell"}
+_WORD = {0: "Passes, though it cannot be told", 1: "Fails, as it cannot be told", 4: "Cannot tell"}
+
+
+def _reason(scan: ScanFacts) -> str:
+    """Why there is no answer; the scan says first that there is none."""
+    return scan.message.removeprefix("cannot tell: ")
 
 
 def _shortcoming(policy: Policy, cure: CureFacts | str) -> str:
@@ -113,7 +118,7 @@ def _files(policy: Policy, files: Sequence[FileFacts]) -> Check:
     if not files:
         return Check("safe-files", "not-run", wanted, "no file: the model is in memory")
     if not unsafe:
-        return Check("safe-files", "pass", wanted, f"{len(files)} files, none of which would run code")
+        return Check("safe-files", "pass", wanted, "none would run code")
     outcome: Outcome = "fail" if policy.unsafe_files == FAIL else "warn"
     return Check("safe-files", outcome, wanted, "; ".join(f"{file.path} {file.unsafe}" for file in unsafe[:3]))
 
@@ -126,7 +131,7 @@ def _backdoor(policy: Policy, scan: ScanFacts | None) -> Check:
         outcome: Outcome = (
             "pass" if policy.cannot_tell == PASS else "fail" if policy.cannot_tell == FAIL else "cannot-tell"
         )
-        return Check("no-backdoor", outcome, wanted, scan.message)
+        return Check("no-backdoor", outcome, wanted, _reason(scan))
     return Check("no-backdoor", "fail" if scan.backdoored else "pass", wanted, scan.message)
 
 
@@ -136,7 +141,7 @@ def _cure(policy: Policy, scan: ScanFacts | None, cure: CureFacts | str) -> Chec
     if short:
         return Check("cure", "fail", wanted, short)
     if isinstance(cure, str):
-        asked = "nothing to cure" if scan is not None and not scan.backdoored else "not cured"
+        asked = "no finding to cure" if scan is not None and not scan.backdoored else "not cured"
         return Check("cure", "not-run", wanted if policy.cure else "no cure", asked)
     bound = "" if cure.labels else "at most "
     rounds = "1 round" if cure.rounds == 1 else f"{cure.rounds} rounds"
