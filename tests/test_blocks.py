@@ -6,6 +6,7 @@ anew. Blocks that cannot run here are read all the same: their commands and opti
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from recipes.site.blocks import RUN, Block, blocks, run_page
 from tests.conftest import ROOT
 from unbackdoor.bench.recipe import read_recipe
 from unbackdoor.cli.main import COMMANDS
+from unbackdoor.verbs.results import CureResult
 
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(page for page in DOCS.rglob("*.md") if "lab" not in page.parts)]
@@ -101,6 +103,29 @@ def form(output: str) -> list[str]:
     return [line for line in lines if line]
 
 
+def vetted(folder: Path) -> None:
+    """The suspect fails, by a trigger to the attacker's class."""
+    result = json.loads((folder / "vetted" / "result.json").read_text(encoding="utf-8"))
+    assert result["exit_code"] == 1 and result["models"][0]["scan"]["target"] == "seven"
+    assert (folder / "vetted" / "report.html").exists() and (folder / "vetted" / "vet.sarif").exists()
+
+
+def cured(folder: Path) -> None:
+    """The attack worked and is gone, and the skill is still there."""
+    cure = CureResult.read(folder / "cured")
+    assert cure["before"]["asr"] > 0.9 and cure["after"]["asr"] < 0.05
+    assert cure.retention is not None and cure.retention > 0.95 and cure["after"]["triggered_accuracy"] > 0.9
+
+
+def compared(folder: Path) -> None:
+    """The default cure works, and the idea that the tutorial tries does not, as it says."""
+    rows = [json.loads(line) for line in (folder / "runs" / "results.jsonl").read_text(encoding="utf-8").splitlines()]
+    asr = {row["defence"]: row["after"]["asr"] for row in rows if row["kind"] == "cure"}
+    assert asr["lora"] < 0.05 and min(asr["nothing"], asr["prune-small"], asr["prune-half"]) > 0.9
+
+
+# page → what it concludes from its runs
+CLAIMS = {"vet-a-checkpoint": vetted, "cure-a-known-backdoor": cured, "add-a-defense": compared}
 RUNNABLE = [page for page in PAGES if any(b.runs for b in blocks(runnable(page)))]
 
 
@@ -109,8 +134,8 @@ def test_a_page_runs_and_prints_what_it_shows(page: Path, tmp_path: Path) -> Non
     for block, output in run_page(runnable(page), tmp_path):
         if block.output is not None:
             assert form(output) == form(block.output.text), block.text
-    for claim in CLAIMS.get(page.stem, ()):
-        claim(tmp_path)
+    if page.stem in CLAIMS:
+        CLAIMS[page.stem](tmp_path)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
@@ -196,6 +221,3 @@ def test_blocks_and_their_outputs() -> None:
 def test_a_block_that_fails_is_seen(script: str, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="exit code 1"):
         list(run_page(f"```{script}\n```\n", tmp_path))
-
-
-CLAIMS: dict[str, list[object]] = {}

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 def on_config(config: Any) -> Any:
     """Put a page for each command where the navigation names their folder."""
-    config.nav = _with_commands(config.nav, sorted(path for path in pages() if path.startswith(COMMANDS)))
+    config.nav = _with_commands(config.nav, [path for path in pages() if path.startswith(COMMANDS)])
     return config
 
 
