@@ -8,7 +8,7 @@ DATA ?=
 WORK ?= build/embedded
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-extras slow lint embedded-model clean
+.PHONY: help demo test test-extras slow lint docs embedded-model clean
 
 help:  ## Show this help
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -28,6 +28,10 @@ $(VENV)/.test: $(VENV)/.core
 
 $(VENV)/.dev: $(VENV)/.test
 	$(PIP) -e '.[test,dev]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.core
+	$(PIP) -e '.[docs]'
 	@touch $@
 
 $(VENV)/.extras: $(VENV)/.dev
@@ -50,6 +54,9 @@ lint: $(VENV)/.dev  ## ruff and mypy --strict
 	$(BIN)/ruff check src tests recipes benchmarks
 	$(BIN)/ruff format --check src tests recipes benchmarks
 	$(BIN)/mypy --strict src
+
+docs: $(VENV)/.docs  ## Build the documentation into build/site; a warning fails it
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 embedded-model: $(VENV)/.test  ## Train the embedded CLIP again: make embedded-model DATA=folder-with-tiny-imagenet-200
 	@test -n "$(DATA)" || { echo "give DATA=folder that holds tiny-imagenet-200/"; exit 2; }

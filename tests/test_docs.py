@@ -1,15 +1,23 @@
-"""Pages for people: every link of one to another, to a picture or to a heading leads somewhere."""
+"""Pages for people: links lead somewhere, plain words, a page for every command, codes as the program says them."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
+import yaml
+from recipes.site.readability import prose, reading_ease, syllables
+from recipes.site.reference import command_page, schema_page
 
 from tests.conftest import ROOT
+from unbackdoor.cli.main import COMMANDS, cli
 
-PAGES = sorted(path for path in (ROOT, ROOT / "docs", ROOT / "docs" / "lab") for path in path.glob("*.md"))
+DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+PLAIN = [ROOT / "README.md", DOCS / "index.md", *sorted((DOCS / "tutorials").glob("*.md"))]
 
 
 def links(text: str) -> list[str]:
@@ -27,7 +35,11 @@ def anchors(text: str) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
 def test_links_lead_somewhere(page: Path) -> None:
     lost = []
     for link in links(page.read_text(encoding="utf-8")):
@@ -56,3 +68,91 @@ def test_code_names_pages_that_are_there() -> None:
             if not (ROOT / page).exists():
                 lost.append(f"{path}: {page}")
     assert lost == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
+
+
+@pytest.mark.parametrize("page", PLAIN, ids=name)
+def test_pages_to_begin_with_are_easy_to_read(page: Path) -> None:
+    assert reading_ease(page.read_text(encoding="utf-8")) >= 50
+
+
+def test_reading_ease_counts_as_flesch_does() -> None:
+    page = "# The cat\n\n```\nno\n```\n| no | no |\n\nThe cat sat `x` on. [A dog](b.md) barked!\n\n- An item of it\n"
+    assert [s.split() for s in prose(page)] == [
+        ["#", "The", "cat"], ["The", "cat", "sat", "it", "on"], ["A", "dog", "barked"], ["-", "An", "item", "of", "it"]
+    ]  # fmt: skip
+    words = {"cat": 1, "model": 2, "table": 2, "named": 1, "wanted": 2, "backdoor": 2, "accuracy": 4, "the": 1}
+    assert {word: syllables(word) for word in words} == words
+    assert reading_ease("The cat sat on the mat.") == pytest.approx(206.835 - 1.015 * 6 - 84.6)
+    hard = "Institutional internationalization necessitates interdisciplinary intercommunication continually."
+    assert reading_ease(hard) < 0
+
+
+def nav(entries: Any) -> list[str]:
+    """Pages that a navigation names."""
+    if isinstance(entries, str):
+        return [entries]
+    parts = entries.values() if isinstance(entries, dict) else entries
+    return [page for part in parts for page in nav(part)]
+
+
+def site() -> dict[str, Any]:
+    """`mkdocs.yml`, its Python tags left aside."""
+    text = re.sub(r"!!python\S*", "", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    read: dict[str, Any] = yaml.safe_load(text)
+    return read
+
+
+def test_the_site_names_every_page_once() -> None:
+    named = nav(site()["nav"])
+    made = {"reference/commands/", "reference/python.md", "reference/schemas.md"}  # by recipes/site/reference.py
+    assert sorted(named) == sorted({page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")} | made)
+
+
+def test_the_site_fetches_nothing() -> None:
+    settings = site()
+    assert settings["theme"]["font"] is False and settings["strict"] is True
+    assert not {"repo_url", "extra_css", "extra_javascript"} & set(settings)
+    assert "analytics" not in settings["extra"]
+
+
+@pytest.mark.parametrize("command", COMMANDS.names())
+def test_every_command_has_a_page_with_all_its_options(command: str) -> None:
+    page = command_page(command, COMMANDS.get(command))
+    assert page.startswith(f"# {command}\n")
+    whole = COMMANDS.get(command)
+    parts = list(whole.commands.values()) if isinstance(whole, click.Group) else [whole]
+    for part in parts:
+        for param in part.params:
+            if isinstance(param, click.Option) and not param.hidden:
+                assert f"`{param.opts[-1]}" in page or f"{param.opts[-1]} " in page, param.opts
+        if isinstance(whole, click.Group):
+            assert f"## {command} {part.name}\n" in page
+
+
+def test_every_schema_is_described() -> None:
+    page = schema_page()
+    kept = {path.name for path in (ROOT / "src" / "unbackdoor" / "assets" / "schemas").glob("*.json")}
+    assert set(re.findall(r"^## (\S+\.json)$", page, flags=re.MULTILINE)) == kept
+    assert "| `before.asr` | number or null |" in page
+
+
+def test_exit_codes_are_those_of_the_program() -> None:
+    """The page lists what the program's help and its source say."""
+    page = (DOCS / "reference" / "exit-codes.md").read_text(encoding="utf-8")
+    listed = {int(code) for code in re.findall(r"^\| (\d+) \|", page, flags=re.MULTILINE)}
+    source = (ROOT / "src" / "unbackdoor" / "cli" / "main.py").read_text(encoding="utf-8")
+    words = re.search(r"Exit codes: (.*?)\n\"\"\"", source, flags=re.DOTALL)
+    assert words is not None
+    stated = {int(code) for code in re.findall(r"\b(\d+) [a-z`]", words[1])}
+    used = {int(code) for code in re.findall(r"_fail\([^\n]*?, (\d+), arguments\)", source)} | {0}
+    assert listed == stated and used <= listed
+    assert {int(code) for code in re.findall(r"\b(\d+) \w", cli.help or "")} <= listed
+
+
+def test_the_readme_says_what_vets_exit_codes_mean() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "0 passes, 1 fails, 2 bad input, 3 internal error, 4 cannot tell" in text

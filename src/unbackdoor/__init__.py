@@ -31,6 +31,7 @@ _PUBLIC = {
     "info": "unbackdoor.verbs.info",
     "locate": "unbackdoor.verbs.locate",
     "demo": "unbackdoor.verbs.demo",
+    "vet": "unbackdoor.verbs.vet",
     "InputError": "unbackdoor.base.errors",
 }
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "trigger_vector",
     "unlearn",
     "unlearn_scan",
+    "vet",
 ]
 
 if TYPE_CHECKING:
@@ -74,6 +76,7 @@ if TYPE_CHECKING:
     from unbackdoor.verbs.unlearn import unlearn
     from unbackdoor.verbs.unlearn_scan import unlearn_scan
     from unbackdoor.verbs.vector import trigger_vector
+    from unbackdoor.verbs.vet import vet
 
 
 class _Package(ModuleType):

@@ -1,4 +1,4 @@
-"""Write docs/models.md: `python -m tests.towers --out docs/models.md`.
+"""Write docs/reference/models.md: `python -m tests.towers --out docs/reference/models.md`.
 
 Full-size rows take gigabytes and minutes each: `--full` runs those named in `FULL_SIZE`, or with `--only` any.
 Rows that are finished stay in the journal as long as neither the sources nor the libraries change.
@@ -33,7 +33,7 @@ def main() -> int:
     faults = [f"{row.name}{' (full size)' * row.full}: {fault}" for row in (*small, *full) for fault in row.failed]
     print("\n".join(faults) or f"{len(small)} rows shrunken, {len(full)} in full size, no fault")
     if options.out and not faults:
-        command = f"python -m tests.towers{' --full' * options.full} --out docs/models.md"
+        command = f"python -m tests.towers{' --full' * options.full} --out docs/reference/models.md"
         write_text(options.out, page(small, full, TOWERS, versions(), command))
     return int(bool(faults))
 

@@ -1,4 +1,4 @@
-"""docs/models.md: the matrix as Markdown, the same text for the same rows."""
+"""docs/reference/models.md: the matrix as Markdown, the same text for the same rows."""
 
 from __future__ import annotations
 

@@ -6,13 +6,13 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Protocol
 
 from unbackdoor.base.errors import InputError
+from unbackdoor.bench.cells import Cell
 from unbackdoor.bench.recipe import Json
 
 Outcome = tuple[Json | None, str | None]  # a result, or why there is none
@@ -36,12 +36,12 @@ class Engine(Protocol):
         ...
 
 
-def attempt(out: str, config: Json, device: str) -> Outcome:
+def attempt(out: str, config: Json, device: str, cell: Cell | None = None) -> Outcome:
     """`run_cell`, with every failure as a sentence: one bad cell must not end the grid."""
     from unbackdoor.bench.cells import run_cell
 
     try:
-        return run_cell(Path(out), config, device), None
+        return run_cell(Path(out), config, device, cell), None
     except InputError as error:
         return None, str(error)
     except Exception as error:
@@ -54,12 +54,13 @@ class Local:
     Args:
         workers: processes; 0 means one per two cores. On a GPU they share the device. Each takes an equal share of the
             cores as threads, or OMP_NUM_THREADS where that is set.
+        cell: in place of what is registered for a cell's kind; a function of a module.
     """
 
-    def __init__(self, out: Path, device: str, workers: int) -> None:
+    def __init__(self, out: Path, device: str, workers: int, cell: Cell | None = None) -> None:
         cores = os.cpu_count() or 1
         self.slots = workers or max(1, cores // 2)
-        self._out, self._device = str(out), device
+        self._out, self._device, self._cell = str(out), device, cell
         self._pool = ProcessPoolExecutor(
             self.slots,
             mp_context=get_context("spawn"),
@@ -69,7 +70,7 @@ class Local:
 
     def submit(self, config: Json) -> Future[Outcome]:
         """See `Engine`."""
-        return self._pool.submit(attempt, self._out, config, self._device)
+        return self._pool.submit(attempt, self._out, config, self._device, self._cell)
 
     def next_done(self, handles: list[Future[Outcome]]) -> tuple[Future[Outcome], Outcome]:
         """See `Engine`; a worker that died (out of memory, killed) is an outcome too."""
@@ -103,9 +104,10 @@ class OnRay:
 
     Args:
         workers: cells at once; 0 means as many as the cluster has CPUs for.
+        cell: as for `Local`.
     """
 
-    def __init__(self, out: Path, device: str, workers: int) -> None:
+    def __init__(self, out: Path, device: str, workers: int, cell: Cell | None = None) -> None:
         try:
             import ray
         except ImportError:
@@ -117,11 +119,11 @@ class OnRay:
         gpus = resources.get("GPU", 0.0)
         self.slots = workers or max(1, int(gpus or resources.get("CPU", 1)))
         self._task = ray.remote(num_cpus=1, num_gpus=min(1.0, gpus / self.slots) if gpus else 0)(attempt)
-        self._out, self._device = str(out.absolute()), device
+        self._out, self._device, self._cell = str(out.absolute()), device, cell
 
     def submit(self, config: Json) -> Any:
         """See `Engine`."""
-        return self._task.remote(self._out, config, self._device)
+        return self._task.remote(self._out, config, self._device, self._cell)
 
     def next_done(self, handles: list[Any]) -> tuple[Any, Outcome]:
         """See `Engine`."""
@@ -137,4 +139,4 @@ class OnRay:
         self._ray.shutdown()
 
 
-ENGINES: dict[str, Callable[[Path, str, int], Engine]] = {"local": Local, "ray": OnRay}
+ENGINES: dict[str, type[Local] | type[OnRay]] = {"local": Local, "ray": OnRay}

@@ -10,6 +10,7 @@ from unbackdoor.base.errors import InputError
 from unbackdoor.base.untrusted import as_type, read_json
 from unbackdoor.runs.result import Rates, Share
 from unbackdoor.triggers import parse_trigger
+from unbackdoor.vetting.result import Vetting
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,7 @@ KINDS: dict[str, type[Any]] = {
     "inversion": Inversion,
     "examination": Examination,
     "recovery": Recovery,
+    "vetting": Vetting,
 }
 
 

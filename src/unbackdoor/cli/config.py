@@ -17,7 +17,7 @@ from unbackdoor.base.errors import InputError
 from unbackdoor.base.untrusted import is_there, read_yaml
 
 NAME = "config.yaml"
-TYPED = ("config", "json", "debug", "help", "pretrained", "allow-outside", "online", "out")
+TYPED = ("config", "json", "debug", "help", "pretrained", "allow-outside", "online", "out", "show-policy")
 _MODELS = ("model", "models", "origin", "clean", "triggered")
 _DATA = ("data", "test")
 

@@ -1,7 +1,7 @@
 """The `unbackdoor` command. Commands are loaded when called, so that help answers at once.
 
-Exit codes: 0 done; 1 a finding (`scan` says backdoored); 2 bad input or usage; 3 internal error; 4 `scan` cannot tell;
-130 interrupted.
+Exit codes: 0 done; 1 a finding (`scan` says backdoored), or a model that fails `vet`; 2 bad input or usage; 3 internal
+error; 4 `scan` or `vet` cannot tell; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ _ABOUT = {
     "scan": "Say whether a model is backdoored, and by which trigger.",
     "unlearn": "Remove a known backdoor and save the clean model.",
     "vector": "Take the trigger vector of a suspect model.",
+    "vet": "Hold models against a policy: what they are, whether they are backdoored.",
     "weights": "Add, subtract and compare state dicts on disk, at any size.",
     "zoo": "Make a population of models; measure detection and cure on it.",
 }
@@ -40,6 +41,7 @@ _LOWER = {
     "poison": "a smaller --batch-size or --limit",
     "unlearn": "fewer --samples, --validation or --test-limit images",
     "vector": "fewer --samples",
+    "vet": "fewer classes (--classes) or images (--limit)",
     "bench": "fewer --workers, or smaller data in the recipe",
     "zoo": "fewer --workers, or smaller data in the recipe",
     "disentangle": "a smaller --limit",
@@ -66,7 +68,7 @@ class _Lazy(click.Group):
 def cli() -> None:
     """Find, measure and remove backdoors in CLIP models by weight arithmetic.
 
-    Exit codes: 0 done, 1 a finding, 2 bad input, 3 internal error, 4 a scan that cannot tell.
+    Exit codes: 0 done, 1 a finding, 2 bad input, 3 internal error, 4 cannot tell.
     """
 
 

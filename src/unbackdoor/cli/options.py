@@ -83,6 +83,15 @@ def _keep_tag(context: click.Context, option: click.Parameter, value: str | None
         context.meta[_TAG] = value
 
 
+def _show_policy(context: click.Context, option: click.Parameter, value: bool) -> None:
+    if value:
+        from unbackdoor.base.untrusted import read_text
+        from unbackdoor.vetting.policy import DEFAULT
+
+        click.echo(read_text(DEFAULT), nl=False)
+        context.exit()
+
+
 def _allow_outside(context: click.Context, option: click.Parameter, value: bool) -> None:
     if value:
         from unbackdoor.data.paths import allow_outside
@@ -112,6 +121,9 @@ SWITCHES: Mapping[str, Callable[[], click.Option]] = {
     ),
     "calibrate": _switch(
         "--calibrate", "calibrate", is_flag=True, help="The models are clean: write what they score to --null."
+    ),
+    "show-policy": _switch(
+        "--show-policy", is_flag=True, is_eager=True, callback=_show_policy, help="Print the default policy and end."
     ),
     "json": _switch("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else."),
     "debug": _switch("--debug", is_flag=True, help="Show a traceback on internal errors."),

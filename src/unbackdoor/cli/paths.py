@@ -16,6 +16,7 @@ _READ = {
     "recipe": "recipe",
     "captions": "captions file",
     "others": "vector",
+    "policy": "policy",
 }
 _NAMES = re.compile(r"[/\\]|\.(txt|json|csv|yaml|yml)$")  # what can only be a file, and no list that is known by name
 
@@ -37,7 +38,10 @@ def check(options: dict[str, Any]) -> None:
     for name in ("model", "origin"):
         _model(options.get(name))
     for reference in options.get("models") or ():
-        _model(reference)
+        if reference.startswith("@"):
+            _file(Path(reference[1:]), "list of models")
+        elif not set(reference) & set("*?["):
+            _model(reference)
     for name in ("data", "test"):
         _data(options.get(name))
     trigger = options.get("trigger")

@@ -1,6 +1,6 @@
 """`folder:PATH`: one folder per class, optionally under train/, test/ or val/; ImageNet's and its kin's layouts.
 
-The rules are in docs/data.md. The source's notes count and name what the reader leaves out.
+The rules are in docs/how-to/data.md. The source's notes count and name what the reader leaves out.
 """
 
 from __future__ import annotations

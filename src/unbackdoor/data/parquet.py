@@ -1,7 +1,7 @@
 """`parquet:PATH`: a file or a folder of Parquet files, above all in the Hugging Face image schema.
 
 The page headers say what a file becomes in memory (`data.pages`), and are checked before it is read, a few rows at a
-time. The rules for columns, splits and class names are in docs/data.md.
+time. The rules for columns, splits and class names are in docs/how-to/data.md.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`csv:PATH`: a table with an image column and a caption or label column, separated by commas, tabs, `;` or `|`.
 
 As images, its rows are held in memory, and rows that name one image with one label are its captions. As pairs, only
-their places on disk are held (`open_parts`), and every row is a pair. The rules are in docs/data.md.
+their places on disk are held (`open_parts`), and every row is a pair. The rules are in docs/how-to/data.md.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from unbackdoor.runs.result import Result
 from unbackdoor.runs.schema import schema_of
 from unbackdoor.scan.finding import Finding
 from unbackdoor.verbs import results
+from unbackdoor.vetting.result import VetResult
 
 FOLDER = Path(__file__).parent.parent / "assets" / "schemas"
 RESULTS: dict[str, type[Result]] = {
@@ -28,6 +29,7 @@ RESULTS: dict[str, type[Result]] = {
     "plant": results.PlantResult,
     "trigger-info": results.TriggerInfo,
     "vector": results.VectorResult,
+    "vet": VetResult,
     "weights": results.ArithmeticResult,
     "weights-inspect": results.InspectResult,
     "weights-lora": results.AdapterResult,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -183,34 +183,47 @@ def _as_mappings(value: Any, depth: int = 4) -> Any:
 
 def _imports(path: Path) -> str:
     """What a pickle would import if it were run, by name and danger; nothing of it is run. Part of a sentence."""
+    names = names_in(path)
+    if not names:
+        return "no pickle that could be read is in it"
+    risky = risky_names(names)
+    if not risky:
+        return f"it imports {len(names)} things, all of them known to be harmless"
+    named = ", ".join(f"{name[:80]} ({level})" for name, level in list(risky.items())[:3])
+    more = f" and {len(risky) - 3} more" if len(risky) > 3 else ""
+    return f"it is a pickle that would import {named}{more}"
+
+
+Risk = Literal["dangerous", "unknown"]
+
+
+def risky_names(names: Sequence[str]) -> dict[str, Risk]:
+    """Of what a pickle would import those names that are not known to be harmless, the dangerous ones first.
+
+    Args:
+        names: such as `torchfile.names_in` gives.
+    """
     import logging
 
     from picklescan.scanner import SafetyLevel, scan_pickle_bytes
 
-    names = names_in(path)
-    if not names:
-        return "no pickle that could be read is in it"
     # The scanner knows which names are dangerous; given them one by one, it has no hostile pickle to follow.
-    imports = "".join("c{0}\n{2}\n".format(*name.rpartition(".")) for name in names if "\n" not in name)
+    plain = [name for name in names if "." in name and "\n" not in name]
+    imports = "".join("c{0}\n{2}\n".format(*name.rpartition(".")) for name in plain)
     logging.disable(logging.CRITICAL)  # the scanner's own account of every finding
     try:
-        scan = scan_pickle_bytes(io.BytesIO(imports.encode("utf-8", "replace") + b"."), path.name)
-    except Exception:
-        return f"it is a pickle that would import {names[0][:80]}"
+        scan = scan_pickle_bytes(io.BytesIO(imports.encode("utf-8", "replace") + b"."), "names")
+    except Exception:  # names that it cannot read: none of them is known to be harmless
+        return dict.fromkeys(names, "unknown")
     finally:
         logging.disable(logging.NOTSET)
-    level = {True: "dangerous", False: "unknown"}
-    risky = {
-        f"{g.module}.{g.name}": level[g.safety == SafetyLevel.Dangerous]
+    risky: dict[str, Risk] = {
+        f"{g.module}.{g.name}": "dangerous" if g.safety == SafetyLevel.Dangerous else "unknown"
         for g in scan.globals
         if g.safety != SafetyLevel.Innocuous
     }
-    if not risky:
-        return f"it imports {len(names)} things, all of them known to be harmless"
-    worst = sorted(risky, key=lambda name: (risky[name] != "dangerous", name))
-    named = ", ".join(f"{name[:80]} ({risky[name]})" for name in worst[:3])
-    more = f" and {len(worst) - 3} more" if len(worst) > 3 else ""
-    return f"it is a pickle that would import {named}{more}"
+    risky |= dict.fromkeys(set(names) - set(plain), "unknown")
+    return dict(sorted(risky.items(), key=lambda pair: (pair[1] != "dangerous", pair[0])))
 
 
 def state_hash(state: Mapping[str, Tensor]) -> str:

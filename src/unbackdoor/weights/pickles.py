@@ -17,6 +17,7 @@ _MOST_STEPS = 3_500_000  # a model of 10,000 tensors and its optimiser take 1,00
 _LONGEST_NAME = 200
 _RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # of Python 2
 _MARK = object()
+UNREADABLE = "a name that is put together while it runs"
 
 
 class RefusedError(ValueError):
@@ -76,6 +77,29 @@ def read_pickle(file: IO[bytes], table: Table) -> Any:
         return machine.pop()
     except (IndexError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise ValueError("a damaged pickle") from None
+
+
+def imports_in(file: IO[bytes], most: int, steps: int) -> set[str]:
+    """What the instructions of a pickle name that `read_pickle` does not follow to its end, read one by one.
+
+    A name that is put together while the pickle runs stands as `UNREADABLE`.
+
+    Args:
+        most: names.
+        steps: instructions that are looked at.
+    """
+    names: set[str] = set()
+    try:
+        for number, (code, argument, _) in enumerate(pickletools.genops(file)):
+            if number > steps or len(names) >= most:
+                break
+            if code.name in ("GLOBAL", "INST"):
+                names.add(str(argument).replace(" ", ".")[:_LONGEST_NAME])
+            elif code.name in ("STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):
+                names.add(UNREADABLE)
+    except (ValueError, IndexError, KeyError, OverflowError, RecursionError):  # the end of what can be read
+        pass
+    return names
 
 
 class _Machine:

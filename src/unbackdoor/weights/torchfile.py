@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from unbackdoor.base.errors import InputError, first_line
-from unbackdoor.weights.pickles import Inert, Name, RefusedError, Table, read_pickle
+from unbackdoor.weights.pickles import Inert, Name, RefusedError, Table, imports_in, read_pickle
 from unbackdoor.weights.zips import Member, is_zip, read_members
 
 LARGEST_PICKLE = 64 << 20  # bytes; 10,000 tensors and their optimiser take 10 MB
@@ -228,12 +228,15 @@ def names_in(path: Path) -> list[str]:
         return len(names) < _MOST_NAMES
 
     table = Table({}, note, lambda _: Inert(), _MOST_STEPS)
+    begin = 0
     try:
         for _ in range(_MOST_PICKLES):
+            begin = stream.tell()
             read_pickle(stream, table)
-    except ValueError:  # the end, or damage: what came before it counts
-        pass
-    return sorted(names)
+    except ValueError:  # the end, or damage: what came before it counts, and what could still be reached behind it
+        stream.seek(begin)
+        names.update(imports_in(stream, _MOST_NAMES, _MOST_STEPS))
+    return sorted(names)[:_MOST_NAMES]
 
 
 def is_program(path: Path) -> bool:

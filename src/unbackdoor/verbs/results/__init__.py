@@ -1,4 +1,4 @@
-"""What the verbs return, but for `scan`, whose result is a `Finding` (`scan/finding.py`)."""
+"""What the verbs return, but for `scan` (a `Finding`, `scan/finding.py`) and `vet` (`vetting/result.py`)."""
 
 from __future__ import annotations
 
