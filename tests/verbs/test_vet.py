@@ -126,11 +126,24 @@ def test_a_cure(
     assert vet(models=[toy_clip(0.0)], **asked(tmp_path, HIGH)).models[0].cure is None
 
 
-def test_a_cure_that_cannot_be_made_leaves_the_finding(tmp_path: Path) -> None:
+def test_a_whole_cure_that_is_not_good_enough(tmp_path: Path) -> None:
+    """The toy's few numbers serve the backdoor and everything else, so that clean answers suffer."""
     result = vet(models=[toy_clip(6.0)], out=tmp_path / "out", policy=Policy(cure=True), **asked(tmp_path, LOW))
-    (row,) = result.models  # ninety-six pictures are too few to cure with
+    (row,) = result.models
+    assert (row.verdict, row.exit_code) == ("backdoored", 1) and row.cure is not None and not row.cure.labels
+    assert row.checks[2].outcome == "fail" and row.cure.loss == pytest.approx(100 * (1 - (row.cure.after.value or 0)))
+    assert (tmp_path / "out" / row.cure.report).is_file() and (tmp_path / "out" / row.cure.model).is_dir()
+
+
+def test_a_cure_that_cannot_be_made_leaves_the_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(**given: Any) -> Any:
+        raise InputError("too few pictures to cure with")
+
+    monkeypatch.setattr(room, "unlearn_scan", refused)
+    result = vet(models=[toy_clip(6.0)], out=tmp_path / "out", policy=Policy(cure=True), **asked(tmp_path, LOW))
+    (row,) = result.models
     assert (row.verdict, row.exit_code, row.cure) == ("backdoored", 1, None)
-    assert "The cure fails: " in row.sentence and row.checks[2].outcome == "fail"
+    assert "The cure fails: too few pictures" in row.sentence and row.checks[2].outcome == "fail"
 
 
 def test_a_killed_vetting_does_not_scan_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,9 +168,10 @@ def test_a_killed_vetting_does_not_scan_again(tmp_path: Path, monkeypatch: pytes
         vet(models=[toy_clip(6.0)], **{**given, "seed": 1})
     # What was kept of one run is not taken for another's.
     monkeypatch.setattr(room, "unlearn_scan", killed)
-    for seed in (2, 3):
+    for loss in (1.0, 3.0):
         with pytest.raises(Interrupted):
-            vet(models=[toy_clip(6.0)], **{**given, "seed": seed, "out": tmp_path / "other"})
+            policy = Policy(cure=True, accuracy_loss=loss)
+            vet(models=[toy_clip(6.0)], **{**given, "policy": policy, "out": tmp_path / "other"})
     assert len(scans) == 3
 
 

@@ -116,7 +116,10 @@ def _scanned(case: Case, config: VetConfig, policy: Policy, clip: Clip, place: P
     kept = None if place.folder is None else place.folder / ".work" / f"finding-{place.key[:16]}.json"
     if kept is not None and is_there(kept):
         return Finding.read(kept)
+    # A scan that can keep to a budget is given the policy's.
+    budget = {"budget": policy.minutes} if "budget" in scan.parameters() else {}
     finding = scan(
+        **budget,
         model=clip,
         data=case.data,
         null=config.null,
