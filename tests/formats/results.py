@@ -64,7 +64,7 @@ def cure_facts(loss: float = 0.5, *, whole: bool = True, labels: bool = True) ->
 def row(name: str, policy: Policy) -> Vetting:
     """The line of a model of a kind."""
     files: tuple[FileFacts, ...] = (WEIGHTS,)
-    scan = {"clean": False, "cannot tell": None, "let pass": None}.get(name, True)
+    scan = {"clean": False, "cannot tell": None, "let pass": None, "not let pass": None}.get(name, True)
     facts: ScanFacts | None = scan_facts(scan)
     cure: CureFacts | str = cure_facts() if name == "cured" else ""
     error = None
@@ -100,6 +100,7 @@ KINDS = {  # verdict and exit code
     "in memory": ("backdoored", 1),
     "cannot tell": ("cannot-tell", 4),
     "let pass": ("cannot-tell", 0),
+    "not let pass": ("cannot-tell", 1),
     "cured": ("cured", 0),
     "unsafe": ("unsafe", 1),
     "error": ("error", 2),
@@ -109,7 +110,8 @@ KINDS = {  # verdict and exit code
 
 def result(*kinds: str) -> VetResult:
     """A result with a model of each of these kinds."""
-    policy = Policy(cure="cured" in kinds, cannot_tell="pass" if "let pass" in kinds else "cannot-tell", minutes=1.0)
+    undecided = {"let pass": "pass", "not let pass": "fail"}.get(kinds[0], "cannot-tell")
+    policy = Policy(cure="cured" in kinds, cannot_tell=undecided, minutes=1.0)
     rows = tuple(row(name, policy) for name in kinds)
     return VetResult(
         exit_code=worst(r.exit_code for r in rows),

@@ -24,7 +24,7 @@ from unbackdoor.verbs.schemas import FOLDER
 from unbackdoor.vetting.result import VetResult
 
 SCHEMAS = Path(__file__).parent.parent / "schemas"
-ALL = [k for k in KINDS if k != "let pass"]
+ALL = [k for k in KINDS if "let pass" not in k]
 
 
 def schema(name: str) -> Any:
@@ -92,7 +92,7 @@ CHECKS = {
 # What has nothing to say, and writes no file then.
 SILENT = {
     "intoto": {"in memory", "no file"},
-    "eval-results": {"cannot tell", "let pass", "unsafe", "error", "no file"},
+    "eval-results": {"cannot tell", "let pass", "not let pass", "unsafe", "error", "no file"},
 }
 
 
@@ -153,6 +153,7 @@ SARIF = {
     "in memory": ([("UB001", "error")], 1, True),
     "cannot tell": ([("UB003", "warning")], 4, True),
     "let pass": ([("UB003", "note")], 0, True),
+    "not let pass": ([("UB003", "error")], 1, True),
     "cured": ([("UB001", "error")], 0, True),
     "unsafe": ([("UB002", "error")], 1, True),
     "error": ([("UB004", "error")], 2, False),
@@ -220,6 +221,8 @@ def test_cyclonedx_tells_what_was_measured() -> None:
         ("backdoored", "FAILED", ["no-backdoor"]),
         ("cured", "FAILED", ["no-backdoor"]),
         ("cannot tell", "WARNED", []),
+        ("let pass", "WARNED", []),
+        ("not let pass", "FAILED", ["no-backdoor"]),
         ("unsafe", "FAILED", ["safe-files"]),
         ("error", "FAILED", ["opens"]),
     ],
@@ -228,13 +231,14 @@ def test_in_toto_speaks_of_the_files_that_were_given(kind: str, outcome: str, fa
     form = json.loads(FORMATS.get("intoto").render(result(kind)) or "")
     assert (form["predicate"]["result"], form["predicate"]["failedTests"]) == (outcome, failing)
     assert form["subject"][0] == {"name": "model.safetensors", "digest": {"sha256": WEIGHTS.sha256}}
+    assert kind == "clean" or "no-backdoor" not in form["predicate"]["passedTests"]
     policy = json.loads(base64.b64decode(form["predicate"]["configuration"][0]["content"]))
     assert policy == result(kind).policy.as_dict()
 
 
 JUNIT = {  # failures, errors, skipped
     "clean": (0, 0, 1), "backdoored": (1, 0, 1), "in memory": (1, 0, 2), "cannot tell": (0, 1, 1),
-    "let pass": (0, 0, 1), "cured": (0, 0, 1), "unsafe": (1, 0, 2), "error": (0, 1, 0), "no file": (0, 1, 0),
+    "let pass": (0, 0, 1), "not let pass": (1, 0, 1), "cured": (0, 0, 1), "unsafe": (1, 0, 2), "error": (0, 1, 0), "no file": (0, 1, 0),
 }  # fmt: skip
 
 

@@ -23,7 +23,7 @@ CURES = Policy(cure=True, accuracy_loss=2.0)
         (Policy(), [WEIGHTS], FOUND, "", ("backdoored", 1, "pass fail not-run pass")),
         (Policy(), [WEIGHTS], NONE, "", ("cannot-tell", 4, "pass cannot-tell not-run pass")),
         (Policy(cannot_tell="fail"), [WEIGHTS], NONE, "", ("cannot-tell", 1, "pass fail not-run pass")),
-        (Policy(cannot_tell="pass"), [WEIGHTS], NONE, "", ("cannot-tell", 0, "pass pass not-run pass")),
+        (Policy(cannot_tell="pass"), [WEIGHTS], NONE, "", ("cannot-tell", 0, "pass warn not-run pass")),
         (Policy(), [WEIGHTS, PICKLE], None, "", ("unsafe", 1, "fail not-run not-run pass")),
         (Policy(unsafe_files="warn"), [PICKLE], CLEAN, "", ("clean", 0, "warn pass not-run pass")),
         (Policy(unsafe_files="warn"), [PICKLE], FOUND, "", ("backdoored", 1, "warn fail not-run pass")),
