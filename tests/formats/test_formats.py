@@ -238,7 +238,8 @@ def test_in_toto_speaks_of_the_files_that_were_given(kind: str, outcome: str, fa
 
 JUNIT = {  # failures, errors, skipped
     "clean": (0, 0, 1), "backdoored": (1, 0, 1), "in memory": (1, 0, 2), "cannot tell": (0, 1, 1),
-    "let pass": (0, 0, 1), "not let pass": (1, 0, 1), "cured": (0, 0, 1), "unsafe": (1, 0, 2), "error": (0, 1, 0), "no file": (0, 1, 0),
+    "let pass": (0, 0, 1), "not let pass": (1, 0, 1),
+    "cured": (0, 0, 1), "unsafe": (1, 0, 2), "error": (0, 1, 0), "no file": (0, 1, 0),
 }  # fmt: skip
 
 
