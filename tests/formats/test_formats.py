@@ -19,6 +19,7 @@ from referencing.jsonschema import DRAFT7
 
 from tests.formats.results import KINDS, NASTY, PNG, WEIGHTS, result
 from unbackdoor.formats import FORMATS
+from unbackdoor.formats.card import summary
 from unbackdoor.triggers.base import shorten
 from unbackdoor.verbs.schemas import FOLDER
 from unbackdoor.vetting.result import VetResult
@@ -259,6 +260,12 @@ def test_a_card_names_the_target_as_text() -> None:
     text = FORMATS.get("model-card").render(result("backdoored")) or ""
     assert "⛔" in text and "\\<script\\>" in text and shorten("badnets:size=2") in text
     assert NASTY not in text and WEIGHTS.path not in text, "a path of this machine is nobody's business"
+
+
+def test_a_table_of_many_models() -> None:
+    text = summary(result(*ALL))
+    check_card(text)
+    assert text.count("\n") == len(ALL) + 4 and "| models/clean | clean | 0 | 0.6 | – |" in text
 
 
 def test_the_hub_is_told_no_strength_of_what_is_no_finding() -> None:

@@ -128,8 +128,11 @@ def test_a_cure(
 
 def test_a_whole_cure_that_is_not_good_enough(tmp_path: Path) -> None:
     """The toy's few numbers serve the backdoor and everything else, so that clean answers suffer."""
-    result = vet(models=[toy_clip(6.0)], out=tmp_path / "out", policy=Policy(cure=True), **asked(tmp_path, LOW))
+    clip = toy_clip(6.0)
+    before = state_hash(clip.state())
+    result = vet(models=[clip], out=tmp_path / "out", policy=Policy(cure=True), **asked(tmp_path, LOW))
     (row,) = result.models
+    assert state_hash(clip.state()) == before, "what is cured is a copy"
     assert (row.verdict, row.exit_code) == ("backdoored", 1) and row.cure is not None and not row.cure.labels
     assert row.checks[2].outcome == "fail" and row.cure.loss == pytest.approx(100 * (1 - (row.cure.after.value or 0)))
     assert (tmp_path / "out" / row.cure.report).is_file() and (tmp_path / "out" / row.cure.model).is_dir()
@@ -230,6 +233,7 @@ def test_many_models_by_both_engines_and_again(
     assert "bpe_path" in by_name["d-wrong"]["error"] and by_name["d-wrong"]["files"][0]["sha256"]
     page = (out / "report.html").read_text()
     sound = by_name["a-sound"]["folder"]
+    assert (out / "table.md").read_text().count("\n") == len(VERDICTS) + 4
     assert f'href="{sound}/report.html"' in page and "a-sound" in page and "0 of 5 models pass" in page
     for name in ("report.html", "scan/report.html", "result.json", "vet.intoto.json"):
         assert (out / sound / name).is_file()

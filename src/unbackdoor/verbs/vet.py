@@ -19,6 +19,7 @@ from unbackdoor.bench.store import address, folder_of, read_result
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.formats import FORMATS
+from unbackdoor.formats.card import summary
 from unbackdoor.report.vet import write_vet_report
 from unbackdoor.runs.case import Case
 from unbackdoor.runs.result import plain
@@ -117,7 +118,9 @@ def _many(models: Sequence[str], case: Case, config: VetConfig, policy: Policy, 
             [(cell, []) for cell in cells], out, lambda: opened(out, case.device, config.workers, vetting_cell), _tell
         )
         rows = [_line(out, cell["config"], case, errors) for cell in cells]
-        return _written(_result(rows, case, config, policy, manifest), config.formats, out, manifest)
+        result = _result(rows, case, config, policy, manifest)
+        write_text(out / "table.md", summary(result))
+        return _written(result, config.formats, out, manifest)
 
 
 def vetting_cell(out: Path, config: Json, folder: Path, device: str, manifest: Manifest) -> Json:

@@ -11,6 +11,7 @@ import torch
 
 from unbackdoor.base.errors import InputError
 from unbackdoor.base.manifest import write_json
+from unbackdoor.base.printable import terminal
 from unbackdoor.base.untrusted import is_there
 from unbackdoor.clip.handle import Clip
 from unbackdoor.metrics.rates import Rate
@@ -99,7 +100,7 @@ def _row(
     case: Case, verdict: Judged, files: tuple[FileFacts, ...], seconds: float, error: str | None = None
 ) -> Vetting:
     return Vetting(
-        model=case.model.reference if isinstance(case.model, Clip) else str(case.model),
+        model=terminal(case.model.reference if isinstance(case.model, Clip) else str(case.model)),
         verdict=verdict.verdict,
         exit_code=verdict.exit_code,
         sentence=verdict.sentence,
@@ -190,12 +191,12 @@ def _scan_facts(finding: Finding, clip: Clip, place: Place) -> ScanFacts:
         probability=finding.probability,
         false_alarm_rate=finding.false_alarm_rate,
         clean_models=finding.clean_models,
-        target=finding.target.name,
+        target=terminal(finding.target.name),  # a class name of a stranger
         confidence=finding.target.confidence,
         inverter=finding.trigger.inverter,
         trigger=finding.trigger.spec,
         strength=finding.trigger.strength,
-        others=tuple(row.target for row in finding.others),
+        others=tuple(terminal(row.target) for row in finding.others),
         picture=trigger_card(finding.trigger.spec, clip.image_size),
         data=finding.data,
         images=finding.images,
