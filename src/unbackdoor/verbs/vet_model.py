@@ -20,6 +20,7 @@ from unbackdoor.runs.case import Case
 from unbackdoor.runs.result import Share
 from unbackdoor.scan.finding import Finding
 from unbackdoor.triggers.spec import from_spec
+from unbackdoor.verbs.configs.scan import SCAN
 from unbackdoor.verbs.configs.vet import VetConfig
 from unbackdoor.verbs.results import BlindCureResult
 from unbackdoor.verbs.scan import scan
@@ -118,7 +119,7 @@ def _scanned(case: Case, config: VetConfig, policy: Policy, clip: Clip, place: P
     if kept is not None and is_there(kept):
         return Finding.read(kept)
     # A scan that can keep to a budget is given the policy's.
-    budget = {"budget": policy.minutes} if "budget" in scan.parameters() else {}
+    budget = {"budget": policy.minutes} if "budget" in SCAN.settings() else {}
     finding = scan(
         **budget,
         model=clip,
