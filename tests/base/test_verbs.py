@@ -17,7 +17,7 @@ VERBS = {name: found for name in unbackdoor.__all__ if isinstance(found := getat
 def test_every_long_verb_is_one() -> None:
     assert set(VERBS) == {
         "bench", "calibrate", "craft", "disentangle", "evaluate", "locate", "poison", "scan", "trigger_vector",
-        "unlearn", "unlearn_scan",
+        "unlearn", "unlearn_scan", "vet",
     }  # fmt: skip
 
 

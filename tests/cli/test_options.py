@@ -22,7 +22,7 @@ from unbackdoor.cli.options import SWITCHES
 from unbackdoor.runs.parameters import Parameters
 from unbackdoor.runs.settings import Setting, built, changed
 from unbackdoor.unlearning.alpha import BLIND, AlphaConfig
-from unbackdoor.verbs.configs import evaluate, geometry, grids, models, planting, scan, unlearn, vector, weights
+from unbackdoor.verbs.configs import evaluate, geometry, grids, models, planting, scan, unlearn, vector, vet, weights
 
 TAKES: dict[str, list[Parameters[Any]]] = {
     "bench": [grids.BENCH],
@@ -37,6 +37,7 @@ TAKES: dict[str, list[Parameters[Any]]] = {
     "scan": [scan.SCAN, scan.CALIBRATE],
     "unlearn": [unlearn.UNLEARN, unlearn.UNLEARN_SCAN],
     "vector": [vector.VECTOR],
+    "vet": [vet.VET],
     "weights apply": [weights.APPLY],
     "weights combine": [weights.COMBINE],
     "weights convert": [weights.CHECKPOINT],
@@ -228,7 +229,7 @@ def test_a_recipe_s_good_settings_arrive() -> None:
 
 
 # Written by hand: what says something to the command line itself, and is no setting of a verb.
-BY_HAND = {"pretrained", "allow-outside", "calibrate", "json", "debug"}
+BY_HAND = {"pretrained", "show-policy", "allow-outside", "calibrate", "json", "debug"}
 
 
 def by_hand(text: str) -> list[str]:

@@ -121,6 +121,7 @@ RUNS = {
     "{attack} --points 3 --limit 16 --out {out}",
     "locate": "locate --model {place}/poison --vector {place}/vector.safetensors {attack} --limit 16 --out {out}",
     "scan": "scan --model {place}/poison --data embedded:digits --inverter patch --limit 24 --out {out}",
+    "vet": "vet {place}/poison --data embedded:digits --inverter patch --limit 24 --out {out}",
     "unlearn-scan": "unlearn --model {place}/poison --data embedded:digits --scan {place}/finding --force --rounds 1 "
     "{short} --out {out}",
     "convert": "convert --model {place}/model --to hf --out {out}",
@@ -176,7 +177,7 @@ def test_keys(name: str, place: Path, capsys: pytest.CaptureFixture[str]) -> Non
     with few_steps():
         code = run([*words, "--json"])
     shown = capsys.readouterr()
-    assert code == (4 if name == "scan" else 0), shown.err
+    assert code == (4 if name in ("scan", "vet") else 0), shown.err
     parts = {"stdout": json.loads(shown.out)}
     if out.is_dir() and name != "convert":  # what it writes is a library's, with the vocabulary
         parts |= {path.name: json.loads(path.read_text()) for path in sorted(out.glob("*.json"))}

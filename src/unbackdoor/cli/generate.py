@@ -73,8 +73,8 @@ def parameter(known: Setting, needed: bool) -> click.Parameter:
     if option.argument:
         many = -1 if known.many else 1
         tagged = with_tag if known.name == "models" else None
-        kind, shown = _type(known, option), option.metavar
-        return click.Argument([known.name], type=kind, required=needed, nargs=many, metavar=shown, callback=tagged)
+        kind, label = _type(known, option), option.metavar
+        return click.Argument([known.name], type=kind, required=needed, nargs=many, metavar=label, callback=tagged)
     flag = known.kind is bool
     nothing = needed or option.quiet or known.many or known.default in ("", MISSING)
     default = {} if nothing or known.default is None else {"default": known.default, "show_default": not flag}

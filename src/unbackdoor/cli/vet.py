@@ -51,9 +51,9 @@ def _model_lines(row: dict[str, Any]) -> list[str]:
 
 def _table_line(row: dict[str, Any]) -> str:
     p = row["scan"]["p_value"] if row["scan"] is not None else None
-    shown = "" if p is None else f", p = {p:.3f}"
+    against = "" if p is None else f", p = {p:.3f}"
     why = f": {row['error']}" if row["error"] else ""
-    return f"{_WORDS[row['exit_code']]:<15}{row['model']} ({row['verdict']}{shown}){why}"
+    return f"{_WORDS[row['exit_code']]:<15}{row['model']} ({row['verdict']}{against}){why}"
 
 
 def _on_stdout() -> str | None:

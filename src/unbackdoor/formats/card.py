@@ -40,6 +40,17 @@ def render(result: VetResult) -> str:
     return "\n".join([*lines, "", *(f"- {limit}" for limit in LIMITS)]) + "\n"
 
 
+def summary(result: VetResult) -> str:
+    """A table with a line for each of several models."""
+    rows = []
+    for row in result.models:
+        p_value = None if row.scan is None else row.scan.p_value
+        target = row.scan.target if row.scan is not None and row.scan.backdoored else "–"
+        rows.append((row.model, row.verdict, str(row.exit_code), number(p_value), target, row.sentence))
+    head = ("Model", "Verdict", "Exit code", "p", "Target", "Why")
+    return "\n".join([markdown(result.sentence), "", *_table(head, rows)]) + "\n"
+
+
 def _trigger(row: Vetting) -> list[str]:
     if row.scan is None or not row.scan.backdoored:
         return []

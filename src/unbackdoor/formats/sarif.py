@@ -64,7 +64,7 @@ def render(result: VetResult) -> str:
         "columnKind": "unicodeCodePoints",
         "invocations": [invocation],
         "artifacts": [_artifact(file) for file in files.values()],
-        "results": [found for row in result.models for found in _results(row, places)],
+        "results": [entry for row in result.models for entry in _results(row, places)],
     }
     return as_text({"$schema": SCHEMA, "version": "2.1.0", "runs": [run]})
 
@@ -122,7 +122,7 @@ def _rule(id: str, name: str, about: str, remedy: str, weight: tuple[str, float]
 def _results(row: Vetting, places: dict[str, int]) -> list[Json]:
     """What is to be said of a model: at most one result for the model, and one for each unsafe file."""
     level = {0: "note", 4: "warning"}.get(row.exit_code, "error")
-    found = [
+    entries = [
         _result(
             UNSAFE, "error" if row.verdict == "unsafe" else "warning", f"{file.path} {file.unsafe}.", [file], places
         )
@@ -131,8 +131,8 @@ def _results(row: Vetting, places: dict[str, int]) -> list[Json]:
     rules = {"backdoored": BACKDOOR, "cured": BACKDOOR, "cannot-tell": UNDECIDED, "error": FAILED}
     if row.verdict in rules:
         # The file that was given is backdoored, whatever became of its copy.
-        shown = "error" if row.verdict == "cured" else level
-        one = _result(rules[row.verdict], shown, f"{row.model}: {row.sentence}", list(row.weight_files), places)
+        severity = "error" if row.verdict == "cured" else level
+        one = _result(rules[row.verdict], severity, f"{row.model}: {row.sentence}", list(row.weight_files), places)
         if not row.weight_files:
             one["locations"] = [_place(row.model, None)]
         if row.scan is not None:
@@ -142,8 +142,8 @@ def _results(row: Vetting, places: dict[str, int]) -> list[Json]:
                 "target": row.scan.target,
                 "trigger": row.scan.trigger[:1000],
             }
-        found.append(one)
-    return found
+        entries.append(one)
+    return entries
 
 
 def _result(rule: str, level: str, text: str, files: list[FileFacts], places: dict[str, int]) -> Json:

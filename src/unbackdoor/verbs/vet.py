@@ -11,7 +11,7 @@ from typing import Any
 from unbackdoor.base.disk import digest, write_text
 from unbackdoor.base.errors import InputError
 from unbackdoor.base.manifest import Manifest, run_key
-from unbackdoor.base.printable import terminal
+from unbackdoor.base.printable import one_line, terminal
 from unbackdoor.bench.engine import ENGINES
 from unbackdoor.bench.grid import run_grid
 from unbackdoor.bench.recipe import Json
@@ -19,6 +19,7 @@ from unbackdoor.bench.store import address, folder_of, read_result
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.formats import FORMATS
+from unbackdoor.formats.card import summary
 from unbackdoor.report.vet import write_vet_report
 from unbackdoor.runs.case import Case
 from unbackdoor.runs.result import plain
@@ -68,6 +69,8 @@ def vet(case: Case, config: VetConfig, run: Run) -> VetResult:
         return _one(replace(case, model=models[0]), config, policy, run)
     if run.out is None:
         raise InputError("several models need --out FOLDER, where finished ones are kept")
+    if any(isinstance(part, ImageSet | Clip) for part in (case.data, case.test, config.origin)):
+        raise InputError("several models need data and an origin that are named, as other processes open them")
     if case.checkpoint is not None:
         raise InputError(f"--checkpoint {case.checkpoint} belongs to one model; name that model alone")
     return _many(models, case, config, policy, run.folder)
@@ -115,7 +118,9 @@ def _many(models: Sequence[str], case: Case, config: VetConfig, policy: Policy, 
             [(cell, []) for cell in cells], out, lambda: opened(out, case.device, config.workers, vetting_cell), _tell
         )
         rows = [_line(out, cell["config"], case, errors) for cell in cells]
-        return _written(_result(rows, case, config, policy, manifest), config.formats, out, manifest)
+        result = _result(rows, case, config, policy, manifest)
+        write_text(out / "table.md", summary(result))
+        return _written(result, config.formats, out, manifest)
 
 
 def vetting_cell(out: Path, config: Json, folder: Path, device: str, manifest: Manifest) -> Json:
@@ -160,16 +165,22 @@ def _cell(case: Case, config: VetConfig, policy: Policy) -> Json:
 
 def _content(case: Case, config: VetConfig) -> dict[str, Any]:
     """Hashes of what the names stand for, as far as it lies here; what cannot be read is for opening to say."""
-    named = (config.null, config.origin, case.classes, case.templates, case.checkpoint)
-    files = {str(path): digest(Path(path)) for path in named if isinstance(path, str | Path) and Path(path).is_file()}
-    if isinstance(case.model, Clip):
-        return {"model": weights_hash(case.model), "files": files}
-    model = str(case.model)
+    named = (config.null, case.classes, case.templates)
+    return {
+        "model": _weights(case.model, case.checkpoint),
+        "origin": None if config.origin is None else _weights(config.origin),
+        "files": {str(path): digest(Path(path)) for path in named if path is not None and Path(path).is_file()},
+    }
+
+
+def _weights(model: Any, checkpoint: Path | None = None) -> list[str]:
+    """Hashes of a model's files; of one on the hub none, as it is not fetched before its turn comes."""
+    if isinstance(model, Clip):
+        return [weights_hash(model)]
     try:
-        own = [] if model.startswith("hf-hub:") else [file.sha256 for file in files_of(model, case.checkpoint)]
+        return [] if str(model).startswith("hf-hub:") else [f.sha256 for f in files_of(str(model), checkpoint)]
     except InputError:
-        own = []
-    return {"model": own, "files": files}
+        return []
 
 
 def _line(out: Path, config: Json, case: Case, errors: dict[str, str]) -> Vetting:
@@ -179,7 +190,8 @@ def _line(out: Path, config: Json, case: Case, errors: dict[str, str]) -> Vettin
         folder = folder_of(out, config).relative_to(out).as_posix()
         return replace(_read_line(finished), folder=folder)
     code = 3 if error is None or error.startswith(_INTERNAL) else 2
-    return not_vetted(replace(case, model=config["case"]["model"]), error or "internal error: no result", code)
+    why = one_line(error or "internal error: no result")
+    return not_vetted(replace(case, model=config["case"]["model"]), why, code)
 
 
 def _read_line(raw: Json) -> Vetting:

@@ -11,6 +11,7 @@ import torch
 
 from unbackdoor.base.errors import InputError
 from unbackdoor.base.manifest import write_json
+from unbackdoor.base.printable import terminal
 from unbackdoor.base.untrusted import is_there
 from unbackdoor.clip.handle import Clip
 from unbackdoor.metrics.rates import Rate
@@ -19,6 +20,7 @@ from unbackdoor.runs.case import Case
 from unbackdoor.runs.result import Share
 from unbackdoor.scan.finding import Finding
 from unbackdoor.triggers.spec import from_spec
+from unbackdoor.verbs.configs.scan import SCAN
 from unbackdoor.verbs.configs.vet import VetConfig
 from unbackdoor.verbs.results import BlindCureResult
 from unbackdoor.verbs.scan import scan
@@ -99,7 +101,7 @@ def _row(
     case: Case, verdict: Judged, files: tuple[FileFacts, ...], seconds: float, error: str | None = None
 ) -> Vetting:
     return Vetting(
-        model=case.model.reference if isinstance(case.model, Clip) else str(case.model),
+        model=terminal(case.model.reference if isinstance(case.model, Clip) else str(case.model)),
         verdict=verdict.verdict,
         exit_code=verdict.exit_code,
         sentence=verdict.sentence,
@@ -116,7 +118,10 @@ def _scanned(case: Case, config: VetConfig, policy: Policy, clip: Clip, place: P
     kept = None if place.folder is None else place.folder / ".work" / f"finding-{place.key[:16]}.json"
     if kept is not None and is_there(kept):
         return Finding.read(kept)
+    # A scan that can keep to a budget is given the policy's.
+    budget = {"budget": policy.minutes} if "budget" in SCAN.settings() else {}
     finding = scan(
+        **budget,
         model=clip,
         data=case.data,
         null=config.null,
@@ -187,12 +192,12 @@ def _scan_facts(finding: Finding, clip: Clip, place: Place) -> ScanFacts:
         probability=finding.probability,
         false_alarm_rate=finding.false_alarm_rate,
         clean_models=finding.clean_models,
-        target=finding.target.name,
+        target=terminal(finding.target.name),  # a class name of a stranger
         confidence=finding.target.confidence,
         inverter=finding.trigger.inverter,
         trigger=finding.trigger.spec,
         strength=finding.trigger.strength,
-        others=tuple(row.target for row in finding.others),
+        others=tuple(terminal(row.target) for row in finding.others),
         picture=trigger_card(finding.trigger.spec, clip.image_size),
         data=finding.data,
         images=finding.images,

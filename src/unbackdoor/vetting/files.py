@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from unbackdoor.base.disk import digest
 from unbackdoor.base.errors import InputError
+from unbackdoor.base.printable import terminal
 from unbackdoor.base.untrusted import is_there, read_json
 from unbackdoor.clip import published
 from unbackdoor.clip.load import EMBEDDED
@@ -108,7 +109,7 @@ def _facts(path: Path, role: Role) -> FileFacts:
         size, sha = path.stat().st_size, digest(path)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or 'cannot be read'}") from None
-    return FileFacts(str(path), role, form, size, sha, imports, unsafe)
+    return FileFacts(terminal(str(path)), role, form, size, sha, imports, unsafe)
 
 
 def _look(path: Path, role: Role) -> tuple[str, tuple[Import, ...], str | None]:
@@ -125,7 +126,9 @@ def _look(path: Path, role: Role) -> tuple[str, tuple[Import, ...], str | None]:
         names = names_in(path)
     except (InputError, OSError):  # no archive and no pickle that could be read
         return path.suffix.removeprefix("."), (), None
-    imports = tuple(Import(name[:200], risk) for name, risk in list(risky_names(names).items())[:_MOST_IMPORTS])
+    imports = tuple(
+        Import(terminal(name[:200]), risk) for name, risk in list(risky_names(names).items())[:_MOST_IMPORTS]
+    )
     try:
         open_torch(path)
     except (NeedsCodeError, InputError, OSError):

@@ -128,10 +128,9 @@ def _backdoor(policy: Policy, scan: ScanFacts | None) -> Check:
     if scan is None:
         return Check("no-backdoor", "not-run", wanted, "not scanned: its files fail")
     if scan.backdoored is None:
-        outcome: Outcome = (
-            "pass" if policy.cannot_tell == PASS else "fail" if policy.cannot_tell == FAIL else "cannot-tell"
-        )
-        return Check("no-backdoor", outcome, wanted, _reason(scan))
+        # Never "pass": what cannot be told may be let through, and is not attested.
+        outcomes: dict[str, Outcome] = {FAIL: "fail", PASS: "warn", CANNOT_TELL: "cannot-tell"}
+        return Check("no-backdoor", outcomes[policy.cannot_tell], wanted, _reason(scan))
     return Check("no-backdoor", "fail" if scan.backdoored else "pass", wanted, scan.message)
 
 

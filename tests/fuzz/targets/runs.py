@@ -311,6 +311,28 @@ def _options(room: Path) -> Reader:
     return read
 
 
+def _policies() -> list[bytes]:
+    from unbackdoor.vetting.policy import DEFAULT
+
+    return [DEFAULT.read_bytes(), b"cure: true\nminutes: 10\nfalse_alarm_rate: 0.01\n"]
+
+
+def _policy(room: Path) -> Reader:
+    from unbackdoor.vetting.policy import read_policy
+
+    path = room / "policy.yaml"
+
+    def read(data: bytes) -> str:
+        path.write_bytes(data)
+        policy = read_policy(path)
+        assert 0 < policy.false_alarm_rate < 1 and 0 <= policy.accuracy_loss <= 100
+        assert policy.minutes is None or policy.minutes > 0
+        json.dumps(policy.as_dict(), allow_nan=False)
+        return f"{policy.cannot_tell} {policy.unsafe_files} {policy.cure}"
+
+    return read
+
+
 TARGETS = (
     Target("finding", mutate_json, _findings, _finding),
     Target("null", mutate_lines, _nulls, _null),
@@ -321,4 +343,5 @@ TARGETS = (
     Target("journal", mutate_lines, _journals, _journal),
     Target("manifest", mutate_json, _manifests, _manifest),
     Target("trigger", mutate_text, _specs, _trigger),
+    Target("policy", mutate_yaml, _policies, _policy),
 )

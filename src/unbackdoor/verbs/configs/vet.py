@@ -11,10 +11,10 @@ from unbackdoor.formats import FORMATS
 from unbackdoor.runs.parameters import Parameters
 from unbackdoor.runs.settings import setting
 from unbackdoor.verbs.configs.scan import IMAGES, Examining
-from unbackdoor.vetting.policy import Policy
 
 if TYPE_CHECKING:
     from unbackdoor.clip.handle import Clip
+    from unbackdoor.vetting.policy import Policy
 
 
 @dataclass(frozen=True)
