@@ -2,7 +2,7 @@
 
 They are plain dicts, checked against Vega-Lite's schema by Altair in the tests. The code that draws them is shipped
 (`assets/charts`, made once by `recipes/page`): Altair and vl-convert at run time would add 33 MB, an engine of
-JavaScript among it, to every installation for four charts. Colors are names of the page's style, so that a chart
+JavaScript among it, to every installation for three charts. Colors are names of the page's style, so that a chart
 follows light, dark and print without being drawn anew.
 """
 
