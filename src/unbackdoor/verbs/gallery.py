@@ -15,7 +15,7 @@ from unbackdoor.report import Example, Map
 from unbackdoor.weights.vector import Vector, Walk
 
 EXAMPLES = 6
-POINTS = 100  # images on the map
+POINTS, _LEAST = 100, 3  # images on the map, at most and at least
 STATES = ("clean, suspect", "triggered, suspect", "triggered, cured")
 Answers = tuple[list[int], list[int]]  # to the clean and to the triggered examples
 
@@ -32,7 +32,7 @@ class Gallery:
         assert task.attack is not None
         self._data, self._task, self._attack = data, task, task.attack
         self._rows = _pick(data, task.attack.target)
-        spread = torch.linspace(0, len(data) - 1, min(POINTS, len(data))).long() if len(data) else torch.zeros(0).long()
+        spread = torch.linspace(0, max(0, len(data) - 1), min(POINTS, len(data))).long()
         self._spread = spread[data.labels[spread] != task.attack.target]
         self._answers: dict[str, Answers] = {}
         self._places: dict[str, tuple[Tensor, Tensor]] = {}
@@ -45,8 +45,9 @@ class Gallery:
             when: `suspect` or `cured`.
         """
         self._answers[when] = self._ask(clip)
-        clean, triggered = (embed(clip, self._data, self._spread, trigger=t) for t in (None, self._attack.trigger))
-        self._places[when] = clean.cpu(), triggered.cpu()
+        if len(self._spread) >= _LEAST:
+            clean, triggered = (embed(clip, self._data, self._spread, trigger=t) for t in (None, self._attack.trigger))
+            self._places[when] = clean.cpu(), triggered.cpu()
 
     def walk(self, clip: Clip, vector: Vector, chosen: float, alphas: Iterable[float]) -> None:
         """Ask the cured model at each α as well; its weights are afterwards what they were, bit for bit.
@@ -87,7 +88,7 @@ class Gallery:
 
     def places(self) -> Map | None:
         """The map of their embeddings; None of fewer than three images."""
-        if len(self._spread) < 3:
+        if not self._places:
             return None
         (clean, triggered), (clean_after, triggered_after) = self._places["suspect"], self._places["cured"]
         plane, share = principal_plane(torch.cat([clean, triggered, triggered_after]))
