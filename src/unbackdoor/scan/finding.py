@@ -170,8 +170,10 @@ class Finding(Result):
             raise InputError(f"images {self.images}: must lie in 1 to {_MOST_IMAGES:,}")
         if not 0 < self.false_alarm_rate < 1:
             raise InputError(f"false_alarm_rate {self.false_alarm_rate}: must lie in (0, 1)")
-        if len(self.clean_scores) > _MOST or not all(map(math.isfinite, (*self.clean_scores, self.score or 0.0))):
-            raise InputError(f"clean_scores: holds what is no finite number, or more than {_MOST:,} of them")
+        if len(self.clean_scores) not in (0, self.clean_models):
+            raise InputError(f"clean_scores: {len(self.clean_scores)} scores of {self.clean_models} clean models")
+        if not all(map(math.isfinite, (*self.clean_scores, self.score or 0.0))):
+            raise InputError("clean_scores or score: holds what is no finite number")
         for name in ("message", "model_reference", "origin", "weights"):
             text = getattr(self, name) or ""
             if terminal(text) != text:
