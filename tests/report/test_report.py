@@ -165,8 +165,8 @@ def test_without_a_curve_there_is_nothing_to_slide(points: list[Any]) -> None:
 @pytest.mark.parametrize(
     ("labels", "clean", "floor"),
     [
-        (True, "Clean accuracy", "floor of clean accuracy 85%"),
-        (False, "Agreement with the suspect", "floor of agreement with the suspect 85%"),
+        (True, "Clean accuracy", "clean accuracy floor 85%"),
+        (False, "Agreement with the suspect", "agreement floor 85%"),
     ],
 )
 def test_without_labels_the_search_is_told_in_other_words(labels: bool, clean: str, floor: str) -> None:

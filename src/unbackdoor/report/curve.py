@@ -6,8 +6,8 @@ from typing import Any
 
 from unbackdoor.report.charts import COLORS, Guide, Line, Point, line_chart
 
-TITLE = "Clean accuracy and attack success rate over α"
 _CLEAN = {True: "clean accuracy", False: "agreement with the suspect"}
+_FLOOR = {True: "clean accuracy floor", False: "agreement floor"}
 _TRIGGERED = {True: "triggered accuracy", False: "answered as without the trigger"}
 
 
@@ -21,7 +21,7 @@ def rate_names(result: dict[str, Any]) -> dict[str, str]:
 
 def limits(result: dict[str, Any]) -> dict[str, float]:
     """What the search has to keep to, as shares: the largest ASR, and the smallest of what shall stay."""
-    named = {"tolerance": "tolerance", "ca_floor": f"floor of {rate_names(result).get('ca', _CLEAN[True])}"}
+    named = {"tolerance": "tolerance", "ca_floor": _FLOOR[result.get("labels_used", True)]}
     return {name: result[key] for key, name in named.items() if result.get(key) is not None}
 
 
@@ -30,15 +30,17 @@ def alpha_curve(result: dict[str, Any]) -> str:
     curve = result.get("curve") or []
     if len(curve) < 2:
         return ""
+    clean = rate_names(result)["ca"]
     lines = [
-        Line(rate_names(result)["ca"], _points(curve, "ca"), COLORS[0]),
+        Line(clean, _points(curve, "ca"), COLORS[0]),
         Line("attack success rate", _points(curve, "asr"), COLORS[1], dashed=True),
     ]
     guides = [Guide(f"{name} {100 * share:.3g}%", 100 * share) for name, share in limits(result).items()]
     chosen = result.get("alpha")
     if chosen is not None:
         guides.append(Guide(f"chosen α = {chosen:.3g}", chosen, upright=True))
-    return line_chart(TITLE, lines, "α (multiple of the vector that is subtracted)", guides)
+    title = f"{clean[:1].upper()}{clean[1:]} and attack success rate over α"
+    return line_chart(title, lines, "α (multiple of the vector that is subtracted)", guides)
 
 
 def _points(curve: list[dict[str, Any]], key: str) -> list[Point]:
