@@ -232,10 +232,11 @@ def test_without_scripts_the_tables_and_the_pictures_stand(browser: Browser, pag
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_opens_in_a_second(browser: Browser, pages: dict[str, Path], kind: str) -> None:
+    loaded = "return performance.getEntriesByType('navigation')[0].loadEventEnd"  # 0 until it is
     took = []
     for _ in range(5):
         opened(browser, pages[kind])
-        took.append(browser.execute_script("return performance.getEntriesByType('navigation')[0].loadEventEnd") / 1000)
+        took.append(waited(lambda: browser.execute_script(loaded)) / 1000)
     # The quickest: others may use the machine. It was measured with the load that there was.
     assert 0 < min(took) < SECONDS, took
     assert pages[kind].stat().st_size < 2 * 2**20
