@@ -35,7 +35,7 @@ $(VENV)/.docs: $(VENV)/.core
 	@touch $@
 
 $(VENV)/.extras: $(VENV)/.dev
-	$(PIP) -e '.[hf,classnames,multi,recipes,ray,test,dev]'
+	$(PIP) -e '.[hf,classnames,multi,recipes,ray,browser,test,dev]'
 	@touch $@
 
 demo: $(VENV)/.core  ## Poison and cure the embedded CLIP; the report lands in demo-output/

@@ -37,7 +37,7 @@ SITES = {
     "clip/tokenizers.py:checked_folder": "into a temporary folder",
     "base/journal.py:append": "lines; a cut one is left out when read",
     "base/manifest.py:reset_peak_memory": "no file of ours",
-    "report/page.py:png": "into memory",
+    "report/pictures.py:_written": "into memory",
     "verbs/bench.py:grid_folder": "an empty lock",
     "verbs/craft.py:write_picture": "called by atomic",
     "weights/files.py:write": "called by atomic",

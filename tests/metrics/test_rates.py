@@ -8,7 +8,9 @@ from scipy.stats import binomtest
 
 from unbackdoor.metrics.backdoor import (
     BackdoorMeter,
+    add_classes,
     attack_success_rate,
+    class_counts,
     clean_accuracy,
     triggered_accuracy,
 )
@@ -70,6 +72,16 @@ def test_streaming_equals_functional_and_meters_add_up(split: int) -> None:
     assert found.ca == clean_accuracy(CLEAN, LABELS)
     assert found.asr == attack_success_rate(TRIGGERED, LABELS, 2)
     assert found.triggered_accuracy == triggered_accuracy(TRIGGERED, LABELS, 2)
+    assert list(found.by_class) == class_counts(LABELS, CLEAN, TRIGGERED, 2)
+
+
+def test_classes_by_hand() -> None:
+    counts = class_counts(LABELS, CLEAN, TRIGGERED, 2)
+    assert counts == [(2, 1, 1, 1), (2, 2, 1, 1), (3, 2, 2, 2)], "n, right clean, right triggered, moved"
+    assert class_counts(LABELS, CLEAN, None, None) == [(2, 1, 0, 0), (2, 2, 0, 0), (3, 2, 0, 0)]
+    assert class_counts(torch.tensor([-1]), torch.tensor([0]), None, None) == []
+    assert sum(row.correct for row in counts) == clean_accuracy(CLEAN, LABELS).hits
+    assert add_classes(counts[:1], counts) == [(4, 2, 2, 2), *counts[1:]] == add_classes(counts, counts[:1])
 
 
 def test_without_a_target_only_ca_is_reported() -> None:

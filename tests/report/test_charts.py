@@ -13,7 +13,18 @@ import numpy as np
 import pytest
 
 from unbackdoor.report import charts
-from unbackdoor.report.charts import COLORS, LEVELS, Dot, Guide, Line, Point, contour_map, line_chart, scatter_chart
+from unbackdoor.report.charts import (
+    COLORS,
+    LEVELS,
+    Dot,
+    Guide,
+    Line,
+    Point,
+    contour_map,
+    line_chart,
+    scatter_chart,
+    strip_chart,
+)
 from unbackdoor.report.curve import alpha_curve
 
 HOSTILE = "<script>alert('x')</script>" + "W" * 300
@@ -155,6 +166,13 @@ def test_a_scatter_names_every_dot() -> None:
     assert {"x", "y", "d (shape)"} <= set(texts(svg))
 
 
+def test_a_strip_names_every_dot_and_the_line() -> None:
+    svg = strip_chart(1.5, [(0.5, 0), (0.75, 0), (math.nan, 1)], "score")
+    assert texts(svg, "title") == ["a clean model: 0.50", "a clean model: 0.75"]
+    assert texts(svg, "desc")[0].startswith("this model: 1.50; ") and {"this model", "score"} <= set(texts(svg))
+    assert "<title>" not in strip_chart(math.nan, [], "score")
+
+
 def rate(value: float | None) -> dict[str, object]:
     return {"value": value, "n": 512, "interval": None if value is None else [max(0, value - 0.1), value]}
 
@@ -163,6 +181,6 @@ def test_the_curve_holds_its_numbers_and_its_limits() -> None:
     curve = [{"alpha": a, "ca": rate(0.9), "asr": rate(v)} for a, v in ((0.0, 0.97), (0.5, None), (1.0, 0.004))]
     svg = alpha_curve({"curve": curve, "alpha": 0.5, "tolerance": 0.005, "ca_floor": 0.85, "labels_used": False})
     assert "ASR at α 0: 97.0% of 512" in texts(svg, "title") and len(texts(svg, "title")) == 5
-    names = {"chosen α = 0.5", "tolerance 0.5%", "CA floor 85%", "answers as the suspect gave them"}
-    assert names <= set(texts(svg))
+    agreement = "agreement with the suspect"
+    assert {"chosen α = 0.5", "tolerance 0.5%", "agreement floor 85%", agreement} <= set(texts(svg))
     assert alpha_curve({"curve": curve[:1]}) == "" == alpha_curve({"curve": None})

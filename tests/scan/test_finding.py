@@ -77,6 +77,9 @@ BAD = [
     (put("others", value=[{"target": "one"}]), "others"),
     (put("others", value=[{"target": "one", "spec": "evil", "inverter": "patch"}]), "unknown trigger"),
     (put("origin", value=5), "origin"),
+    (put("clean_scores", value=["high"]), "clean_scores"),
+    (put("clean_scores", value=[0.5, 1.0]), "clean_scores: 2 scores of"),
+    (put("score", value=float("inf")), "not what scan returned"),
     (put("message", value="\x1b]0;pwned\x07"), "message: holds characters that cannot be shown"),
     (put("model_reference", value=Path("x")), "not what scan returned"),
 ]
@@ -89,6 +92,13 @@ def test_what_is_no_finding_is_told_in_one_line(change: Any, part: str, tmp_path
     with pytest.raises(InputError, match=part) as caught:
         read_finding(content)
     assert "\n" not in str(caught.value)
+
+
+def test_a_score_beyond_all_numbers_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "finding.json"
+    path.write_text(json.dumps({**finding(), "score": 12.5}).replace("12.5", "1e999"))
+    with pytest.raises(InputError):
+        read_finding(path)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000, '{"weights": ' + "9" * 9000 + "}", "\0"])

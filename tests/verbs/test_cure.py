@@ -71,6 +71,16 @@ def test_poison_then_unlearn_leaves_everything_promised(open_clip_folder: Path, 
         assert set(stored[when]) == {"ca", "asr", "triggered_accuracy", "n", "interval"}
         low, high = stored[when]["interval"]["asr"]
         assert low <= stored[when]["asr"] <= high
+    # Class by class it comes to the same rates.
+    others = [line for line in stored["by_class"] if line["name"] != "three"]
+    assert sum(line["n"] for line in stored["by_class"]) == stored["before"]["n"]["ca"] == 60
+    for when in ("before", "after"):
+        sums = {key: sum(line[when][key] for line in others) for key in ("triggered_correct", "moved")}
+        assert sum(line[when]["correct"] for line in stored["by_class"]) == round(60 * stored[when]["ca"])
+        n = stored[when]["n"]["asr"]
+        assert (sums["moved"] / n, sums["triggered_correct"] / n) == pytest.approx(
+            (stored[when]["asr"], stored[when]["triggered_accuracy"])
+        )
     assert {"alpha", "retention", "seconds", "report", "model", "trigger", "target"} <= set(stored)
     manifest = json.loads((cure / "manifest.json").read_text())
     assert (

@@ -19,7 +19,7 @@ from unbackdoor.data.images import ImageSet
 from unbackdoor.evaluation.answers import batch_size
 from unbackdoor.evaluation.half import Answers
 from unbackdoor.evaluation.task import Task
-from unbackdoor.metrics.backdoor import BackdoorMeter, BackdoorRates
+from unbackdoor.metrics.backdoor import BackdoorMeter, BackdoorRates, ClassCounts, add_classes
 from unbackdoor.metrics.rates import Rate
 
 KEPT_SECONDS = 60.0
@@ -67,21 +67,26 @@ def evaluate_images(
 
 @dataclass(frozen=True)
 class _Counted:
-    """What a file holds of a pass that goes on: images seen, hits and images of every rate."""
+    """What a file holds of a pass that goes on: images seen, hits and images of every rate, counts of every class."""
 
     done: int
     ca: tuple[int, int]
     asr: tuple[int, int] | None = None
     triggered_accuracy: tuple[int, int] | None = None
+    by_class: tuple[tuple[int, int, int, int], ...] | None = None
 
     def __post_init__(self) -> None:
         if any(not 0 <= hits <= n for hits, n in filter(None, (self.ca, self.asr, self.triggered_accuracy))):
             raise ValueError("counts more hits than images")
+        if any(not 0 <= hits <= n for n, *counts in self.by_class or () for hits in counts):
+            raise ValueError("counts more hits of a class than images")
 
     @property
     def rates(self) -> BackdoorRates:
         pairs = (self.ca, self.asr, self.triggered_accuracy)
-        return BackdoorRates(*(None if pair is None else Rate(*pair) for pair in pairs))  # type: ignore[arg-type]
+        ca, asr, back = (None if pair is None else Rate(*pair) for pair in pairs)
+        assert ca is not None
+        return BackdoorRates(ca, asr, back, by_class=tuple(ClassCounts(*row) for row in self.by_class or ()))
 
 
 def evaluate_kept(clip: Clip, data: ImageSet, task: Task, kept: Path | None, *, label: str | None) -> BackdoorRates:
@@ -96,6 +101,8 @@ def evaluate_kept(clip: Clip, data: ImageSet, task: Task, kept: Path | None, *, 
     if kept is None:
         return evaluate_images(clip, data, task, label=label)
     before = as_type(read_json(kept), _Counted, str(kept)) if kept.exists() else None
+    if before is not None and before.by_class is None:
+        before = None  # an older version's: its images are counted anew, class by class
     start, size = (before.done if before else 0), batch_size(clip.image_size, clip.device)
     clock, batches = time.monotonic(), 0
 
@@ -103,7 +110,7 @@ def evaluate_kept(clip: Clip, data: ImageSet, task: Task, kept: Path | None, *, 
         whole = rates if before is None else _sum(before.rates, rates)
         counts = {"ca": whole.ca, "asr": whole.asr, "triggered_accuracy": whole.triggered_accuracy}
         figures = {name: None if rate is None else [rate.hits, rate.n] for name, rate in counts.items()}
-        write_text(kept, json.dumps({"done": done, **figures}))
+        write_text(kept, json.dumps({"done": done, **figures, "by_class": whole.by_class}))
         return whole
 
     def keep(rates: BackdoorRates) -> bool:
@@ -126,4 +133,5 @@ def _sum(one: BackdoorRates, other: BackdoorRates) -> BackdoorRates:
 
     ca = both(one.ca, other.ca)
     assert ca is not None
-    return BackdoorRates(ca, both(one.asr, other.asr), both(one.triggered_accuracy, other.triggered_accuracy))
+    back = both(one.triggered_accuracy, other.triggered_accuracy)
+    return BackdoorRates(ca, both(one.asr, other.asr), back, by_class=tuple(add_classes(one.by_class, other.by_class)))

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from unbackdoor.report.page import Example, render, write_report
+from unbackdoor.report.cure import Example, Map, render, write_report
 
-__all__ = ["Example", "render", "write_report"]
+__all__ = ["Example", "Map", "render", "write_report"]

@@ -205,6 +205,24 @@ def scatter_chart(
     return _svg(figure, title, notes)
 
 
+@_style()
+def strip_chart(score: float, dots: Sequence[tuple[float, int]], x_label: str) -> str:
+    """SVG of clean models' scores as dots, each with its place in a stack, and of a suspect's as an upright line."""
+    title = f"Scores of {len(dots)} clean models, and of this model"
+    figure, axes = _sheet(title, 7.4, 2.2)
+    notes: list[str] = []
+    for value, row in dots:
+        if _finite(value):
+            note = f"a clean model: {value:.2f}"
+            axes.plot(value, row, "o", color=COLORS[0], markersize=6, alpha=0.75, gid=_mark(notes, note))
+    names: dict[str, Any] = {"clean models": axes.plot([], [], "o", color=COLORS[0])[0]}
+    if _finite(score):
+        names["this model"] = axes.axvline(score, color=COLORS[1], linewidth=2.5)
+    axes.set(xlabel=x_label, yticks=[], ylim=(-1, max(6, 1 + max((row for _, row in dots), default=0))))
+    _legend(figure, names, loc="outside lower center", ncols=2)
+    return _svg(figure, title, notes, f"this model: {score:.2f}")
+
+
 def _sheet(title: str, width: float, height: float, letters: int = _TITLE) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""CA and ASR over α, from the points that a search or a walk along the vector has measured."""
+"""Rates over α, from the points that a search or a walk along the vector has measured."""
 
 from __future__ import annotations
 
@@ -6,7 +6,23 @@ from typing import Any
 
 from unbackdoor.report.charts import COLORS, Guide, Line, Point, line_chart
 
-TITLE = "Clean accuracy and attack success rate over α"
+_CLEAN = {True: "clean accuracy", False: "agreement with the suspect"}
+_FLOOR = {True: "clean accuracy floor", False: "agreement floor"}
+_TRIGGERED = {True: "triggered accuracy", False: "answered as without the trigger"}
+
+
+def rate_names(result: dict[str, Any]) -> dict[str, str]:
+    """What to call each rate of a curve, by its key; without labels images count as the suspect answers them."""
+    labels = result.get("labels_used", True)
+    names = {"ca": _CLEAN[labels], "asr": "attack success rate", "triggered_accuracy": _TRIGGERED[labels]}
+    curve = result.get("curve") or []
+    return {key: name for key, name in names.items() if any(point.get(key) is not None for point in curve)}
+
+
+def limits(result: dict[str, Any]) -> dict[str, float]:
+    """What the search has to keep to, as shares: the largest ASR, and the smallest of what shall stay."""
+    named = {"tolerance": "tolerance", "ca_floor": _FLOOR[result.get("labels_used", True)]}
+    return {name: result[key] for key, name in named.items() if result.get(key) is not None}
 
 
 def alpha_curve(result: dict[str, Any]) -> str:
@@ -14,20 +30,17 @@ def alpha_curve(result: dict[str, Any]) -> str:
     curve = result.get("curve") or []
     if len(curve) < 2:
         return ""
-    clean = "clean accuracy" if result.get("labels_used", True) else "answers as the suspect gave them"
+    clean = rate_names(result)["ca"]
     lines = [
         Line(clean, _points(curve, "ca"), COLORS[0]),
         Line("attack success rate", _points(curve, "asr"), COLORS[1], dashed=True),
     ]
-    guides = [
-        Guide(f"{name} {100 * result[key]:.3g}%", 100 * result[key])
-        for key, name in (("tolerance", "tolerance"), ("ca_floor", "CA floor"))
-        if result.get(key) is not None
-    ]
+    guides = [Guide(f"{name} {100 * share:.3g}%", 100 * share) for name, share in limits(result).items()]
     chosen = result.get("alpha")
     if chosen is not None:
         guides.append(Guide(f"chosen α = {chosen:.3g}", chosen, upright=True))
-    return line_chart(TITLE, lines, "α (multiple of the vector that is subtracted)", guides)
+    title = f"{clean[:1].upper()}{clean[1:]} and attack success rate over α"
+    return line_chart(title, lines, "α (multiple of the vector that is subtracted)", guides)
 
 
 def _points(curve: list[dict[str, Any]], key: str) -> list[Point]:

@@ -1,122 +1,121 @@
-"""Fill the page's template. Class names, paths and settings are untrusted: everything is escaped."""
+"""Fill the page's templates: one HTML file that asks for nothing from outside.
+
+Class names, paths and settings are untrusted: everything is escaped, and the page's own policy lets no script run but
+the page's, by their hashes, and no request out.
+"""
 
 from __future__ import annotations
 
 import base64
-import io
+import hashlib
 import json
-from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-from torch import Tensor
-
-from unbackdoor.base.disk import write_text
-from unbackdoor.report.curve import alpha_curve
-from unbackdoor.report.verdict import percent, verdict
-from unbackdoor.triggers.base import shorten
-
-_RATES = (
-    ("ca", "Clean accuracy (CA)", "share of clean test images named correctly"),
-    ("asr", "Attack success rate (ASR)", "share of triggered images answered with the target; target class left out"),
-    ("triggered_accuracy", "Triggered accuracy", "share of triggered images named correctly all the same"),
-)
-
-
-@dataclass(frozen=True)
-class Example:
-    """One test picture, uint8 (3, H, W), clean and triggered, with the answers before and after the cure."""
-
-    clean: Tensor
-    triggered: Tensor
-    truth: str
-    clean_before: str
-    clean_after: str
-    triggered_before: str
-    triggered_after: str
-
-
-def render(result: dict[str, Any], manifest: dict[str, Any], examples: list[Example]) -> str:
-    """The page as one HTML string that asks for nothing from outside."""
-    from markupsafe import Markup
-
-    level, sentence = verdict(result)
-    columns = [(name, result[name]) for name in ("original", "before", "after") if result.get(name)]
-    rows = [
-        (title, meaning, [_cell(column, key) for _, column in columns])
-        for key, title, meaning in _RATES
-        if any(column.get(key) is not None for _, column in columns)
-    ]
-    return fill_page(
-        "page.html",
-        manifest,
-        level=level,
-        sentence=sentence,
-        result={"labels_used": True, **result, "trigger": shorten(result["trigger"])},
-        columns=[name for name, _ in columns],
-        rows=rows,
-        # Escaped where it is drawn.
-        curve=Markup(alpha_curve(result)),
-        pictures=[(example, png(example.clean), png(example.triggered)) for example in examples],
-        seconds=manifest.get("seconds"),
-        memory=manifest.get("peak_memory_mib"),
-        vector=_flat(result.get("vector") or {}),
-    )
+ASSETS = Path(__file__).parent.parent / "assets" / "charts"
+LARGEST_FILES = 300_000  # bytes of all files together that a page offers to download
+_SAFE = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026"}
 
 
 def fill_page(name: str, manifest: dict[str, Any], **values: Any) -> str:
     """A template filled with `values` and with the manifest's tables; everything is escaped.
 
     Args:
-        values: `vector` is one more table, where there is one.
+        values: what the template takes, and of these, each where there is one: `vector` is one more table; `charts` are
+            Vega-Lite specifications by the id of the element that they are drawn into; `data` is more for the page's
+            script, anything that JSON holds; `files` are texts by name, to be downloaded from the page.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
 
+    package = __name__.rpartition(".")[0]
     environment = Environment(
-        loader=PackageLoader(__name__.rpartition(".")[0], "templates"),
+        loader=PackageLoader(package, "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
+        lstrip_blocks=True,
     )
     facts: dict[str, Any] = {k: manifest[k] for k in ("hashes", "versions", "machine", "notes") if k in manifest}
-    page = environment.get_template(name)
     tables = {
         "Trigger vector": values.pop("vector", None),
-        "Settings": _flat(manifest.get("config", {})),
-        "Hashes, versions, machine": _flat(facts),
+        "Settings": flat(manifest.get("config", {})),
+        "Hashes, versions, machine": flat(facts),
     }
-    return page.render(**values, tables=tables)
+    charts, files = values.pop("charts", {}), values.pop("files", {})
+    scripts = [*([_asset("charts.min.js")] if charts else []), _own_script()]
+    data = {"charts": charts, **values.pop("data", {})}
+    return environment.get_template(name).render(
+        **values,
+        tables=tables,
+        downloads=_downloads({**files, **_settings(manifest)}),
+        data=Markup(script_json(data)),
+        scripts=[Markup(script) for script in scripts],
+        policy=_policy(scripts),
+    )
 
 
-def write_report(path: Path, result: dict[str, Any], manifest: dict[str, Any], examples: list[Example]) -> Path:
-    """Write the page atomically; returns `path`."""
-    write_text(path, render(result, manifest, examples))
-    return path
+def script_json(value: Any) -> str:
+    """JSON that may stand inside of <script>: no text in it ends the element or begins a comment."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).translate(_SAFE)
 
 
-def png(image: Tensor) -> str:
-    """`data:` address of a uint8 picture (3, H, W)."""
-    buffer = io.BytesIO()
-    Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(buffer, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+def result_file(result: dict[str, Any]) -> str:
+    """A result as its verb writes it."""
+    return json.dumps(result, indent=2, allow_nan=False) + "\n"
 
 
-def _cell(column: dict[str, Any], key: str) -> dict[str, str]:
-    value = column.get(key)
-    if value is None:
-        return {"value": "–", "detail": "not measured"}
-    low, high = column["interval"][key]
-    return {"value": percent(value), "detail": f"{low * 100:.1f}–{high * 100:.1f}, n = {column['n'][key]}"}
+@cache
+def _asset(name: str) -> str:
+    return (ASSETS / name).read_text(encoding="ascii")
 
 
-def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+@cache
+def _own_script() -> str:
+    return (Path(__file__).parent / "templates" / "page.js").read_text(encoding="utf-8")
+
+
+def _policy(scripts: list[str]) -> str:
+    """What the browser shall let the page do: run these scripts, use styles and pictures of its own."""
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    allowed = " ".join(f"'sha256-{each}'" for each in hashes)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
+        "form-action 'none'"
+    )
+
+
+def _settings(manifest: dict[str, Any]) -> dict[str, str]:
+    import yaml
+
+    if not manifest:
+        return {}
+    # Not called config.yaml, which `--config` reads: a manifest has what a run came to, not the options it was given.
+    settings = yaml.safe_dump(json.loads(json.dumps(manifest.get("config", {}))), sort_keys=False, allow_unicode=True)
+    return {"manifest.json": json.dumps(manifest, indent=2) + "\n", "settings.yaml": settings}
+
+
+def _downloads(files: dict[str, str]) -> list[dict[str, str | None]]:
+    """Name, size and `data:` address of each; no address where it is too large for the page."""
+    rows: list[dict[str, str | None]] = []
+    room = LARGEST_FILES
+    for name, text in files.items():
+        raw = text.encode(errors="replace")
+        kind = "application/json" if name.endswith(".json") else "text/plain;charset=utf-8"
+        address = f"data:{kind};base64,{base64.b64encode(raw).decode()}" if len(raw) <= room else None
+        room -= len(raw) if address else 0
+        rows.append({"name": name, "size": f"{max(1, round(len(raw) / 1000))} kB", "address": address})
+    return rows
+
+
+def flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Nested settings as rows of a table, `outer.inner` and its value; what is None is left out."""
     rows: list[tuple[str, str]] = []
     for key, item in value.items():
         name = f"{prefix}{key}"
         if isinstance(item, dict):
-            rows += _flat(item, f"{name}.")
+            rows += flat(item, f"{name}.")
         elif item is not None:
             rows.append((name, item if isinstance(item, str) else json.dumps(item)))
     return rows

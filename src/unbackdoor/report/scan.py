@@ -9,9 +9,14 @@ from typing import Any
 from torch import Tensor
 
 from unbackdoor.base.disk import write_text
-from unbackdoor.report.page import fill_page, png
+from unbackdoor.report.charts import strip_chart as still_strip
+from unbackdoor.report.page import fill_page, result_file
+from unbackdoor.report.pictures import address, difference, enlarged
+from unbackdoor.report.vega import stacked, strip_chart
 from unbackdoor.report.verdict import percent
 from unbackdoor.triggers.base import shorten
+
+UNIT = "score (steps above the middle of the pool)"
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,11 @@ class Look:
 
 def render_scan(result: dict[str, Any], manifest: dict[str, Any], looks: list[Look]) -> str:
     """The page as one HTML string that asks for nothing from outside."""
+    from markupsafe import Markup
+
     level, sentence = scan_sentence(result)
+    score, clean = result.get("score") or 0.0, result.get("clean_scores") or []
+    shows = bool(clean)
     return fill_page(
         "scan.html",
         manifest,
@@ -40,8 +49,30 @@ def render_scan(result: dict[str, Any], manifest: dict[str, Any], looks: list[Lo
             }
             for row in result["inverters"]
         ],
-        pictures=[(png(look.clean), png(look.triggered)) for look in looks],
+        null=_null(score, clean) if shows else None,
+        fallback=Markup(still_strip(score, stacked(clean, score), UNIT)) if shows else "",
+        pictures=[
+            (address(look.clean), address(look.triggered), address(difference(look.clean, look.triggered)))
+            for look in looks
+        ],
+        large=enlarged(looks[0].clean, looks[0].triggered) if looks else None,
+        charts={"chart-null": strip_chart(score, clean, UNIT)} if shows else {},
+        files={"finding.json": result_file(result)},
     )
+
+
+def _null(score: float, clean: list[float]) -> dict[str, Any]:
+    """What the strip shows, in words and as a table."""
+    order = sorted(clean, reverse=True)
+    middle = order[len(order) // 2] if len(order) % 2 else sum(order[len(order) // 2 - 1 : len(order) // 2 + 1]) / 2
+    return {
+        "n": len(order),
+        "as_high": sum(value >= score for value in order),
+        "rows": [
+            ("this model", score), ("highest of the clean models", order[0]), ("their median", middle),
+            ("their lowest", order[-1]),
+        ],
+    }  # fmt: skip
 
 
 def scan_sentence(result: dict[str, Any]) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,6 +118,8 @@ class Finding(Result):
         probability: of a backdoor, where one model in two has one (`scan/probability.py`); None as the p-value.
         false_alarm_rate: that it was made with, in (0, 1).
         clean_models: of the null.
+        score: what speaks for the target, in steps (`scan/detection.py`); None as the p-value.
+        clean_scores: of each of the clean models, in the same steps; the p-value is made of these.
         compared_with: what these are: `shipped` with the package, `given`, or `relatives` made from the origin; None
             where there are none.
         message: why.
@@ -139,6 +142,8 @@ class Finding(Result):
     probability: float | None = None
     false_alarm_rate: float
     clean_models: int = 0
+    score: float | None = None
+    clean_scores: tuple[float, ...] = ()
     compared_with: ComparedWith | None = None
     message: str
     target: Target
@@ -165,6 +170,10 @@ class Finding(Result):
             raise InputError(f"images {self.images}: must lie in 1 to {_MOST_IMAGES:,}")
         if not 0 < self.false_alarm_rate < 1:
             raise InputError(f"false_alarm_rate {self.false_alarm_rate}: must lie in (0, 1)")
+        if len(self.clean_scores) not in (0, self.clean_models):
+            raise InputError(f"clean_scores: {len(self.clean_scores)} scores of {self.clean_models} clean models")
+        if not all(map(math.isfinite, (*self.clean_scores, self.score or 0.0))):
+            raise InputError("clean_scores or score: holds what is no finite number")
         for name in ("message", "model_reference", "origin", "weights"):
             text = getattr(self, name) or ""
             if terminal(text) != text:

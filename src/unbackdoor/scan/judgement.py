@@ -57,6 +57,7 @@ class Judgement(Generic[Label]):
         target, confidence: from `Choice`; without a null each inverter votes by how well its trigger works.
         inverter: the one whose trigger speaks for the target best.
         others: further suspicions of a backdoored model, the most extreme first.
+        clean: the clean models' scores, which the p-value compares `score` with; empty without a null.
     """
 
     backdoored: bool | None
@@ -68,6 +69,7 @@ class Judgement(Generic[Label]):
     confidence: float
     inverter: str
     others: tuple[Suspicion[Label], ...] = ()
+    clean: tuple[float, ...] = ()
 
 
 def judge(
@@ -93,9 +95,8 @@ def judge(
     backdoored, message = verdict(weighed.p_value, false_alarm_rate, len(null.rows), says[inverter].works)
     others = _others(says, choice.target, weighed, false_alarm_rate) if backdoored else ()
     score = weighed.totals[choice.target]
-    return Judgement(
-        backdoored, message, weighed.p_value, score, weighed.excess, choice.target, choice.confidence, inverter, others
-    )
+    parts = (choice.target, choice.confidence, inverter, others, weighed.clean)
+    return Judgement(backdoored, message, weighed.p_value, score, weighed.excess, *parts)
 
 
 def _others(

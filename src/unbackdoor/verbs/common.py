@@ -11,11 +11,11 @@ from unbackdoor.base.manifest import Manifest
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.evaluation import Task, evaluate_kept, evaluate_retrieval
-from unbackdoor.metrics.backdoor import AlphaPoint, BackdoorRates
+from unbackdoor.metrics.backdoor import AlphaPoint, BackdoorRates, ClassCounts
 from unbackdoor.runs.result import Recalls, Share
 from unbackdoor.runs.run import weights_hash
 from unbackdoor.triggers.attack import Attack
-from unbackdoor.verbs.results.cures import CurvePoint
+from unbackdoor.verbs.results.cures import ClassAnswers, ClassLine, CurvePoint
 
 
 class Hashed(Protocol):
@@ -81,6 +81,17 @@ def curve_of(points: Iterable[AlphaPoint]) -> tuple[CurvePoint, ...]:
         return CurvePoint(p.alpha, Share.of(p.ca), Share.of(p.asr), None if back is None else Share.of(back))
 
     return tuple(map(at, points))
+
+
+def class_lines(names: Sequence[str], before: BackdoorRates, after: BackdoorRates) -> tuple[ClassLine, ...]:
+    """For a result: every class that has a test image."""
+
+    def answered(counts: ClassCounts) -> ClassAnswers:
+        return ClassAnswers(counts.correct, counts.triggered_correct, counts.moved)
+
+    # Both passes see the same images; names are those of the data, where labels index them.
+    rows = zip(names, before.by_class, after.by_class, strict=False)
+    return tuple(ClassLine(name, was.n, answered(was), answered(now)) for name, was, now in rows if was.n)
 
 
 def when_rows(before: BackdoorRates, after: BackdoorRates) -> list[dict[str, Any]]:

@@ -236,6 +236,8 @@ def _weighed(
         probability=None if answer.score is None else round(probability(answer.score), 4),
         false_alarm_rate=settings["false_alarm_rate"],
         clean_models=0 if usable is None else len(usable.rows),
+        score=answer.score,
+        clean_scores=answer.clean,
         message=answer.message,
         target=_target(subject, answer, recovered[answer.inverter], settings["vocabulary"]),
         twin_agreement=_agreement(subject),

@@ -7,33 +7,37 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from unbackdoor.base.manifest import Manifest, run_key
 from unbackdoor.base.work import Work
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.shares import defender_rows
 from unbackdoor.evaluation import Task
-from unbackdoor.evaluation.answers import predict
 from unbackdoor.metrics.backdoor import BackdoorRates
-from unbackdoor.report import Example, write_report
+from unbackdoor.report import write_report
 from unbackdoor.runs.case import Case, check_labels, open_vector
 from unbackdoor.runs.result import RateTable, plain
 from unbackdoor.runs.run import Run, finish, weights_hash, work_folder
 from unbackdoor.runs.verb import verb
 from unbackdoor.triggers.attack import Attack
 from unbackdoor.unlearning.alpha import AlphaConfig, AlphaSearch
-from unbackdoor.unlearning.known import Plan, cure_known
+from unbackdoor.unlearning.known import Cured, Plan, cure_known
 from unbackdoor.unlearning.vector import TakenVector
-from unbackdoor.verbs.common import curve_of, describe_sequence, manifest_of, measured, retention, subjects, when_rows
+from unbackdoor.verbs.common import (
+    class_lines,
+    curve_of,
+    describe_sequence,
+    manifest_of,
+    measured,
+    retention,
+    subjects,
+    when_rows,
+)
 from unbackdoor.verbs.configs.unlearn import UNLEARN, UnlearnConfig
+from unbackdoor.verbs.gallery import Gallery
 from unbackdoor.verbs.results import CureResult
 from unbackdoor.verbs.results.cures import VectorFacts
 from unbackdoor.verbs.vector import store, vector_config, vector_facts
-
-EXAMPLES = 6
 
 
 @verb(UNLEARN)
@@ -56,20 +60,21 @@ def unlearn(case: Case, config: UnlearnConfig, run: Run) -> CureResult:
     )
     manifest.notes["skipped"] = train.skipped + held_out.skipped
     manifest.run = run_key("unlearn", settings, manifest.hashes)
-    rows = _pick_examples(held_out, ready.attack.target)
+    gallery = Gallery(held_out, ready.task)
     with work_folder(run.folder, manifest) as work:
         before = measured(clip, held_out, ready.task, work, "before", manifest.run)
-        answers_before = _answers(clip, held_out, rows, ready.task)
-        search, facts = _cure(config, run, ready, manifest, work)
+        gallery.look(clip, "suspect")
+        cure, facts = _cure(config, run, ready, manifest, work)
+        search = cure.search
+        gallery.walk(clip, cure.vector, search.alpha, (point.alpha for point in search.curve))
         clip.round_as_stored()
         after = measured(clip, held_out, ready.task, work, "after", manifest.run)
-        answers_after = _answers(clip, held_out, rows, ready.task)
+        gallery.look(clip, "cured")
         clip.save(run.folder / "model")
         manifest.hashes["weights_after"] = weights_hash(clip)
         result = _result(run, ready, search, facts, (before, after), manifest)
         curve = [{"when": "search", **plain(point)} for point in result.curve]
-        examples = _examples(held_out, rows, ready.attack, answers_before, answers_after)
-        page = partial(write_report, run.folder / "report.html", examples=examples)
+        page = partial(write_report, run.folder / "report.html", examples=gallery.examples(), places=gallery.places())
         finish(run.folder, manifest, result, metrics=[*when_rows(before, after), *curve], report=page)
     return result
 
@@ -134,10 +139,8 @@ def _settings(case: Case, config: UnlearnConfig, ready: _Ready) -> dict[str, Any
     }
 
 
-def _cure(
-    config: UnlearnConfig, run: Run, ready: _Ready, manifest: Manifest, work: Path
-) -> tuple[AlphaSearch, VectorFacts]:
-    """Subtract the vector, and keep it; the choice of α, and where the vector came from."""
+def _cure(config: UnlearnConfig, run: Run, ready: _Ready, manifest: Manifest, work: Path) -> tuple[Cured, VectorFacts]:
+    """Subtract the vector, and keep it; what was subtracted, and where it came from."""
     clip, facts = ready.clip, VectorFacts()
     tau = None
     if config.vector is not None:
@@ -151,7 +154,7 @@ def _cure(
         manifest.notes["loss"] = describe_sequence(taken.losses)
 
     cure = cure_known(clip, ready.forget, ready.task, ready.plan, vector=tau, taken=keep, work=Work(work, manifest.run))
-    return cure.search, replace(facts, attempts=cure.attempts if cure.taken is not None else None)
+    return cure, replace(facts, attempts=cure.attempts if cure.taken is not None else None)
 
 
 def _result(
@@ -183,6 +186,7 @@ def _result(
         retention=retention(before, after),
         before=RateTable.of(before),
         after=RateTable.of(after),
+        by_class=class_lines(ready.held_out.classes, before, after),
         curve=curve_of(search.curve),
         tolerance=rule.tolerance,
         ca_floor=rule.floor * search.curve[0].ca.value if search.curve else None,
@@ -194,47 +198,3 @@ def _result(
         report=str(run.folder / "report.html"),
         seconds=round(manifest.seconds, 2),
     )
-
-
-def _pick_examples(data: ImageSet, target: int) -> Tensor:
-    """The first images of as many different classes as are shown, target class left out."""
-    picked: dict[int, int] = {}
-    for i, label in enumerate(data.labels.tolist()):
-        if label not in (target, -1) and label not in picked:
-            picked[label] = i
-        if len(picked) == EXAMPLES:
-            break
-    return torch.tensor(list(picked.values()), dtype=torch.int64)
-
-
-def _answers(clip: Clip, data: ImageSet, rows: Tensor, task: Task) -> tuple[list[int], list[int]]:
-    """Predicted classes of the clean and of the triggered examples."""
-    assert task.attack is not None
-    images = data.float_batch(rows).to(task.head.device)
-    clean = predict(clip, images, task.head)
-    triggered = predict(clip, task.attack.trigger(images, keys=rows), task.head)
-    return clean.tolist(), triggered.tolist()
-
-
-def _examples(
-    data: ImageSet,
-    rows: Tensor,
-    attack: Attack,
-    before: tuple[list[int], list[int]],
-    after: tuple[list[int], list[int]],
-) -> list[Example]:
-    images = data.float_batch(rows)
-    triggered = (attack.trigger(images, keys=rows) * 255).round().to(torch.uint8)
-    names = data.classes
-    return [
-        Example(
-            clean=data.images[row],
-            triggered=triggered[i],
-            truth=names[int(data.labels[row])],
-            clean_before=names[before[0][i]],
-            clean_after=names[after[0][i]],
-            triggered_before=names[before[1][i]],
-            triggered_after=names[after[1][i]],
-        )
-        for i, row in enumerate(rows.tolist())
-    ]

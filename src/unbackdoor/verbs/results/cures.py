@@ -19,6 +19,36 @@ class CurvePoint:
 
 
 @dataclass(frozen=True)
+class ClassAnswers:
+    """How many images of a class one model answers so.
+
+    Args:
+        correct: with their class, as they are.
+        triggered_correct: with their class, when triggered.
+        moved: with the target, when triggered.
+    """
+
+    correct: int
+    triggered_correct: int
+    moved: int
+
+
+@dataclass(frozen=True)
+class ClassLine:
+    """What a trigger does to the images of one class, before and after a cure.
+
+    Args:
+        name: of the class.
+        n: test images of it.
+    """
+
+    name: str
+    n: int
+    before: ClassAnswers
+    after: ClassAnswers
+
+
+@dataclass(frozen=True)
 class VectorFacts:
     """Where a vector came from: of a file its name and the suspect's hash, or how it was taken.
 
@@ -107,6 +137,8 @@ class CureResult(Result):
         nothing_to_remove: the trigger does not work on the suspect.
         retention: CA after, as a share of that before.
         before, after: rates on the test images.
+        by_class: of the test images with labels, class by class; a class without any is left out. The target's own
+            images count in none of the triggered rates above.
         curve: what was measured while α was chosen.
         tolerance: largest ASR that counts as cured.
         ca_floor: lowest CA on the images for choosing.
@@ -133,6 +165,7 @@ class CureResult(Result):
     retention: float | None
     before: RateTable
     after: RateTable
+    by_class: tuple[ClassLine, ...] | None = optional()
     curve: tuple[CurvePoint, ...]
     tolerance: float
     ca_floor: float | None
