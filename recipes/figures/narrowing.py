@@ -11,15 +11,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 from unbackdoor.attacks.plant import PoisonConfig, plant
 from unbackdoor.clip.difference import save_difference
 from unbackdoor.clip.load import load
+from unbackdoor.data.classnames import class_names
 from unbackdoor.data.shares import shares
-from unbackdoor.data.specs import load_images
+from unbackdoor.data.specs import load_images, load_pictures
 from unbackdoor.evaluation import Task, evaluate_images
+from unbackdoor.scan.examine import split
+from unbackdoor.scan.narrowing import foremost, looks
 from unbackdoor.training.finetune import TuneConfig
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.triggers.attack import Attack
@@ -37,7 +41,7 @@ TRIGGERS = (
     "sig:amplitude=60,frequency=6",
     "stripes:ratio=0.1,width=3,horizontal=true",
 )
-ATTACKER, TEST = 6000, 1000
+ATTACKER, TEST, PICTURES = 6000, 1000, 1024
 RATE, TUNE = 0.15, TuneConfig(epochs=3, batch_size=64, lr=1e-3)
 
 
@@ -49,7 +53,8 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     for number in args.only:
-        print(json.dumps(suspect(args.data_root, args.out, number)), flush=True)
+        card = suspect(args.data_root, args.out, number)
+        print(json.dumps({**card, **recall(args.data_root, args.out, card)}), flush=True)
 
 
 def suspect(root: Path, out: Path, number: int) -> dict[str, Any]:
@@ -77,6 +82,21 @@ def suspect(root: Path, out: Path, number: int) -> dict[str, Any]:
     }
     card.write_text(json.dumps(facts) + "\n", encoding="utf-8")
     return facts
+
+
+def recall(root: Path, out: Path, card: dict[str, Any]) -> dict[str, Any]:
+    """The true target's rank in every look, and the sizes of lists that keep it."""
+    clip = load(str(out / f"{card['number']}.safetensors"))
+    images = load_pictures(f"parquet:{root}/cifar10", side=clip.frame, limit=PICTURES)
+    names = (*images.classes, *class_names("imagenet-1k"))
+    subject = split(clip, images, clip.zero_shot_head(names), names, 0)
+    began, target = time.perf_counter(), names.index(card["target"])
+    scores = looks(subject)
+    return {
+        "ranks": {name: int((row > row[target]).sum()) + 1 for name, row in scores.items()},
+        "kept": [n for n in (12, 24, 48) if target in foremost(list(scores.values()), n)],
+        "look": round(time.perf_counter() - began, 1),
+    }
 
 
 if __name__ == "__main__":

@@ -38,9 +38,9 @@ def asked(folder: Path, **changes: Any) -> Any:
 def test_what_is_left_out_is_named_and_the_rest_is_weighed_alike(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("unbackdoor.verbs.scan.cost_of", lambda *_: cost(patch=30.0, additive=5.0, colour=1e6))
+    monkeypatch.setattr("unbackdoor.verbs.scan.cost_of", lambda *_: cost(patch=3000.0, additive=500.0, colour=1e8))
     monkeypatch.setattr(Budget, "pace", 1.0)
-    found = asked(tmp_path, budget=1.0)
+    found = asked(tmp_path, budget=100.0)
     assert found["left_out"] == ["colour"] and "no time for colour" in found["message"]
     assert [row["name"] for row in found["inverters"]] == ["patch", "additive"] == found["weighed"]
     alone = asked(tmp_path, null=null_of(("patch", "additive")))
