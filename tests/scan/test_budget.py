@@ -61,7 +61,7 @@ def test_too_small_a_budget_is_refused_before_anything_is_searched(
 ) -> None:
     monkeypatch.setattr("unbackdoor.verbs.scan.cost_of", lambda *_: cost())
     monkeypatch.setattr("unbackdoor.verbs.scan.examine", lambda *_, **__: pytest.fail("nothing is searched"))
-    with pytest.raises(InputError, match="budget 0.5 min: the least scan of this model takes about 1 min"):
+    with pytest.raises(InputError, match=r"budget 0\.5 min: the least scan of this model takes about 1 min"):
         asked(tmp_path, budget=0.5)
 
 
