@@ -129,14 +129,9 @@ def scan(case: Case, config: ScanConfig, run: Run) -> Finding:
             )
             compared = "relatives"
         identity = measure(known, ran)
-        weighed = None if config.weighed is None else [name for name in config.weighed if name in ran]
-        finding = _weighed(examined, manifest, None if known is None else _part(known, ran), weighed, identity)
-        finding = replace(
-            finding,
-            compared_with=None if _why_not(known, identity) else compared,
-            left_out=left_out,
-            message=finding.message + (f"; the budget left no time for {', '.join(left_out)}" if left_out else ""),
-        )
+        finding = _weighed(examined, manifest, *_parts(known, config.weighed, ran), identity)
+        finding = replace(finding, compared_with=None if _why_not(known, identity) else compared)
+        finding = _without(finding, left_out)
         return finding if out is None else _written(out, finding, manifest, examined)
 
 
@@ -168,10 +163,21 @@ def _identity(known: Null | None, ran: Sequence[str], images: int, origin: str |
     return examine_settings(images, own, origin, classes)
 
 
-def _part(known: Null, ran: Sequence[str]) -> Null:
-    """The null by the inverters that ran; each scores alike, whichever others run beside it."""
-    both = [name for name in known.inverters if name in ran]
-    return known.select(both) if both else known
+def _parts(
+    known: Null | None, weighed: Sequence[str] | None, ran: Sequence[str]
+) -> tuple[Null | None, list[str] | None]:
+    """The null, and what is weighed, by the inverters that ran; each scores alike, whichever others run beside it."""
+    both = [] if known is None else [name for name in known.inverters if name in ran]
+    part = known.select(both) if known is not None and both else known
+    return part, None if weighed is None else [name for name in weighed if name in ran]
+
+
+def _without(finding: Finding, left_out: tuple[str, ...]) -> Finding:
+    """The finding that says what was left out."""
+    if not left_out:
+        return finding
+    message = f"{finding.message}; the budget left no time for {', '.join(left_out)}"
+    return replace(finding, left_out=left_out, message=message)
 
 
 def _most(config: ScanConfig) -> int:
