@@ -109,15 +109,8 @@ def scan(case: Case, config: ScanConfig, run: Run) -> Finding:
     most = _most(config) if makes else 0
     budget = _told(split(clip, images, head, names, case.seed, clean), chosen, most, config.budget)
     with nullcontext(None) if out is None else work_folder(out, manifest) as work:
-        examined = examine(
-            clip,
-            images,
-            head,
-            names,
-            Examination(chosen, case.seed, budget),
-            origin=clean,
-            work=Work(work, manifest.run),
-        )
+        how = Examination(chosen, case.seed, budget)
+        examined = examine(clip, images, head, names, how, origin=clean, work=Work(work, manifest.run))
         manifest.notes["seconds_by_inverter"] = examined.seconds
         ran, left_out = [row.inverter for row in examined.recovered], examined.left_out
         compared: ComparedWith = "shipped" if config.null is None else "given"

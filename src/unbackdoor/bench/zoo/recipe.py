@@ -202,7 +202,7 @@ def examination(zoo: Zoo, member: Json) -> Json:
 
 def inversion(examination: Json, inverter: str) -> Json:
     """Configuration of one inverter's part of an examination."""
-    kept = {key: examination[key] for key in ("member", "images", "seed", "narrowing") if key in examination}
+    kept: Json = {key: examination[key] for key in ("member", "images", "seed", "narrowing") if key in examination}
     return {"kind": "inversion", **kept, "inverter": inverter, "version": examination["versions"][inverter]}
 
 
