@@ -33,7 +33,16 @@ def test_the_target_is_among_few_of_many_classes(twin: bool, monkeypatch: pytest
     assert after.candidates is not None and len(after.candidates) == 16 and TARGET in after.candidates.tolist()
     assert after.candidates.tolist() == sorted(set(after.candidates.tolist()))
     assert after.own is subject.own and after.twin is subject.twin, "nothing is made anew"
-    assert any("twin" in name for name in narrowing.looks(subject)) == twin
+    scores = narrowing.looks(subject)
+    assert any("twin" in name for name in scores) == twin
+
+
+def test_a_look_for_patches_puts_the_class_of_a_patch_in_front_and_only_with_a_backdoor() -> None:
+    ranks = []
+    for strength in (6.0, 0.0):
+        scores = narrowing.looks(many(strength))["patch"]
+        ranks.append(int((scores > scores[TARGET]).sum()) + 1)
+    assert ranks[0] <= 3 and ranks[1] > 60
 
 
 def test_a_short_list_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,7 +100,7 @@ def foremost(ranked: Sequence[Tensor], count: int) -> Tensor:
 def looks(subject: Subject) -> dict[str, Tensor]:
     """What each look says of all classes, (C,) each."""
     centers = clusters(subject.head.cpu(), CENTERS, subject.seed).to(subject.head)
-    said, start = _waves(subject, centers) if cycles(subject.clip.image_size) else ({}, None)
+    scores, start = _waves(subject, centers) if cycles(subject.clip.image_size) else ({}, None)
     for name in FAMILIES:
         family = inverter(name).family(subject.clip.image_size)
         if family.probe is not None and start is not None:
@@ -108,8 +108,8 @@ def looks(subject: Subject) -> dict[str, Tensor]:
             family = replace(
                 family, probe=lambda _, candidates, raw, start=start: raw + start[candidates.to(raw.device)]
             )
-        said |= _guided(subject, family, centers)
-    return said
+        scores |= _guided(subject, family, centers)
+    return scores
 
 
 def clusters(head: Tensor, count: int, seed: int) -> Tensor:
@@ -137,10 +137,10 @@ def _guided(subject: Subject, family: Family, centers: Tensor) -> dict[str, Tens
         if subject.twin is not None:
             natural.append(_costs(subject.twin, subject, family, raw))
     own = torch.cat(cost)
-    said = {family.name: -own.amin(dim=0)}
+    scores = {family.name: -own.amin(dim=0)}
     if natural:
-        said[f"{family.name}, twin"] = (torch.cat(natural) / own).log().amax(dim=0)
-    return said
+        scores[f"{family.name}, twin"] = (torch.cat(natural) / own).log().amax(dim=0)
+    return scores
 
 
 @torch.no_grad()
@@ -173,10 +173,10 @@ def _waves(subject: Subject, centers: Tensor) -> tuple[dict[str, Tensor], Tensor
         if twin is not None:
             natural = _shares(twin, twin.clip.encode_image(changed), twin.head).exp()
             gain.append(own[-1] - _mean(subject, rows, natural))
-    said = {"wave": torch.cat(own).amax(dim=0).cpu()}
+    scores = {"wave": torch.cat(own).amax(dim=0).cpu()}
     if gain:
-        said["wave, twin"] = torch.cat(gain).amax(dim=0).cpu()
-    return said, waves[torch.cat(pull).argmax(dim=0)]
+        scores["wave, twin"] = torch.cat(gain).amax(dim=0).cpu()
+    return scores, waves[torch.cat(pull).argmax(dim=0)]
 
 
 def _shares(model: Subject, embeddings: Tensor, head: Tensor) -> Tensor:

@@ -107,7 +107,7 @@ def scan(case: Case, config: ScanConfig, run: Run) -> Finding:
     measure = partial(_identity, images=len(images), origin=rests.weights if rests else None, classes=len(names))
     makes = _makes_own(config) and bool(_why_not(known, measure(known, chosen)))
     most = _most(config) if makes else 0
-    budget = _told(split(clip, images, head, names, case.seed, clean), chosen, most, config.budget)
+    budget = _budgeted(split(clip, images, head, names, case.seed, clean), chosen, most, config.budget)
     with nullcontext(None) if out is None else work_folder(out, manifest) as work:
         how = Examination(chosen, case.seed, budget)
         examined = examine(clip, images, head, names, how, origin=clean, work=Work(work, manifest.run))
@@ -128,7 +128,7 @@ def scan(case: Case, config: ScanConfig, run: Run) -> Finding:
         return finding if out is None else _written(out, finding, manifest, examined)
 
 
-def _told(subject: Subject, inverters: Sequence[str], most: int, minutes: float | None) -> Budget | None:
+def _budgeted(subject: Subject, inverters: Sequence[str], most: int, minutes: float | None) -> Budget | None:
     """Say what the scan will take, and make the budget that it is kept to.
 
     Raises:
