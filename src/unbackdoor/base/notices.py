@@ -28,6 +28,12 @@ def warn(line: str) -> None:
         print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
+def tell(line: str) -> None:
+    """Print a line on stderr that warns of nothing, such as what is about to happen; made printable here."""
+    if is_first_process():
+        print(one_line(line), file=sys.stderr, flush=True)
+
+
 @contextmanager
 def collected() -> Iterator[list[str]]:
     """A list that fills with every warning of the block, each text once, in the order they come."""

@@ -129,6 +129,7 @@ class Finding(Result):
         inverters: those that ran.
         origin: the clean model that it was compared with, as it was named.
         weighed: inverters that the p-value rests on.
+        left_out: what a budget left no time for: inverters, and how many of the clean relatives.
         images: how many pictures the scan drew.
         weights: hash of the scanned model's.
         report: the page, where the scan was written.
@@ -153,6 +154,7 @@ class Finding(Result):
     inverters: tuple[InverterLine, ...]
     origin: str | None = None
     weighed: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     data: str = ""
     images: int
     seed: int = 0
@@ -178,6 +180,8 @@ class Finding(Result):
             text = getattr(self, name) or ""
             if terminal(text) != text:
                 raise InputError(f"{name}: holds characters that cannot be shown")
+        if len(self.left_out) > _MOST or any(terminal(text) != text for text in self.left_out):
+            raise InputError("left_out: too long, or holds characters that cannot be shown")
         if not self.inverters or len(self.others) > _MOST:
             raise InputError("names no inverter" if not self.inverters else f"names {len(self.others)} other classes")
         ran = [row.name for row in self.inverters]

@@ -11,7 +11,8 @@ kept, so that the next suspect of that origin on the same pictures is compared w
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from unbackdoor.base.progress import Progress
 from unbackdoor.base.work import NOWHERE, Work
 from unbackdoor.scan.detection import Null, fingerprint, ranked, read_null
 from unbackdoor.scan.examine import Examination, examine
+from unbackdoor.scan.narrowing import in_force
 from unbackdoor.scan.relatives import Kin, relative
 from unbackdoor.weights.files import state_hash
 
@@ -54,7 +56,7 @@ def key_of(kin: Kin, making: Making, by_labels: bool) -> str:
     weights = None if origin is None else origin.weights
     return fingerprint(
         "relatives 1", weights, kin.images.content_hash(), list(making.names), labels, making.blank.settings, kin.seed,
-        making.how.vocabulary, state_hash({"head": kin.head}),
+        in_force(len(making.names)), state_hash({"head": kin.head}),
     )  # fmt: skip
 
 
@@ -71,20 +73,28 @@ def kept(making: Making) -> Null:
     return null if same else making.blank
 
 
-def grown(kin: Kin, making: Making, most: int, decided: Callable[[Null], bool], work: Work = NOWHERE) -> Null:
+def grown(
+    kin: Kin,
+    making: Making,
+    most: int,
+    decided: Callable[[Null], bool],
+    room: Callable[[Sequence[float]], bool] = lambda taken: True,
+    work: Work = NOWHERE,
+) -> Null:
     """Relatives on record and new ones, `most` at most, as many as it takes until `decided`.
 
     Args:
         decided: asked before each new relative, from `LEAST` of them on.
+        room: whether there is time for one more, by the seconds that those made in this run took.
         work: where a relative that is being made goes on after a kill.
 
     Raises:
         OSError: the record cannot be written.
     """
-    null = kept(making)
+    null, taken = kept(making), list[float]()
     with Progress("clean relatives", most, min(most, len(null.rows))) as bar:
-        while len(null.rows) < most and not (len(null.rows) >= LEAST and decided(null)):
-            number = len(null.rows)
+        while len(null.rows) < most and not (len(null.rows) >= LEAST and decided(null)) and room(taken):
+            number, began = len(null.rows), time.monotonic()
             own = Work(work.folder, f"{work.key} {number}").part(f"relative-{number}")
             if own.folder is not None:
                 own.folder.mkdir(parents=True, exist_ok=True)
@@ -98,4 +108,5 @@ def grown(kin: Kin, making: Making, most: int, decided: Callable[[Null], bool], 
             if own.folder is not None:
                 shutil.rmtree(own.folder, ignore_errors=True)
             bar.step(len(null.rows))
+            taken.append(time.monotonic() - began)
     return null

@@ -63,7 +63,8 @@ def calibrate(case: Case, config: CalibrateConfig, run: Run) -> NullResult:
                     f"{model.clip.reference}: another architecture than the models before; calibrate each alone"
                 )
             kind = model.kind
-            identity = examine_settings(len(model.images), chosen, source.record.weights if source else None)
+            rests = source.record.weights if source else None
+            identity = examine_settings(len(model.images), chosen, rests, len(model.names))
             if source is not None:
                 source.check(model.clip)
             identities = (weights_hash(model.clip), manifest.hashes["data"], list(model.names), identity, case.seed)
@@ -108,7 +109,7 @@ class _Model:
     """A clean model that is open, with what it is examined on.
 
     Args:
-        names, vocabulary: candidate classes, and whether they are a vocabulary's.
+        names: candidate classes.
         head: zero-shot head over them.
         kind: fingerprint of the architecture.
     """
@@ -116,7 +117,6 @@ class _Model:
     clip: Clip
     images: ImageSet
     names: tuple[str, ...]
-    vocabulary: bool
     head: Tensor
     kind: str
 
@@ -127,9 +127,9 @@ def _opened(case: Case, reference: str | Clip, decoded: dict[Frame, ImageSet]) -
     if clip.frame not in decoded:
         decoded[clip.frame] = case.pictures(clip, case.limit)
     images = decoded[clip.frame]
-    names, vocabulary = candidates(images)
+    names, _ = candidates(images)
     head = clip.zero_shot_head(names, find_templates(case.templates))
-    return _Model(clip, images, names, vocabulary, head, architecture(clip.state()))
+    return _Model(clip, images, names, head, architecture(clip.state()))
 
 
 def _with_copies(model: _Model, copies: int, seed: int, work: Work) -> Iterator[tuple[str, Callable[[], Clip]]]:
@@ -163,7 +163,7 @@ class _Lines:
                 model.images,
                 model.head,
                 model.names,
-                Examination(self._inverters, model.vocabulary, self._seed),
+                Examination(self._inverters, self._seed),
                 origin=self._origin,
                 work=Work(self._work, key),
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -14,7 +15,7 @@ import torch
 from unbackdoor.base.disk import cache_folder, write_text
 from unbackdoor.base.errors import InputError
 from unbackdoor.base.manifest import Manifest, run_key
-from unbackdoor.base.notices import warn
+from unbackdoor.base.notices import tell, warn
 from unbackdoor.base.work import Work
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.classnames import class_names
@@ -28,14 +29,15 @@ from unbackdoor.runs.case import Case
 from unbackdoor.runs.result import Share
 from unbackdoor.runs.run import Run, finish, work_folder
 from unbackdoor.runs.verb import verb
+from unbackdoor.scan.cost import Budget, cost_of, in_order
 from unbackdoor.scan.detection import Null, architecture, exceeding, needed, read_null, settled
-from unbackdoor.scan.examine import Examination, Examined, examine
+from unbackdoor.scan.examine import Examination, Examined, examine, split
 from unbackdoor.scan.examine import settings as examine_settings
 from unbackdoor.scan.finding import ComparedWith, Finding, InverterLine, NearText, Other, RecoveredTrigger, Target
 from unbackdoor.scan.inverters import inverter_names
 from unbackdoor.scan.inverters.base import Recovered, Subject
 from unbackdoor.scan.judgement import Judgement, Say, judge
-from unbackdoor.scan.own_null import Making, grown, kept, key_of
+from unbackdoor.scan.own_null import LEAST, Making, grown, kept, key_of
 from unbackdoor.scan.probability import probability
 from unbackdoor.scan.relatives import Kin
 from unbackdoor.scan.targets import nearest_texts
@@ -81,7 +83,6 @@ def scan(case: Case, config: ScanConfig, run: Run) -> Finding:
     chosen = list(config.inverters or (known.inverters if known else inverter_names()))
     source = origin_of(clip, config.origin, known, case.device)
     clean, rests = (source.clip, source.record) if source else (None, None)
-    identity = examine_settings(len(images), chosen, rests.weights if rests else None)
     settings: dict[str, Any] = {
         "model": clip.reference,
         "data": images.spec,
@@ -93,6 +94,7 @@ def scan(case: Case, config: ScanConfig, run: Run) -> Finding:
         "null": None if known is None else {"models": len(known.rows), "settings": known.settings},
         "origin": rests.reference if rests else None,
         "relatives": config.relatives,
+        **({} if config.budget is None else {"budget": config.budget}),
         "false_alarm_rate": config.false_alarm_rate,
         "templates": case.templates,
         "seed": case.seed,
@@ -102,27 +104,77 @@ def scan(case: Case, config: ScanConfig, run: Run) -> Finding:
         manifest.hashes["origin"] = rests.weights
     manifest.run = run_key("scan", settings, manifest.hashes)
     out = None if run.out is None else run.folder
+    measure = partial(_identity, images=len(images), origin=rests.weights if rests else None, classes=len(names))
+    makes = _makes_own(config) and bool(_why_not(known, measure(known, chosen)))
+    most = _most(config) if makes else 0
+    budget = _budgeted(split(clip, images, head, names, case.seed, clean), chosen, most, config.budget)
     with nullcontext(None) if out is None else work_folder(out, manifest) as work:
-        examined = examine(
-            clip,
-            images,
-            head,
-            names,
-            Examination(chosen, vocabulary, case.seed),
-            origin=clean,
-            work=Work(work, manifest.run),
-        )
+        how = Examination(chosen, case.seed, budget)
+        examined = examine(clip, images, head, names, how, origin=clean, work=Work(work, manifest.run))
         manifest.notes["seconds_by_inverter"] = examined.seconds
+        ran, left_out = [row.inverter for row in examined.recovered], examined.left_out
         compared: ComparedWith = "shipped" if config.null is None else "given"
-        if source is not None and _makes_own(config) and _why_not(known, identity):
-            known = own_null(examined, source, config, case.seed, vocabulary, Work(work, manifest.run))
-            manifest.notes["null"] = {"models": list(known.models), "settings": known.settings}
+        if source is not None and makes:
+            known, short = own_null(examined, source, config, budget, Work(work, manifest.run))
+            left_out += short
+            manifest.notes["null"] = (
+                None if known is None else {"models": list(known.models), "settings": known.settings}
+            )
             compared = "relatives"
-        finding = replace(
-            _weighed(examined, manifest, known, config.weighed, identity),
-            compared_with=None if _why_not(known, identity) else compared,
-        )
+        identity = measure(known, ran)
+        finding = _weighed(examined, manifest, *_parts(known, config.weighed, ran), identity)
+        finding = replace(finding, compared_with=None if _why_not(known, identity) else compared)
+        finding = _without(finding, left_out)
         return finding if out is None else _written(out, finding, manifest, examined)
+
+
+def _budgeted(subject: Subject, inverters: Sequence[str], most: int, minutes: float | None) -> Budget | None:
+    """Say what the scan will take, and make the budget that it is kept to.
+
+    Raises:
+        InputError: the budget is too small for any scan.
+    """
+    began = time.monotonic()
+    cost = cost_of(subject, inverters)
+    tell(cost.line(inverters, most))
+    if minutes is None:
+        return None
+    budget = Budget(60 * minutes, cost, most, began)
+    if budget.least(inverters) > budget.seconds:
+        raise InputError(
+            f"budget {minutes:g} min: the least scan of this model takes about {budget.least(inverters) / 60:.2g} min "
+            "on this machine; give more"
+        )
+    if not budget.fits(in_order(inverters)[0]):
+        budget.relatives = 0  # not one inverter can be run on all relatives: the time is the suspect's
+    return budget
+
+
+def _identity(known: Null | None, ran: Sequence[str], images: int, origin: str | None, classes: int) -> str:
+    """What a null's settings have to be, to judge these inverters: a part of its own is as good as all of them."""
+    own = known.inverters if known is not None and set(ran) <= set(known.inverters) else ran
+    return examine_settings(images, own, origin, classes)
+
+
+def _parts(
+    known: Null | None, weighed: Sequence[str] | None, ran: Sequence[str]
+) -> tuple[Null | None, list[str] | None]:
+    """The null, and what is weighed, by the inverters that ran; each scores alike, whichever others run beside it."""
+    both = [] if known is None else [name for name in known.inverters if name in ran]
+    part = known.select(both) if known is not None and both else known
+    return part, None if weighed is None else [name for name in weighed if name in ran]
+
+
+def _without(finding: Finding, left_out: tuple[str, ...]) -> Finding:
+    """The finding that says what was left out."""
+    if not left_out:
+        return finding
+    message = f"{finding.message}; the budget left no time for {', '.join(left_out)}"
+    return replace(finding, left_out=left_out, message=message)
+
+
+def _most(config: ScanConfig) -> int:
+    return needed(config.false_alarm_rate) if config.relatives is None else config.relatives
 
 
 def candidates(images: ImageSet) -> tuple[tuple[str, ...], bool]:
@@ -163,26 +215,28 @@ def _makes_own(config: ScanConfig) -> bool:
 
 
 def own_null(
-    examined: Examined, source: OpenOrigin, config: ScanConfig, seed: int, vocabulary: bool, work: Work
-) -> Null:
-    """Clean relatives of the suspect, made from its origin, as many as it takes to answer."""
+    examined: Examined, source: OpenOrigin, config: ScanConfig, budget: Budget | None, work: Work
+) -> tuple[Null | None, tuple[str, ...]]:
+    """Clean relatives of the suspect, made from its origin, as many as it takes to answer, and what was left out.
+
+    None where the budget left no time for any.
+    """
     subject, images = examined.subject, examined.images
-    by_labels = not vocabulary and images.classes == subject.names and bool((images.labels >= 0).all())
+    by_labels = images.classes == subject.names and bool((images.labels >= 0).all())
     labels = images.labels if by_labels else answers(subject.clip, images, subject.head)[0]
     inverters = tuple(row.inverter for row in examined.recovered)
     blank = Null(
         architecture(source.clip.state()),
-        examine_settings(len(images), inverters, source.record.weights),
+        examine_settings(len(images), inverters, source.record.weights, len(subject.names)),
         inverters,
         (),
         (),
         source.record,
     )
-    making = Making(subject.names, Examination(inverters, vocabulary, seed), blank)
-    kin = Kin(source.clip, images, labels, subject.head, seed)
+    making = Making(subject.names, Examination(inverters, subject.seed), blank)
+    kin = Kin(source.clip, images, labels, subject.head, subject.seed)
     store = cache_folder() / "nulls" / f"{key_of(kin, making, by_labels)}.jsonl"
-    making = replace(making, store=store)
-    most = needed(config.false_alarm_rate) if config.relatives is None else config.relatives
+    making, most = replace(making, store=store), _most(config)
     left = most - len(kept(making).rows)
     if left > 0:
         minutes = sum(examined.seconds.values()) * left / 60
@@ -190,15 +244,18 @@ def own_null(
             f"no clean models are on record to compare with: up to {left} clean relatives are made from "
             f"{source.record.reference}, at least {max(1, round(minutes))} min in all, and kept in {store}"
         )
-
     says = _says(examined)
 
     def decided(null: Null) -> bool:
-        answer = judge(says, null.select(config.weighed or null.inverters), config.false_alarm_rate)
+        weighed = [name for name in config.weighed or null.inverters if name in null.inverters]
+        answer = judge(says, null.select(weighed), config.false_alarm_rate)
         assert answer.p_value is not None
         return settled(exceeding(answer.p_value, len(null.rows)), config.false_alarm_rate)
 
-    return grown(kin, making, most, decided, work)
+    null = grown(kin, making, most, decided, budget.room if budget else lambda taken: True, work)
+    whole = len(null.rows) >= most or (len(null.rows) >= LEAST and decided(null))
+    short = () if whole else (f"{most - len(null.rows)} of {most} clean relatives",)
+    return (null if null.rows else None), short
 
 
 def _says(examined: Examined) -> dict[str, Say[int]]:
@@ -214,8 +271,9 @@ def _why_not(known: Null | None, identity: str) -> str:
         )
     if known.settings != identity:
         return (
-            "cannot tell: the clean models on record were scanned with other inverters, another number of images or "
-            "another origin; use the same, or calibrate again"
+            "cannot tell: the clean models on record were scanned with other inverters, another number of images, "
+            "another origin or another kind of class list, long or short; use the same, calibrate again, or name the "
+            "clean origin with --origin"
         )
     return ""
 

@@ -134,8 +134,9 @@ def _ready(config: ZooConfig) -> _Ready:
     plan = read_zoo(Path(config.recipe), root, online=config.online)
     base = recipe_model(plan.model, config.online)
     weights = state_hash(base.state())
-    population = members(plan, weights, classes_of(plan))
-    identity = settings(plan.images, inverter_names(), weights)
+    classes = classes_of(plan)
+    population = members(plan, weights, classes)
+    identity = settings(plan.images, inverter_names(), weights, max(map(len, classes.values())))
     other = find_null(base, config.null)
     if other is not None and other.settings != identity:
         if config.null is not None:

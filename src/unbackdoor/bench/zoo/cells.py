@@ -28,6 +28,7 @@ from unbackdoor.scan.examine import split
 from unbackdoor.scan.finding import Lead
 from unbackdoor.scan.inverters import inverter
 from unbackdoor.scan.inverters.base import Subject
+from unbackdoor.scan.narrowing import narrowed
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.triggers.attack import Attack
 from unbackdoor.triggers.mixed import Mixed
@@ -91,7 +92,7 @@ def examination_cell(out: Path, config: Json, folder: Path, device: str, manifes
         images = scanned_with(train, config["images"], config["seed"])
         # The base, which every member was made from, is known to be clean.
         base = original(config["member"]["model"], device)
-        subject = split(clip, images, head, train.classes, config["seed"], base)
+        subject = narrowed(split(clip, images, head, train.classes, config["seed"], base))
         for name in (name for name, result in kept.items() if result is None):
             kept[name] = result = _invert(subject, name)
             own = inversion(config, name)

@@ -42,6 +42,7 @@ from unbackdoor.bench.recipe import (
     positive,
 )
 from unbackdoor.data.specs import describe
+from unbackdoor.scan import narrowing
 from unbackdoor.scan.inverters import versions
 from unbackdoor.scan.judgement import Judgement
 from unbackdoor.unlearning.unknown import VERSION
@@ -183,7 +184,7 @@ def _member(zoo: Zoo, weights: str, classes: Mapping[str, Sequence[str]], half: 
         "target": "" if kind == CLEAN else chance.choice(list(classes[data])),
     }
     names = {"half": half, "number": number, "family": family, "data": data, "regime": entry.regime}
-    return {"names": names, "config": config}
+    return {"names": names, "config": config, "classes": len(classes[data])}
 
 
 def examination(zoo: Zoo, member: Json) -> Json:
@@ -194,13 +195,14 @@ def examination(zoo: Zoo, member: Json) -> Json:
         "images": zoo.images,
         "seed": zoo.seed,
         "versions": versions(),
+        **({"narrowing": narrowing.VERSION} if narrowing.in_force(member.get("classes", 0)) else {}),
     }
     return {"names": member["names"], "config": config}
 
 
 def inversion(examination: Json, inverter: str) -> Json:
     """Configuration of one inverter's part of an examination."""
-    kept = {key: examination[key] for key in ("member", "images", "seed")}
+    kept: Json = {key: examination[key] for key in ("member", "images", "seed", "narrowing") if key in examination}
     return {"kind": "inversion", **kept, "inverter": inverter, "version": examination["versions"][inverter]}
 
 

@@ -155,6 +155,36 @@ class Kept:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What decides how much work an inverter has.
+
+    Args:
+        candidates: classes that are searched.
+        side: of the pictures, in pixels.
+        twin: whether there is one to compare with.
+    """
+
+    candidates: int
+    side: int
+    twin: bool = False
+
+
+@dataclass(frozen=True)
+class Effort:
+    """Pictures that go through a model.
+
+    Args:
+        both: forward and back.
+        forward: forward alone.
+        half: the first in a half type, where the device is faster in one.
+    """
+
+    both: int
+    forward: int = 0
+    half: bool = False
+
+
+@dataclass(frozen=True)
 class Inverter:
     """A way to recover a trigger from a model.
 
@@ -164,6 +194,7 @@ class Inverter:
         family: the `guided.Family` of its triggers for images of a side, which cures search again.
         more: the same of further triggers for a cure, where another family shows more; None takes `family`.
         stronger: the trigger made stronger, where the inverter knows how.
+        effort: what it takes, so that the time can be told before; None is taken for as much as a guided search.
     """
 
     version: int
@@ -171,6 +202,7 @@ class Inverter:
     family: Callable[[int], Any]
     more: Callable[[int], Any] | None = None
     stronger: Callable[[Any], Trigger] | None = None
+    effort: Callable[[Asked], Effort] | None = None
 
 
 def try_out(subject: Subject, trigger: Trigger, target: int) -> tuple[Rate, Tensor]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from unbackdoor.base.draws import batch_rows, seeded, step_seed
 from unbackdoor.evaluation.answers import answers
 from unbackdoor.scan.inverters import patch
-from unbackdoor.scan.inverters.base import Inverter, Recovered, Subject, try_out
+from unbackdoor.scan.inverters.base import Asked, Effort, Inverter, Recovered, Subject, try_out
 from unbackdoor.triggers.masked import Masked, blend
 
 
@@ -129,5 +129,11 @@ def stamped(subject: Subject, raw: Tensor, rows: Tensor) -> tuple[Tensor, Tensor
     return mean_cosine(embeddings.view(r, n, -1)), mask.flatten(1).mean(dim=1)
 
 
+def effort(asked: Asked) -> Effort:
+    """The same however many classes there are."""
+    config = CollapseConfig()
+    return Effort(config.steps * config.restarts * config.pictures, 2 * config.pictures)
+
+
 # Feature collapse has no target of its own; what it finds is a patch.
-INVERTER = Inverter(3, invert, patch.family)
+INVERTER = Inverter(3, invert, patch.family, effort=effort)

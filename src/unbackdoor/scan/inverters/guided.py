@@ -33,7 +33,7 @@ from unbackdoor.base.devices import half_type
 from unbackdoor.base.draws import batch_rows, seeded, step_seed
 from unbackdoor.base.work import NOWHERE, Work
 from unbackdoor.evaluation.answers import logits
-from unbackdoor.scan.inverters.base import Recovered, Subject, try_out
+from unbackdoor.scan.inverters.base import Asked, Effort, Recovered, Subject, try_out
 from unbackdoor.scan.inverters.proximal import Proximal
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.weights.files import read_tensors, write_tensors
@@ -155,11 +155,31 @@ def invert_guided(subject: Subject, family: Family, config: GuidedConfig | None 
     )
 
 
-def group_size(subject: Subject, family: Family, raw: Tensor, pictures: int) -> int:
-    """How many candidates are searched at once, so that what a step remembers stays within `MEMORY`; at least 1.
+def effort(asked: Asked, half: bool = True) -> Effort:
+    """What a guided search takes, without what its family looks at before."""
+    config = GuidedConfig()
+    rounds = config.rounds(asked.candidates)
+    both = sum(count * steps for count, steps in rounds) * config.pictures
+    finalists, steps = rounds[-1]
+    compared = sum(count for count, _ in rounds[:-1]) * (config.measured // 4)
+    twins = 1 + asked.twin
+    # Finalists' costs are measured, and their triggers tried on about as many held pictures.
+    return Effort(
+        both + asked.twin * finalists * steps * config.pictures,
+        compared + finalists * config.measured * (twins + 1),
+        half,
+    )
 
-    What the model remembers of a picture is counted on one, as automatic differentiation keeps it.
-    """
+
+def group_size(subject: Subject, family: Family, raw: Tensor, pictures: int) -> int:
+    """How many candidates are searched at once, so that what a step remembers stays within `MEMORY`; at least 1."""
+    # Parameters, their gradient and the optimiser's two memories and two more while it steps.
+    of_candidate = pictures * bytes_of_picture(subject, family, raw) + 6 * raw[0].numel() * raw.element_size()
+    return max(1, MEMORY // max(1, of_candidate))
+
+
+def bytes_of_picture(subject: Subject, family: Family, raw: Tensor) -> int:
+    """What the model remembers of a picture, counted on one, as automatic differentiation keeps it."""
     kept: dict[int, int] = {}
 
     def count(t: Tensor) -> Tensor:
@@ -172,10 +192,7 @@ def group_size(subject: Subject, family: Family, raw: Tensor, pictures: int) -> 
         one = raw.detach()[:1].clone().requires_grad_(True)
         rows = torch.zeros(1, dtype=torch.int64)
         _cost(subject, family, one, torch.zeros(1, dtype=torch.int64), rows, None)
-    of_picture = sum(size for place, size in kept.items() if place not in weights)
-    # Parameters, their gradient and the optimiser's two memories and two more while it steps.
-    of_candidate = pictures * of_picture + 6 * raw[0].numel() * raw.element_size()
-    return max(1, MEMORY // max(1, of_candidate))
+    return sum(size for place, size in kept.items() if place not in weights)
 
 
 def _in_groups(search: Search, size: int, rounds: list[tuple[int, int]], config: GuidedConfig) -> Search:

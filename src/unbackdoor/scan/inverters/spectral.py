@@ -9,6 +9,7 @@ three colours of a wave are one group, so that a grey wave costs less than three
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -16,8 +17,8 @@ from torch import Tensor
 
 from unbackdoor.base.draws import batch_rows
 from unbackdoor.evaluation.answers import logits
-from unbackdoor.scan.inverters import additive
-from unbackdoor.scan.inverters.base import Inverter, Recovered, Subject
+from unbackdoor.scan.inverters import additive, guided
+from unbackdoor.scan.inverters.base import Asked, Effort, Inverter, Recovered, Subject
 from unbackdoor.scan.inverters.guided import Family, invert_guided
 from unbackdoor.triggers.additive import Additive, add
 
@@ -125,4 +126,11 @@ def invert(subject: Subject) -> Recovered:
     return invert_guided(subject, family(subject.clip.image_size))
 
 
-INVERTER = Inverter(10, invert, family, additive.family, stronger)
+def effort(asked: Asked) -> Effort:
+    """A guided search in full precision, and the look at single waves before it."""
+    search = guided.effort(asked, half=False)
+    looked = len(probes(asked.side, torch.device("cpu"))) * PROBED_PICTURES if cycles(asked.side) else 0
+    return replace(search, forward=search.forward + looked)
+
+
+INVERTER = Inverter(10, invert, family, additive.family, stronger, effort)

@@ -18,7 +18,7 @@ from unbackdoor.base.devices import half_type
 from unbackdoor.base.draws import batch_rows
 from unbackdoor.evaluation.answers import logits
 from unbackdoor.scan.inverters import additive, spectral
-from unbackdoor.scan.inverters.base import Inverter, Recovered, Subject, try_out
+from unbackdoor.scan.inverters.base import Asked, Effort, Inverter, Recovered, Subject, try_out
 from unbackdoor.scan.inverters.guided import others_median
 from unbackdoor.triggers.additive import Additive, add
 
@@ -85,5 +85,11 @@ def _patterns(waves: Tensor, pictures: Tensor) -> Tensor:
     return spectral.pattern(waves, pictures.shape[-1])
 
 
+def effort(asked: Asked) -> Effort:
+    """Every wave on a few pictures, and the foremost classes' best on more, in the twin too."""
+    looked = len(spectral.probes(asked.side, torch.device("cpu"))) * PICTURES if spectral.cycles(asked.side) else 0
+    return Effort(0, (looked + FOREMOST * BEST * MEASURED) * (1 + asked.twin))
+
+
 # A cure is taken from what a search for waves would have found.
-INVERTER = Inverter(1, invert, spectral.family, additive.family, spectral.stronger)
+INVERTER = Inverter(1, invert, spectral.family, additive.family, spectral.stronger, effort)

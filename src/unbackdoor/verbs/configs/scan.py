@@ -45,6 +45,8 @@ class ScanConfig(Examining, Judging):
         inverters: names; all by default, and those of the null where one is given.
         relatives: with an `origin`, where no null is named or on record, so many clean relatives of the suspect are
             made from it at most (`scan/own_null.py`); None makes as many as the false-alarm rate needs, 0 none.
+        budget: minutes for everything, kept by searching less (`scan/cost.py`): inverters that are worth least are
+            left out, for the suspect and its relatives alike, then relatives. None searches all.
         weighed: those that the p-value and the target rest on, where there is a null; all that run by default.
     """
 
@@ -56,6 +58,9 @@ class ScanConfig(Examining, Judging):
         low=0,
         high=9999,
         quiet=True,
+    )
+    budget: float | None = setting(
+        None, "Minutes to keep to, by searching less.", low=0, above=True, high=1e6, quiet=True
     )
     weighed: Sequence[str] | None = None
 
