@@ -79,7 +79,7 @@ def test_without_clean_models_it_cannot_tell(tmp_path: Path) -> None:
     found = scan(model=toy_clip(6.0), data=toy_images(), inverters=["patch"], templates=template(tmp_path))
     assert found["compared_with"] is None
     assert found["backdoored"] is None and found["p_value"] is None and found["probability"] is None
-    assert "scan --calibrate" in found["message"]
+    assert "scan --calibrate" in found["message"] and found["alone"] is None, "one search is no vote"
     assert found["target"]["name"] == NAMES[TARGET] and found["target"]["from"] == "classes"
 
 
