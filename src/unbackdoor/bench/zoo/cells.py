@@ -25,6 +25,7 @@ from unbackdoor.data.shares import defender_rows
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.evaluation.answers import answers
 from unbackdoor.scan.examine import split
+from unbackdoor.scan.family import LEFT, Reach, left, reach
 from unbackdoor.scan.finding import Lead
 from unbackdoor.scan.inverters import inverter
 from unbackdoor.scan.inverters.base import Subject
@@ -114,12 +115,14 @@ class Patient:
 
     Args:
         suspect: what `cure_unknown` takes; its model is changed in place.
+        natural: the member as inverters see it; its twin, made from the base, shows what is cheap by nature.
         leads: the named class and further ones that stood out.
         test, task: held-out pictures, and the attack that the member really has.
         before: the member's rates.
     """
 
     suspect: Suspect
+    natural: Subject
     leads: list[Lead]
     test: ImageSet
     task: Task
@@ -152,7 +155,9 @@ def patient(out: Path, config: Json, device: str, vector: VectorConfig = CONFIG,
         config["backdoored"],
         config["seed"],
     )
-    return Patient(suspect, leads, test, task, card["after"])
+    base = original(scanned["member"]["model"], device)
+    natural = split(clip.clone(), suspect.scanned, task.head, train.classes, config["seed"], base)
+    return Patient(suspect, natural, leads, test, task, card["after"])
 
 
 def recovery_cell(out: Path, config: Json, folder: Path, device: str, manifest: Manifest) -> Json:
@@ -172,23 +177,33 @@ def recovered(patient: Patient) -> Json:
 
     def cure(number: int, lead: Lead, trigger: Callable[[], Mixed]) -> Json:
         attack = Attack(trigger(), suspect.names.index(lead.target), lead.target)
+
+        def family(before: Reach | None = None) -> Reach:
+            subject = suspect.subject()
+            return reach(subject, patient.natural, lead.inverter, attack.target, lead.trigger, before)
+
+        # What was found in a model that is called clean is natural.
+        before = None if suspect.backdoored is False else family()
         made = cure_known(suspect.clip, suspect.forget, Task(head, attack), suspect.plan)
+        share = 0.0 if before is None else left(before, family(before))
         return {
             "shown": lead.inverter,
             "target": lead.target,
             "alpha": made.search.alpha,
             "satisfied": made.search.satisfied,
             "attempts": made.attempts,
+            "left": round(share, 4),
+            "whole": made.search.satisfied and share <= LEFT,
         }
 
     rounds, _ = cure_unknown(suspect, patient.leads, cure)
     after = evaluate_images(suspect.clip, test, patient.task)
     after_answers, _ = answers(suspect.clip, test, head)
-    before = patient.before
+    ca = patient.before["ca"]["value"]
     return {
-        "before": before,
+        "before": patient.before,
         "after": after.as_dict(),
-        "retention": after.ca.value / before["ca"]["value"] if before["ca"]["value"] else None,
+        "retention": after.ca.value / ca if ca else None,
         "agreement": float((after_answers == before_answers).float().mean()),
         **rounds[0],
         "also": rounds[1:],
