@@ -405,6 +405,9 @@ def test_rounds_go_on_while_a_named_class_is_left(
     assert ("not whole: something of what was found is left" in printed) == (not whole)
     assert all(text in printed for text in said if text)
     assert BlindCureResult.read(tmp_path / "cure").rounds == result.rounds
+    page = (tmp_path / "cure" / "report.html").read_text()
+    assert page.count("<h3>Round ") == len(done) and ("Not whole:" in page) == (not whole)
+    assert ("Not done: " in page) == (left is not None) and ("searched again" in page) == bool(first["backdoored"])
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def _round_lines(result: dict[str, Any]) -> list[str]:
         out.append("not whole: something of what was found is left, whatever the last scan says")
     if "clean_accuracy" in result:
         out += [rate_line(f"CA {when}", **result["clean_accuracy"][when]) for when in ("before", "after")]
-    return [*out, f"model:  {result['model']}", f"report: {result['rounds'][-1]['report']}"]
+    return [*out, f"model:  {result['model']}", f"report: {result['report']}"]
 
 
 @command_of(

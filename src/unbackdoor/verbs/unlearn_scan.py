@@ -22,6 +22,7 @@ from unbackdoor.data.shares import defender_rows
 from unbackdoor.data.specs import load_test
 from unbackdoor.evaluation.answers import answers
 from unbackdoor.metrics.rates import Rate
+from unbackdoor.report.rounds import write_rounds_report
 from unbackdoor.runs.case import Case, open_model, open_referred
 from unbackdoor.runs.result import Share, plain
 from unbackdoor.runs.run import Run, finish, weights_hash, work_folder
@@ -63,8 +64,8 @@ def unlearn_scan(case: Case, config: UnlearnScanConfig, run: Run) -> BlindCureRe
     up to `PURSUED` times the rate.
     When it is quiet, the classes that an earlier scan named besides are cured, where their triggers still work: the
     louder of two backdoors may have hidden the other.
-    Each round is a whole `unlearn` run in `out/round-N`; the last model lies in `out/model`. Without a model, the
-    finding's reference is opened.
+    Each round is a whole `unlearn` run in `out/round-N`; the last model lies in `out/model`, the page of all rounds in
+    `out/report.html`. Without a model, the finding's reference is opened.
 
     Returns:
         `rounds` (a line each; `short_of` where no α satisfied the rule, `not_whole` where the family that was found
@@ -100,6 +101,13 @@ def unlearn_scan(case: Case, config: UnlearnScanConfig, run: Run) -> BlindCureRe
         made, lead = _rounds(case, config, run, ready, rounds)
         suspect.clip.save(run.folder / "model")
     manifest.hashes["weights_after"] = made[-1].scan["weights"]
+    typed = _result(run, ready, made, lead, manifest)
+    finish(run.folder, manifest, typed, report=partial(write_rounds_report, run.folder / "report.html"))
+    return typed
+
+
+def _result(run: Run, ready: _Ready, made: list[_Round], lead: Lead | None, manifest: Manifest) -> BlindCureResult:
+    """What is told of the rounds."""
     last = {row.cure["target"]: row.whole for row in made}
     over = made[-1].scan["backdoored"] is False and lead is None and all(row.cure["chosen"] for row in made)
     result = {
@@ -110,15 +118,15 @@ def unlearn_scan(case: Case, config: UnlearnScanConfig, run: Run) -> BlindCureRe
         "quiet": over and all(last.values()),
         "whole": all(last.values()),
         "left": None if lead is None else lead.target,
-        "seed": case.seed,
+        "seed": manifest.config["seed"],
         "seconds": round(manifest.seconds, 2),
+        "report": str(run.folder / "report.html"),
     }
+    held_out = ready.held_out
     if bool((held_out.labels >= 0).any()) and held_out.classes:
-        both = {"before": ready.as_it_came, "after": suspect.clip}
-        result["clean_accuracy"] = {when: _accuracy(clip, held_out, suspect.head) for when, clip in both.items()}
-    typed = BlindCureResult.read(result)
-    finish(run.folder, manifest, typed)
-    return typed
+        both = {"before": ready.as_it_came, "after": ready.suspect.clip}
+        result["clean_accuracy"] = {when: _accuracy(clip, held_out, ready.suspect.head) for when, clip in both.items()}
+    return BlindCureResult.read(result)
 
 
 @dataclass(frozen=True)

@@ -238,6 +238,7 @@ class BlindCureResult(Result):
             its last cure.
         left: the class that a further round would have cured.
         clean_accuracy: where the test images have labels.
+        report: the page of all rounds.
     """
 
     verb: Literal["unlearn-scan"] = "unlearn-scan"
@@ -250,3 +251,4 @@ class BlindCureResult(Result):
     seed: int
     seconds: float
     clean_accuracy: WhenShares | None = optional()
+    report: str | None = optional()
