@@ -109,5 +109,5 @@ def test_stated_errors_are_those_of_the_recorded_zoo(twin: bool, stated: Errors)
     assert max(score for score, _ in points["calibration", False]) == pytest.approx(stated.limit, abs=5e-5)
     clean, backdoored = points["test", False], points["test", True]
     assert Rate(sum(score > stated.limit for score, _ in clean), len(clean)) == stated.false_alarms
-    assert Rate(sum(score > stated.limit for score, _ in backdoored), len(backdoored)) == stated.found
+    assert Rate(sum(score > stated.limit for score, _ in backdoored), len(backdoored)) == stated.detected
     assert Rate(sum(right for _, right in backdoored), len(backdoored)) == stated.right

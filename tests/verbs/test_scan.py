@@ -399,7 +399,7 @@ def test_rounds_go_on_while_a_named_class_is_left(
     assert result["whole"] == whole
     assert [row["short_of"] for row in result["rounds"]] == [told["message"]] * len(done)
     said = [row["not_whole"] for row in result["rounds"]]
-    assert all(("still turn 50% of 16" in (text or "")) == (state == "not whole" and not whole) for text in said)
+    assert all(("still turns 50% of 16" in (text or "")) == (state == "not whole" and not whole) for text in said)
     assert all((row["family"] is None) == (first["backdoored"] is False) for row in result["rounds"])
     printed = "\n".join(lines(result))
     assert ("not whole: something of what was found is left" in printed) == (not whole)

@@ -33,13 +33,13 @@ class Errors:
     Args:
         limit: score of the highest clean model of the calibration half.
         false_alarms: clean models of the test half above it.
-        found: backdoored ones of the test half above it.
+        detected: backdoored ones of the test half above it.
         right: backdoored ones of the test half whose target is the foremost class.
     """
 
     limit: float
     false_alarms: Rate
-    found: Rate
+    detected: Rate
     right: Rate
 
 
@@ -97,7 +97,7 @@ def reading(stands: Standing[Label], name: str, twin: bool) -> Alone:
         errs.limit,
         stands.voters[stands.target],
         Share.of(errs.false_alarms),
-        Share.of(errs.found),
+        Share.of(errs.detected),
     )
 
 

@@ -75,10 +75,12 @@ def not_whole(before: Reach, after: Reach) -> str | None:
     """Why a cure is not whole, in a sentence; None where it is."""
     if left(before, after) <= LEFT:
         return None
-    above = "" if after.natural is None else ", above what they do in a clean twin"
+    share, was = f"{after.net:.0%} of {after.turned[1]} held pictures", f"before the cure it was {before.net:.0%}"
+    if after.natural is None:
+        return f"the trigger that was found still turns {share}; {was}"
     return (
-        f"triggers of the family that was found, searched for from another start, still turn {after.net:.0%} of "
-        f"{after.turned[1]} held pictures{above}; before the cure it was {before.net:.0%}"
+        f"triggers of the family that was found, searched for from another start, still turn {share}, above what they "
+        f"do in a clean twin; {was}"
     )
 
 
