@@ -87,7 +87,8 @@ def line_of(row: dict[str, Any]) -> dict[str, Any]:
 
 def cure_of(done: dict[str, Any]) -> dict[str, Any]:
     """What pages need of a cure."""
-    facts = {k: done[k] for k in ("shown", "target", "alpha", "satisfied", "also", "retention", "agreement")}
+    keys = ("shown", "target", "alpha", "satisfied", "left", "whole", "also", "retention", "agreement")
+    facts = {k: done[k] for k in keys}
     return {"version": VERSION, **facts, "after": rates(done["after"])}
 
 

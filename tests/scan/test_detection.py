@@ -213,14 +213,14 @@ def test_the_class_with_most_votes_is_shown_by_a_trigger_that_works_and_stands_o
     assert (found.target, found.confidence, found.place) == (expected[0], pytest.approx(expected[1]), expected[2])
 
 
-def test_without_a_null_inverters_vote_by_how_well_their_triggers_work() -> None:
+def test_without_a_null_and_without_leads_inverters_vote_by_how_well_their_triggers_work() -> None:
     said = {
-        "patch": Say({"a": 9.0, "b": 1.0}, 0.3),
-        "warp": Say({"b": 0.1}, 0.9),
-        "colour": Say({"b": 0.2, "a": 0.1}, 0.5),
+        "wave": Say({"a": 9.0, "b": 1.0}, 0.3),
+        "collapse": Say({"b": 0.1}, 0.9),
+        "another package's": Say({"b": 0.2, "a": 0.1}, 0.5),
     }
     found = judge(said, None, 0.05, "no null")
-    assert (found.target, found.inverter, found.message) == ("b", "warp", "no null") and found.p_value is None
+    assert (found.target, found.inverter, found.message) == ("b", "collapse", "no null") and found.p_value is None
     assert found.confidence == pytest.approx(1.4 / 1.7)
 
 

@@ -15,11 +15,14 @@ from tests.scan.toy import NAMES, TARGET, toy_clip, toy_images
 from unbackdoor import calibrate, load, scan, unlearn_scan
 from unbackdoor.base.errors import InputError, Interrupted
 from unbackdoor.cli import main as cli
+from unbackdoor.cli.unlearn import lines
 from unbackdoor.scan.detection import Null, Origin, architecture, read_null
 from unbackdoor.scan.examine import HELD, SEARCHED, examine, settings
+from unbackdoor.scan.family import LEFT, Reach
 from unbackdoor.scan.finding import Lead
 from unbackdoor.scan.inverters import inverter_names
 from unbackdoor.triggers import parse_trigger
+from unbackdoor.verbs.results import BlindCureResult
 from unbackdoor.verbs.scan import find_null
 from unbackdoor.weights.files import state_hash
 
@@ -79,7 +82,7 @@ def test_without_clean_models_it_cannot_tell(tmp_path: Path) -> None:
     found = scan(model=toy_clip(6.0), data=toy_images(), inverters=["patch"], templates=template(tmp_path))
     assert found["compared_with"] is None
     assert found["backdoored"] is None and found["p_value"] is None and found["probability"] is None
-    assert "scan --calibrate" in found["message"]
+    assert "scan --calibrate" in found["message"] and found["alone"] is None, "one search is no vote"
     assert found["target"]["name"] == NAMES[TARGET] and found["target"]["from"] == "classes"
 
 
@@ -265,6 +268,11 @@ def test_unlearn_takes_the_recovered_backdoor_out_without_labels(tmp_path: Path)
     assert row["target"] == NAMES[TARGET]
     asr = row["recovered_asr"]
     assert asr["before"]["value"] > 0.9 and asr["after"]["value"] < 0.1
+    family = row["family"]
+    assert family["inverter"] == "patch" and family["before"]["turned"]["value"] > 0.9
+    assert family["before"]["natural"] is None, "no origin is known"
+    assert row["not_whole"] is None and family["left"] <= LEFT
+    assert result["whole"] == (row["short_of"] is None)
     # The toy's few numbers serve the backdoor and everything else, so that clean answers suffer here.
     assert row["agreement"]["n"] == len(images)
     assert "clean_accuracy" not in result, "there are no labels to measure it with"
@@ -298,12 +306,22 @@ def story(
     }
 
 
+def reaches(left: int) -> Any:
+    """In the place of `reach`: 16 of 16 held pictures before a cure, so many after it."""
+
+    def reach(*given: Any) -> Reach:
+        before = given[5]
+        return Reach((16, 16) if before is None else (left, 16), None, "badnets:size=2,pattern=white")
+
+    return reach
+
+
 def quiet(target: str) -> dict[str, object]:
     """Of a scan that finds nothing, far from the limit."""
     return story(False, target, p_value=0.5)
 
 
-@pytest.mark.parametrize("whole", [True, False], ids=["whole", "short"])
+@pytest.mark.parametrize("state", ["whole", "short", "not whole"])
 @pytest.mark.parametrize(
     ("first", "scans", "working", "rounds", "cured", "left"),
     [
@@ -351,12 +369,13 @@ def test_rounds_go_on_while_a_named_class_is_left(
     rounds: int,
     cured: list[str],
     left: str | None,
-    whole: bool,
+    state: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     done: list[str] = []
-    told = {"chosen": whole, "message": None if whole else "no α satisfies both limits"}
+    told = {"chosen": state != "short", "message": None if state != "short" else "no α satisfies both limits"}
+    monkeypatch.setattr(unlearn_scan_module, "reach", reaches(8 if state == "not whole" else 3))
 
     def cure(**options: object) -> dict[str, object]:
         done.append(str(options["target"]))
@@ -374,11 +393,26 @@ def test_rounds_go_on_while_a_named_class_is_left(
     common = {"model": toy_clip(6.0), "data": toy_images(), "test": toy_images(), "templates": template(tmp_path)}
     result = unlearn_scan(finding=first, force=True, rounds=rounds, out=tmp_path / "cure", **common)
     assert done == cured and result["left"] == left
+    # What the scan called clean has no family to be whole of.
+    whole = state == "whole" or (state == "not whole" and first["backdoored"] is False)
     assert result["quiet"] == (whole and left is None and scans[len(done) - 1]["backdoored"] is False)
+    assert result["whole"] == whole
     assert [row["short_of"] for row in result["rounds"]] == [told["message"]] * len(done)
+    said = [row["not_whole"] for row in result["rounds"]]
+    assert all(("still turns 50% of 16" in (text or "")) == (state == "not whole" and not whole) for text in said)
+    assert all((row["family"] is None) == (first["backdoored"] is False) for row in result["rounds"])
+    printed = "\n".join(lines(result))
+    assert ("not whole: something of what was found is left" in printed) == (not whole)
+    assert all(text in printed for text in said if text)
+    assert BlindCureResult.read(tmp_path / "cure").rounds == result.rounds
+    page = (tmp_path / "cure" / "report.html").read_text()
+    assert page.count("<h3>Round ") == len(done) and ("Not whole:" in page) == (not whole)
+    assert ("Not done: " in page) == (left is not None) and ("searched again" in page) == bool(first["backdoored"])
 
 
-@pytest.mark.parametrize("killed", ["source 1", "cure 1", "scan 1", "source 2", "scan 2"])
+@pytest.mark.parametrize(
+    "killed", ["source 1", "reach 1", "cure 1", "scan 1", "left 1", "source 2", "reach 2", "scan 2", "left 2"]
+)
 def test_killed_rounds_go_on_behind_what_is_done(killed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[str] = []
     scans = [story(True, "bee"), quiet("elk")]
@@ -401,7 +435,12 @@ def test_killed_rounds_go_on_behind_what_is_done(killed: str, tmp_path: Path, mo
         step("source")
         return lead.trigger
 
+    def look(*given: Any) -> Reach:
+        step("left" if given[5] else "reach")
+        return Reach((1 if given[5] else 16, 16), None, "badnets:size=2,pattern=white")
+
     taken: list[str] = []
+    monkeypatch.setattr(unlearn_scan_module, "reach", look)
     monkeypatch.setattr(unlearn_scan_module, "unlearn", cure)
     monkeypatch.setattr(unlearn_scan_module, "scan", lambda **options: scans[step("scan") - 1])
     monkeypatch.setattr("unbackdoor.unlearning.unknown.source", made)
@@ -416,9 +455,12 @@ def test_killed_rounds_go_on_behind_what_is_done(killed: str, tmp_path: Path, mo
     with pytest.raises(Interrupted):
         run()
     result = run()
-    assert [s for s in steps if not s.endswith("!")] == [f"{n} {i}" for i in (1, 2) for n in ("source", "cure", "scan")]
+    names = ("source", "reach", "cure", "scan", "left")
+    assert [s for s in steps if not s.endswith("!")] == [f"{n} {i}" for i in (1, 2) for n in names]
     assert [row["target"] for row in result["rounds"]] == ["cow", "bee"] and result["quiet"]
-    assert taken == {"scan 1": ["round-1"], "source 2": ["round-1"], "scan 2": ["round-1", "round-2"]}.get(killed, [])
+    second = ["round-1", "round-2"]
+    kept = {"scan 1": ["round-1"], "left 1": ["round-1"], "source 2": ["round-1"], "reach 2": ["round-1"]}
+    assert taken == {**kept, "scan 2": second, "left 2": second}.get(killed, [])
     assert not (tmp_path / "cure" / ".work").exists()
 
 

@@ -36,13 +36,14 @@ def _round_lines(result: dict[str, Any]) -> list[str]:
             "  " + rate_line("answers as before", **row["agreement"]),
             f"  new scan: {row['message']}",
         ]
-        if row["short_of"] is not None:
-            out.append(f"  not whole: {row['short_of']}")
+        out += [f"  not whole: {row[why]}" for why in ("short_of", "not_whole") if row[why] is not None]
     if result["left"] is not None:
         out.append(f"not done: {result['left']} is still a finding; give more --rounds")
+    if not result["whole"]:
+        out.append("not whole: something of what was found is left, whatever the last scan says")
     if "clean_accuracy" in result:
         out += [rate_line(f"CA {when}", **result["clean_accuracy"][when]) for when in ("before", "after")]
-    return [*out, f"model:  {result['model']}", f"report: {result['rounds'][-1]['report']}"]
+    return [*out, f"model:  {result['model']}", f"report: {result['report']}"]
 
 
 @command_of(

@@ -97,6 +97,32 @@ class InverterLine:
 
 
 @dataclass(frozen=True)
+class Alone:
+    """How far the foremost class stands out among the classes of the model itself: a weaker reading than a p-value.
+
+    Args:
+        target: the class.
+        score: votes of the searches for it, each by its lead (`scan/alone.py`).
+        limit: a score that none of the clean models exceeded on which it was set.
+        inverters: that vote for it.
+        false_alarms: other clean models above the limit, where this was measured.
+        detected: backdoored models above it.
+    """
+
+    target: str
+    score: float
+    limit: float
+    inverters: tuple[str, ...]
+    false_alarms: Share
+    detected: Share
+
+    @property
+    def stands_out(self) -> bool:
+        """Whether the score exceeds the limit."""
+        return self.score > self.limit
+
+
+@dataclass(frozen=True)
 class Lead:
     """A class that a scan names, the trigger that it recovered for it, and with which inverter."""
 
@@ -124,6 +150,7 @@ class Finding(Result):
             where there are none.
         message: why.
         target: the likeliest, whatever the answer is.
+        alone: what the model's own classes say, where there are no clean models to compare with.
         twin_agreement: held-out pictures that the clean twin answers as the suspect does, where there is an origin.
         others: of a backdoored model.
         inverters: those that ran.
@@ -148,6 +175,7 @@ class Finding(Result):
     compared_with: ComparedWith | None = None
     message: str
     target: Target
+    alone: Alone | None = None
     twin_agreement: Share | None = None
     trigger: RecoveredTrigger
     others: tuple[Other, ...] = ()

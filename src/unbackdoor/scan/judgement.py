@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Generic
 
+from unbackdoor.scan.alone import VOTERS, Standing, standing
 from unbackdoor.scan.detection import Null, Weighed, verdict, weigh
 from unbackdoor.scan.inverters.base import WORKS
 from unbackdoor.scan.targets import Label, choose
@@ -54,10 +55,13 @@ class Judgement(Generic[Label]):
         p_value: None without a null.
         score: what speaks for the target, in steps; None without a null.
         excess: by inverter, from `Weighed`; empty without a null.
-        target, confidence: from `Choice`; without a null each inverter votes by how well its trigger works.
+        target, confidence: from `Choice`; without a null the classes' own standing decides, or, where no inverter
+            votes, how well each one's trigger works.
         inverter: the one whose trigger speaks for the target best.
         others: further suspicions of a backdoored model, the most extreme first.
         clean: the clean models' scores, which the p-value compares `score` with; empty without a null.
+        alone: how far the target stands out among the classes of this model; None under a null, or where not all of
+            the searches ran that vote.
     """
 
     backdoored: bool | None
@@ -70,6 +74,7 @@ class Judgement(Generic[Label]):
     inverter: str
     others: tuple[Suspicion[Label], ...] = ()
     clean: tuple[float, ...] = ()
+    alone: Standing[Label] | None = None
 
 
 def judge(
@@ -80,15 +85,10 @@ def judge(
     Raises:
         InputError: the null holds an inverter that did not run, or no model.
     """
-    names = list(says if null is None else null.inverters)
-    targets, works = [says[n].target for n in names], [says[n].works for n in names]
     if null is None:
-        votes: dict[Label, float] = {}
-        for target, share in zip(targets, works, strict=True):
-            votes[target] = votes.get(target, 0.0) + share
-        choice = choose(votes, targets, works, [1.0] * len(names))
-        inverter = names[choice.place]
-        return Judgement(None, why_not, None, None, {}, choice.target, choice.confidence, inverter)
+        return _unweighed(says, why_not)
+    names = list(null.inverters)
+    targets, works = [says[n].target for n in names], [says[n].works for n in names]
     weighed = weigh({name: row.scores for name, row in says.items()}, null)
     choice = choose(weighed.totals, targets, works, [weighed.excess[n] for n in names])
     inverter = names[choice.place]
@@ -97,6 +97,23 @@ def judge(
     score = weighed.totals[choice.target]
     parts = (choice.target, choice.confidence, inverter, others, weighed.clean)
     return Judgement(backdoored, message, weighed.p_value, score, weighed.excess, *parts)
+
+
+def _unweighed(says: Mapping[str, Say[Label]], why_not: str) -> Judgement[Label]:
+    """What can be told without a null: no answer, but the likeliest class."""
+    names = list(says)
+    targets, works = [says[n].target for n in names], [says[n].works for n in names]
+    alone = standing({name: row.scores for name, row in says.items()})
+    if alone is not None:
+        votes, stands = alone.totals, [says[n].scores[says[n].target] if n in VOTERS else 0.0 for n in names]
+    else:
+        votes, stands = {}, [1.0] * len(names)
+        for target, share in zip(targets, works, strict=True):
+            votes[target] = votes.get(target, 0.0) + share
+    choice = choose(votes, targets, works, stands)
+    # What fewer searches come to is not comparable with what was measured of all.
+    whole = alone if all(name in says for name in VOTERS) else None
+    return Judgement(None, why_not, None, None, {}, choice.target, choice.confidence, names[choice.place], alone=whole)
 
 
 def _others(

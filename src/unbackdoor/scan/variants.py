@@ -1,4 +1,4 @@
-"""More triggers for a target that is known: what a cure is taken from.
+"""More triggers for a target that is known: what a cure is taken from, and what it leaves.
 
 The smallest trigger is often a fragment of the attacker's, and a cure of the fragment alone leaves the rest working.
 Several searches for the same class, from different starting points, come upon different fragments.
@@ -30,7 +30,7 @@ def variants(subject: Subject, inverter: str, trigger: Trigger, target: int) -> 
         target: index of the class.
     """
     kind = entry(inverter)
-    others = _searched(subject, kind.more or kind.family, target, 0)
+    others = [t for t in _searched(subject, kind.more or kind.family, target, 0) if works(subject, t, target)]
     if kind.stronger is not None and works(subject, twice := kind.stronger(trigger), target):
         others.insert(0, twice)
     return Mixed.of([trigger, *others])
@@ -38,7 +38,12 @@ def variants(subject: Subject, inverter: str, trigger: Trigger, target: int) -> 
 
 def again(subject: Subject, inverter: str, target: int) -> list[Trigger]:
     """Up to four triggers of the inverter's own family that work, from other starting points."""
-    return _searched(subject, entry(inverter).family, target, 1)
+    return [t for t in searched(subject, inverter, target, 1) if works(subject, t, target)]
+
+
+def searched(subject: Subject, inverter: str, target: int, turn: int) -> list[Trigger]:
+    """Four triggers of the inverter's own family, whether or not they work; each `turn` starts elsewhere."""
+    return _searched(subject, entry(inverter).family, target, turn)
 
 
 def _searched(subject: Subject, family_of: Callable[[int], Family], target: int, turn: int) -> list[Trigger]:
@@ -46,5 +51,4 @@ def _searched(subject: Subject, family_of: Callable[[int], Family], target: int,
     generator = seeded(step_seed(subject.seed, 2 + turn))
     search = Search.begin(subject, family, torch.full((COUNT,), target), generator, STEPS)
     search.run(PICTURES, STEPS)
-    triggers = [family.trigger(row.cpu()) for row in search.raw.detach()]
-    return [t for t in triggers if works(subject, t, target)]
+    return [family.trigger(row.cpu()) for row in search.raw.detach()]

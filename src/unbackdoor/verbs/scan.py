@@ -29,6 +29,7 @@ from unbackdoor.runs.case import Case
 from unbackdoor.runs.result import Share
 from unbackdoor.runs.run import Run, finish, work_folder
 from unbackdoor.runs.verb import verb
+from unbackdoor.scan.alone import reading, sentence
 from unbackdoor.scan.cost import Budget, cost_of, in_order
 from unbackdoor.scan.detection import Null, architecture, exceeding, needed, read_null, settled
 from unbackdoor.scan.examine import Examination, Examined, examine, split
@@ -65,6 +66,7 @@ def scan(case: Case, config: ScanConfig, run: Run) -> Finding:
         `target` and `trigger` are the strongest candidate's where no backdoor was found or nothing can be told.
         `backdoored` (true, false, or null for "cannot tell"), `p_value`, `false_alarm_rate`, `target` {name,
         confidence}, `trigger` {spec, picture}, `others` (further classes that would each be a finding by itself),
+        `alone` (how far the target stands out among the model's own classes, where there is no p-value),
         `twin_agreement` (of the clean twin with the suspect, where there is an origin), `message`, `inverters` (a line
         each), `seconds`, …
 
@@ -287,6 +289,8 @@ def _weighed(
     usable = None if why_not or known is None else known.select(weighed or known.inverters)
     recovered = {row.inverter: row for row in examined.recovered}
     answer = judge(_says(examined), usable, settings["false_alarm_rate"], why_not)
+    name, twin = subject.names[answer.target], subject.origin is not None
+    alone = None if answer.alone is None else reading(answer.alone, name, twin)
     return Finding(
         model_reference=settings["model"],
         backdoored=answer.backdoored,
@@ -296,7 +300,8 @@ def _weighed(
         clean_models=0 if usable is None else len(usable.rows),
         score=answer.score,
         clean_scores=answer.clean,
-        message=answer.message,
+        message=answer.message if alone is None else f"{answer.message}; {sentence(alone)}",
+        alone=alone,
         target=_target(subject, answer, recovered[answer.inverter], settings["vocabulary"]),
         twin_agreement=_agreement(subject),
         trigger=_trigger(recovered[answer.inverter]),

@@ -14,6 +14,7 @@ from torch import Tensor
 from unbackdoor.base import journal
 from unbackdoor.base.errors import InputError
 from unbackdoor.base.manifest import Manifest, run_key
+from unbackdoor.base.work import Work
 from unbackdoor.clip.handle import Clip
 from unbackdoor.data.classnames import templates as find_templates
 from unbackdoor.data.images import ImageSet
@@ -21,11 +22,15 @@ from unbackdoor.data.shares import defender_rows
 from unbackdoor.data.specs import load_test
 from unbackdoor.evaluation.answers import answers
 from unbackdoor.metrics.rates import Rate
+from unbackdoor.report.rounds import write_rounds_report
 from unbackdoor.runs.case import Case, open_model, open_referred
+from unbackdoor.runs.result import Share, plain
 from unbackdoor.runs.run import Run, finish, weights_hash, work_folder
 from unbackdoor.runs.verb import verb
+from unbackdoor.scan.examine import split
+from unbackdoor.scan.family import Reach, left, not_whole, reach
 from unbackdoor.scan.finding import Finding, Lead, read_finding
-from unbackdoor.scan.inverters.base import WORKS
+from unbackdoor.scan.inverters.base import WORKS, Subject
 from unbackdoor.triggers.mixed import Mixed
 from unbackdoor.triggers.spec import from_spec
 from unbackdoor.unlearning.alpha import BLIND
@@ -33,7 +38,9 @@ from unbackdoor.unlearning.known import Plan
 from unbackdoor.unlearning.unknown import FORGET, TUNING, Suspect, cure_unknown, rule_for
 from unbackdoor.unlearning.vector import as_answered
 from unbackdoor.verbs.configs.unlearn import UNLEARN_SCAN, UnlearnScanConfig
+from unbackdoor.verbs.origins import origin_of
 from unbackdoor.verbs.results import BlindCureResult
+from unbackdoor.verbs.results.cures import FamilyLeft, FamilyReach
 from unbackdoor.verbs.scan import candidates, scan
 from unbackdoor.verbs.unlearn import unlearn
 from unbackdoor.verbs.vector import vector_config
@@ -51,16 +58,19 @@ def unlearn_scan(case: Case, config: UnlearnScanConfig, run: Run) -> BlindCureRe
     "attack success" is the recovered trigger's. Where the test split has labels, true clean accuracy is told too.
     The scan after a cure does not weigh feature collapse: the null's models were not cured, and a cure was seen to
     raise that statistic, even one that found nothing to remove (docs/scan.md).
+    Besides, the family in which a trigger was found is searched for its class again, from another start and before and
+    after the cure (`scan/family.py`): what keeps more than a fifth of its reach is not whole, and never quiet.
     The next round cures what that scan finds, or, unless the model was called clean at first, what works at a p-value
     up to `PURSUED` times the rate.
     When it is quiet, the classes that an earlier scan named besides are cured, where their triggers still work: the
     louder of two backdoors may have hidden the other.
-    Each round is a whole `unlearn` run in `out/round-N`; the last model lies in `out/model`. Without a model, the
-    finding's reference is opened.
+    Each round is a whole `unlearn` run in `out/round-N`; the last model lies in `out/model`, the page of all rounds in
+    `out/report.html`. Without a model, the finding's reference is opened.
 
     Returns:
-        `rounds` (a line each; `short_of` where no α satisfied the rule), `quiet` (the last scan is, and no round fell
-        short), and `left`: the class that a further round would have cured, or None.
+        `rounds` (a line each; `short_of` where no α satisfied the rule, `not_whole` where the family that was found
+        still works), `whole` (no class's last cure is either), `quiet` (the last scan is, no round fell short, and the
+        cure is whole), and `left`: the class that a further round would have cured, or None.
 
     Raises:
         InputError: no finding there, one of another model, or one that says there is nothing to cure.
@@ -87,25 +97,36 @@ def unlearn_scan(case: Case, config: UnlearnScanConfig, run: Run) -> BlindCureRe
     manifest.run = run_key("unlearn-scan", manifest.config, manifest.hashes, *how)
     with work_folder(run.folder, manifest) as work:
         rounds = _Rounds(work / f"rounds-{manifest.run[:16]}.jsonl")
+        ready = replace(ready, natural=replace(ready.natural, work=Work(work, manifest.run)))
         made, lead = _rounds(case, config, run, ready, rounds)
         suspect.clip.save(run.folder / "model")
     manifest.hashes["weights_after"] = made[-1].scan["weights"]
+    typed = _result(run, ready, made, lead, manifest)
+    finish(run.folder, manifest, typed, report=partial(write_rounds_report, run.folder / "report.html"))
+    return typed
+
+
+def _result(run: Run, ready: _Ready, made: list[_Round], lead: Lead | None, manifest: Manifest) -> BlindCureResult:
+    """What is told of the rounds."""
+    last = {row.cure["target"]: row.whole for row in made}
+    over = made[-1].scan["backdoored"] is False and lead is None and all(row.cure["chosen"] for row in made)
     result = {
         "verb": "unlearn-scan",
         "model": str(run.folder / "model"),
         "model_reference": ready.as_it_came.reference,
         "rounds": [row.as_dict() for row in made],
-        "quiet": made[-1].scan["backdoored"] is False and lead is None and all(row.cure["chosen"] for row in made),
+        "quiet": over and all(last.values()),
+        "whole": all(last.values()),
         "left": None if lead is None else lead.target,
-        "seed": case.seed,
+        "seed": manifest.config["seed"],
         "seconds": round(manifest.seconds, 2),
+        "report": str(run.folder / "report.html"),
     }
+    held_out = ready.held_out
     if bool((held_out.labels >= 0).any()) and held_out.classes:
-        both = {"before": ready.as_it_came, "after": suspect.clip}
-        result["clean_accuracy"] = {when: _accuracy(clip, held_out, suspect.head) for when, clip in both.items()}
-    typed = BlindCureResult.read(result)
-    finish(run.folder, manifest, typed)
-    return typed
+        both = {"before": ready.as_it_came, "after": ready.suspect.clip}
+        result["clean_accuracy"] = {when: _accuracy(clip, held_out, ready.suspect.head) for when, clip in both.items()}
+    return BlindCureResult.read(result)
 
 
 @dataclass(frozen=True)
@@ -116,7 +137,7 @@ class _Ready:
         story: what the scan came to.
         suspect: the model that is cured in place, and what it is cured with.
         as_it_came: a copy that stays as it is.
-        origin: a clean model that it was made from, where one is known.
+        natural: the same for inverters; its twin shows what is cheap by nature, where an origin is known.
         train, held_out: images to cure with, and to measure on.
         answered, tried: the same, labelled as the suspect answers them.
     """
@@ -124,7 +145,7 @@ class _Ready:
     story: Finding
     suspect: Suspect
     as_it_came: Clip
-    origin: str | Clip | None
+    natural: Subject
     train: ImageSet
     held_out: ImageSet
     answered: ImageSet
@@ -146,6 +167,7 @@ def _ready(case: Case, config: UnlearnScanConfig, story: Finding) -> _Ready:
     origin = config.origin
     if origin is None and story.origin is not None:
         origin = open_referred(story.origin, "the finding", "name it with --origin", case.device)
+    clean = origin_of(clip, origin, None, case.device)
     train = case.pictures(clip)
     scanned = case.pictures(clip, story.images)  # as the scan drew them
     names, _ = candidates(train)
@@ -169,15 +191,29 @@ def _ready(case: Case, config: UnlearnScanConfig, story: Finding) -> _Ready:
     rule = rule_for(story.backdoored, config.alpha_config or BLIND)
     plan = Plan.of(clip, forget, answered.subset(others), head, how, rule)
     suspect = Suspect(clip, scanned, names, head, forget, plan, story.backdoored, case.seed)
-    return _Ready(story, suspect, clip.clone(), origin, train, held_out, answered, tried)
+    as_it_came = clip.clone()
+    natural = split(as_it_came, scanned, head, names, case.seed, None if clean is None else clean.clip)
+    return _Ready(story, suspect, as_it_came, natural, train, held_out, answered, tried)
 
 
 @dataclass(frozen=True)
 class _Round:
-    """A cure, and the scan after it; each as its verb returned it."""
+    """A cure, and the scan after it; each as its verb returned it.
+
+    Args:
+        family: what the cure left of the family that was found; None where the model was called clean.
+        not_whole: why that is too much, in a sentence.
+    """
 
     cure: dict[str, Any]
     scan: dict[str, Any]
+    family: FamilyLeft | None = None
+    not_whole: str | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing says that something of this backdoor is left."""
+        return bool(self.cure["chosen"]) and self.not_whole is None
 
     def as_dict(self) -> dict[str, Any]:
         """A line of the result."""
@@ -193,6 +229,9 @@ class _Round:
             "message": scan["message"],
             # No α satisfied the rule: something of this backdoor is left, whether or not the new scan sees it.
             "short_of": None if cure["chosen"] else cure["message"],
+            # The family that was found still works, whether or not the new scan sees it.
+            "not_whole": self.not_whole,
+            "family": None if self.family is None else plain(self.family),
             "report": cure["report"],
         }
 
@@ -249,16 +288,46 @@ def _cure_and_scan(
         data=ready.suspect.scanned,
         out=here / "scan",
         null=config.null,
-        origin=ready.origin,
+        origin=ready.natural.origin,
         false_alarm_rate=ready.story.false_alarm_rate,
         inverters=inverters,
         weighed=_after_a_cure(inverters),
     )
+    before = _reached(ready, rounds, number, lead)
     there = rounds.has(number, "cure")
     cure = rounds.made(number, "cure", cure_now)
     if there:
         _take_weights(clip, here / "model")
-    return _Round(cure, rounds.made(number, "scan", scan_now))
+    after_scan = rounds.made(number, "scan", scan_now)
+    if before is None:
+        return _Round(cure, after_scan)
+    after = _reached(ready, rounds, number, lead, before)
+    assert after is not None
+    return _Round(cure, after_scan, _family(lead, before, after), not_whole(before, after))
+
+
+def _reached(ready: _Ready, rounds: _Rounds, number: int, lead: Lead, before: Reach | None = None) -> Reach | None:
+    """What the family of a lead comes to in the model as it is, or what a killed run has kept of that.
+
+    None where the scan called the model clean: what was found there is natural.
+    """
+    if ready.story.backdoored is False:
+        return None
+
+    def look() -> dict[str, Any]:
+        subject, natural = ready.suspect.subject(), ready.natural
+        target = subject.names.index(lead.target)
+        return asdict(reach(subject, natural, lead.inverter, target, lead.trigger, before))
+
+    return Reach(**rounds.made(number, "reach" if before is None else "left", look))
+
+
+def _family(lead: Lead, before: Reach, after: Reach) -> FamilyLeft:
+    def shares(row: Reach) -> FamilyReach:
+        natural = None if row.natural is None else Share.of(Rate(*row.natural))
+        return FamilyReach(row.spec, Share.of(Rate(*row.turned)), natural)
+
+    return FamilyLeft(lead.inverter, shares(before), shares(after), round(left(before, after), 4))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from unbackdoor.base.printable import terminal
 from unbackdoor.base.untrusted import is_there
 from unbackdoor.clip.handle import Clip
 from unbackdoor.metrics.rates import Rate
-from unbackdoor.report.page import png
+from unbackdoor.report.pictures import address
 from unbackdoor.runs.case import Case
 from unbackdoor.runs.result import Share
 from unbackdoor.scan.finding import Finding
@@ -232,4 +232,4 @@ def trigger_card(spec: str, side: int) -> str:
         size = (_LARGEST_CARD, _LARGEST_CARD)
         picture = torch.nn.functional.interpolate(picture, size=size, mode="bilinear", antialias=True)
     pixels = (picture[0].clamp(0, 1) * 255).round().to(torch.uint8)
-    return png(pixels).partition(",")[2]
+    return address(pixels).partition(",")[2]

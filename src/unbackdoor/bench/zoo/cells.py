@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -25,6 +25,7 @@ from unbackdoor.data.shares import defender_rows
 from unbackdoor.evaluation import Task, evaluate_images
 from unbackdoor.evaluation.answers import answers
 from unbackdoor.scan.examine import split
+from unbackdoor.scan.family import LEFT, Reach, left, reach
 from unbackdoor.scan.finding import Lead
 from unbackdoor.scan.inverters import inverter
 from unbackdoor.scan.inverters.base import Subject
@@ -32,10 +33,10 @@ from unbackdoor.scan.narrowing import narrowed
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.triggers.attack import Attack
 from unbackdoor.triggers.mixed import Mixed
-from unbackdoor.unlearning.alpha import BLIND
+from unbackdoor.unlearning.alpha import BLIND, AlphaConfig
 from unbackdoor.unlearning.known import Plan, cure_known
-from unbackdoor.unlearning.unknown import CONFIG, FORGET, TUNING, Suspect, cure_unknown, rule_for
-from unbackdoor.unlearning.vector import as_answered
+from unbackdoor.unlearning.unknown import CONFIG, Suspect, cure_unknown, rule_for
+from unbackdoor.unlearning.vector import VectorConfig, as_answered
 
 FILE = "member.safetensors"
 
@@ -109,6 +110,57 @@ def _invert(subject: Subject, name: str) -> Json:
     return {**recovered, "seconds": round(time.perf_counter() - began, 2)}
 
 
+@dataclass(frozen=True)
+class Patient:
+    """A member to be cured, and what its cure is measured with.
+
+    Args:
+        suspect: what `cure_unknown` takes; its model is changed in place.
+        natural: the member as inverters see it; its twin, made from the base, shows what is cheap by nature.
+        leads: the named class and further ones that stood out.
+        test, task: held-out pictures, and the attack that the member really has.
+        before: the member's rates.
+    """
+
+    suspect: Suspect
+    natural: Subject
+    leads: list[Lead]
+    test: ImageSet
+    task: Task
+    before: Json
+
+
+def patient(out: Path, config: Json, device: str, vector: VectorConfig = CONFIG, rule: AlphaConfig = BLIND) -> Patient:
+    """Open the member of a recovery's configuration.
+
+    Args:
+        vector, rule: how vectors are taken, and α chosen.
+
+    Raises:
+        InputError: the member or its examination is not there.
+    """
+    scanned = config["leads"][0]["by"]
+    clip, train, test, card = _open(out, scanned["member"], device)
+    leads = [_lead(out, lead["target"], lead["by"]) for lead in config["leads"]]
+    task = task_of(case_of({**scanned["member"], "trigger": card["trigger"]}), clip, train)
+    rows = defender_rows(len(train), vector.samples, vector.validation)
+    forget, tuning = (as_answered(clip, train.subset(part), task.head) for part in rows)
+    own = replace(vector, tune=replace(vector.tune, seed=config["seed"]))
+    suspect = Suspect(
+        clip,
+        scanned_with(train, scanned["images"], scanned["seed"]),
+        train.classes,
+        task.head,
+        forget,
+        Plan.of(clip, forget, tuning, task.head, own, rule_for(config["backdoored"], rule)),
+        config["backdoored"],
+        config["seed"],
+    )
+    base = original(scanned["member"]["model"], device)
+    natural = split(clip.clone(), suspect.scanned, task.head, train.classes, config["seed"], base)
+    return Patient(suspect, natural, leads, test, task, card["after"])
+
+
 def recovery_cell(out: Path, config: Json, folder: Path, device: str, manifest: Manifest) -> Json:
     """Cure a member as `unlearn --scan` does, but for the scans between rounds, and measure the attack it really has.
 
@@ -116,44 +168,43 @@ def recovery_cell(out: Path, config: Json, folder: Path, device: str, manifest: 
     further ones that stood out, each with the inversion that shows it; the further ones are cured if their triggers
     still work.
     """
-    scanned = config["leads"][0]["by"]
-    member = scanned["member"]
-    clip, train, test, card = _open(out, member, device)
-    leads = [_lead(out, lead["target"], lead["by"]) for lead in config["leads"]]
-    task = task_of(case_of({**member, "trigger": card["trigger"]}), clip, train)
-    head = task.head
-    before_answers, _ = answers(clip, test, head)
-    forget, tuning = (as_answered(clip, train.subset(rows), head) for rows in defender_rows(len(train), FORGET, TUNING))
-    vector = replace(CONFIG, tune=replace(CONFIG.tune, seed=config["seed"]))
-    suspect = Suspect(
-        clip,
-        scanned_with(train, scanned["images"], scanned["seed"]),
-        train.classes,
-        head,
-        forget,
-        Plan.of(clip, forget, tuning, head, vector, rule_for(config["backdoored"], BLIND)),
-        config["backdoored"],
-        config["seed"],
-    )
+    return recovered(patient(out, config, device))
+
+
+def recovered(patient: Patient) -> Json:
+    """Cure a member in place, and measure."""
+    suspect, head, test = patient.suspect, patient.task.head, patient.test
+    before_answers, _ = answers(suspect.clip, test, head)
 
     def cure(number: int, lead: Lead, trigger: Callable[[], Mixed]) -> Json:
-        attack = Attack(trigger(), train.classes.index(lead.target), lead.target)
-        search = cure_known(clip, forget, Task(head, attack), suspect.plan).search
+        attack = Attack(trigger(), suspect.names.index(lead.target), lead.target)
+
+        def family(before: Reach | None = None) -> Reach:
+            subject = suspect.subject()
+            return reach(subject, patient.natural, lead.inverter, attack.target, lead.trigger, before)
+
+        # What was found in a model that is called clean is natural.
+        before = None if suspect.backdoored is False else family()
+        made = cure_known(suspect.clip, suspect.forget, Task(head, attack), suspect.plan)
+        share = 0.0 if before is None else left(before, family(before))
         return {
             "shown": lead.inverter,
             "target": lead.target,
-            "alpha": search.alpha,
-            "satisfied": search.satisfied,
+            "alpha": made.search.alpha,
+            "satisfied": made.search.satisfied,
+            "attempts": made.attempts,
+            "left": round(share, 4),
+            "whole": made.search.satisfied and share <= LEFT,
         }
 
-    rounds, _ = cure_unknown(suspect, leads, cure)
-    after = evaluate_images(clip, test, task)
-    after_answers, _ = answers(clip, test, head)
-    before = card["after"]
+    rounds, _ = cure_unknown(suspect, patient.leads, cure)
+    after = evaluate_images(suspect.clip, test, patient.task)
+    after_answers, _ = answers(suspect.clip, test, head)
+    ca = patient.before["ca"]["value"]
     return {
-        "before": before,
+        "before": patient.before,
         "after": after.as_dict(),
-        "retention": after.ca.value / before["ca"]["value"] if before["ca"]["value"] else None,
+        "retention": after.ca.value / ca if ca else None,
         "agreement": float((after_answers == before_answers).float().mean()),
         **rounds[0],
         "also": rounds[1:],

@@ -201,6 +201,36 @@ class WhenShares:
 
 
 @dataclass(frozen=True)
+class FamilyReach:
+    """What a family of triggers comes to in a model, searched for its class.
+
+    Args:
+        trigger: spec of the one that turns most held-out pictures, above the twin's share.
+        turned: these.
+        natural: the same in the clean twin; None where no origin is known.
+    """
+
+    trigger: str
+    turned: Share
+    natural: Share | None
+
+
+@dataclass(frozen=True)
+class FamilyLeft:
+    """What a cure left of the family in which the trigger was found.
+
+    Args:
+        inverter: that searches the family.
+        left: what it still turns above nature, as a share of what it turned; more than a fifth is not whole.
+    """
+
+    inverter: str
+    before: FamilyReach
+    after: FamilyReach
+    left: float
+
+
+@dataclass(frozen=True)
 class Round:
     """A round of `unlearn --scan`.
 
@@ -213,6 +243,8 @@ class Round:
         message: why.
         short_of: no α satisfied the rule, and why; something of this backdoor is left.
         report: the cure's page.
+        not_whole: the family that was found still works, and how far.
+        family: what was measured of it; None where the scan called the model clean.
     """
 
     target: str
@@ -225,6 +257,8 @@ class Round:
     message: str
     short_of: str | None
     report: str
+    not_whole: str | None = None
+    family: FamilyLeft | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -232,9 +266,12 @@ class BlindCureResult(Result):
     """A cure of what a scan found, by `unlearn --scan`.
 
     Args:
-        quiet: the last scan is, and no round fell short.
+        quiet: the last scan is, no round fell short, and the cure is whole.
+        whole: of no class that was cured anything is known to be left: neither `short_of` nor `not_whole` was said of
+            its last cure.
         left: the class that a further round would have cured.
         clean_accuracy: where the test images have labels.
+        report: the page of all rounds.
     """
 
     verb: Literal["unlearn-scan"] = "unlearn-scan"
@@ -242,7 +279,9 @@ class BlindCureResult(Result):
     model_reference: str
     rounds: tuple[Round, ...]
     quiet: bool
+    whole: bool = True
     left: str | None
     seed: int
     seconds: float
     clean_accuracy: WhenShares | None = optional()
+    report: str | None = optional()
