@@ -18,7 +18,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "unbackdoor"
 LAYERS = (
     ("cli",),
     ("verbs",),
-    ("bench",),
+    ("bench", "view"),
     ("defenses",),
     ("unlearning",),
     ("scan",),

@@ -22,7 +22,7 @@ from unbackdoor.cli.options import SWITCHES
 from unbackdoor.runs.parameters import Parameters
 from unbackdoor.runs.settings import Setting, built, changed
 from unbackdoor.unlearning.alpha import BLIND, AlphaConfig
-from unbackdoor.verbs.configs import evaluate, geometry, grids, models, planting, scan, unlearn, vector, weights
+from unbackdoor.verbs.configs import evaluate, geometry, grids, models, planting, scan, unlearn, vector, view, weights
 
 TAKES: dict[str, list[Parameters[Any]]] = {
     "bench": [grids.BENCH],
@@ -37,6 +37,7 @@ TAKES: dict[str, list[Parameters[Any]]] = {
     "scan": [scan.SCAN, scan.CALIBRATE],
     "unlearn": [unlearn.UNLEARN, unlearn.UNLEARN_SCAN],
     "vector": [vector.VECTOR],
+    "view": [view.VIEW],
     "weights apply": [weights.APPLY],
     "weights combine": [weights.COMBINE],
     "weights convert": [weights.CHECKPOINT],

@@ -28,6 +28,7 @@ _ABOUT = {
     "scan": "Say whether a model is backdoored, and by which trigger.",
     "unlearn": "Remove a known backdoor and save the clean model.",
     "vector": "Take the trigger vector of a suspect model.",
+    "view": "Show a folder of runs in the browser.",
     "weights": "Add, subtract and compare state dicts on disk, at any size.",
     "zoo": "Make a population of models; measure detection and cure on it.",
 }
