@@ -337,6 +337,12 @@ def test_the_folder_itself_may_be_a_run(tmp_path: Path) -> None:
     assert [row.place for row in rows] == [""] and whole
 
 
+@pytest.mark.parametrize(("names", "cell"), [(["a"], "a"), (["a", "b"], "2 models"), ([], "")])
+def test_a_run_over_several_models_is_one_row(tmp_path: Path, names: list[str], cell: str) -> None:
+    write_run(tmp_path, {"verb": "vet", "models": [{"model": name, "verdict": "clean"} for name in names]})
+    assert Runs(tmp_path).rows()[0][0].model == cell
+
+
 def test_a_run_is_read_again_when_it_changed_and_not_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_run(tmp_path / "a", cure())
     runs, calls = Runs(tmp_path), []
@@ -380,6 +386,10 @@ def test_a_file_that_is_too_large_is_a_row(tmp_path: Path, monkeypatch: pytest.M
         (cure(after={"asr": None}), "not measured"),
         (cure(after=[]), "not measured"),
         (cure(tolerance="0.1"), "not measured"),
+        ({"models": [{"verdict": "clean"}, {"verdict": "backdoored"}, {"verdict": "odd"}]}, "backdoored"),
+        ({"models": [{"verdict": "clean"}]}, "clean"),
+        ({"models": ["x"], "backdoored": False}, "no finding"),
+        ({"models": [{}]}, "unreadable"),
         ({"verb": "poison"}, "planted"),
         ({"verb": "locate"}, "done"),
         ({"verdict": {"a": 1}}, "done"),

@@ -20,6 +20,8 @@ LARGEST = 4 << 20  # bytes of a file that a row is made of
 BROKEN = "broken"
 _LONGEST = 160  # characters of a cell
 _DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+# Of several models the row says the worst verdict of `vet`.
+_WORST = ("backdoored", "unsafe", "error", "cannot-tell", "cured", "clean")
 _ANSWERS = {True: "backdoored", False: "no finding", None: "cannot tell"}
 
 Signature = tuple[tuple[str, int, int, int], ...]
@@ -95,7 +97,7 @@ def read_row(root: Path, folder: Path, result: str, report: bool) -> Row:
     return Row(
         place,
         verb=_cell(outcome.get("verb") or manifest.get("verb")),
-        model=_cell(_first(outcome, "model_reference", "model")),
+        model=_cell(_model(outcome)),
         trigger=_cell(_trigger(outcome)),
         verdict=_cell(verdict_of(outcome)),
         date=date if isinstance(date, str) and _DATE.fullmatch(date) else "",
@@ -107,6 +109,9 @@ def verdict_of(result: Mapping[str, Any]) -> str:
     """What a run came to, in a word or two: its key `verdict` where it has one, else made of what its verb returns."""
     if isinstance(result.get("verdict"), str):
         return str(result["verdict"])
+    if _models(result):
+        verdicts = [row.get("verdict") for row in _models(result)]
+        return next((verdict for verdict in _WORST if verdict in verdicts), "unreadable")
     if "backdoored" in result:
         answer = result["backdoored"]
         return _ANSWERS[answer] if answer is None or isinstance(answer, bool) else "unreadable"
@@ -131,8 +136,18 @@ def _trigger(result: Mapping[str, Any]) -> Any:
     return trigger.get("spec") if isinstance(trigger, dict) else trigger
 
 
-def _first(result: Mapping[str, Any], *keys: str) -> Any:
-    return next((result[key] for key in keys if isinstance(result.get(key), str)), "")
+def _model(result: Mapping[str, Any]) -> Any:
+    models = _models(result)
+    if len(models) > 1:
+        return f"{len(models)} models"
+    holder = models[0] if models else result
+    return next((holder[key] for key in ("model_reference", "model") if isinstance(holder.get(key), str)), "")
+
+
+def _models(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Of a run over several models, as `vet`: its rows."""
+    models = result.get("models")
+    return [row for row in models if isinstance(row, dict)] if isinstance(models, list) else []
 
 
 def _cell(value: Any) -> str:
