@@ -30,7 +30,7 @@ LAYERS = (
     ("triggers", "clip"),
     ("metrics", "weights"),
     ("journal", "manifest"),
-    ("disk", "draws", "notices", "progress", "registry", "untrusted", "work"),
+    ("disk", "draws", "notebook", "notices", "progress", "registry", "untrusted", "work"),
     ("devices",),
     ("errors",),
     ("printable", "version"),
