@@ -30,9 +30,9 @@ LAYERS = (
     ("triggers", "clip"),
     ("metrics", "weights"),
     ("journal", "manifest"),
-    ("disk", "draws", "notebook", "notices", "progress", "registry", "untrusted", "work"),
+    ("disk", "draws", "notices", "progress", "registry", "untrusted", "work"),
     ("devices",),
-    ("errors",),
+    ("errors", "notebook"),
     ("printable", "version"),
 )
 LEVEL = {room: i for i, rooms in enumerate(LAYERS) for room in rooms}

@@ -31,6 +31,7 @@ _PUBLIC = {
     "info": "unbackdoor.verbs.info",
     "locate": "unbackdoor.verbs.locate",
     "demo": "unbackdoor.verbs.demo",
+    "on_progress": "unbackdoor.base.progress",
     "InputError": "unbackdoor.base.errors",
 }
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "load",
     "load_images",
     "locate",
+    "on_progress",
     "parse_trigger",
     "poison",
     "scan",
@@ -57,6 +59,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from unbackdoor.base.errors import InputError
+    from unbackdoor.base.progress import on_progress
     from unbackdoor.clip.load import load
     from unbackdoor.data import load_images
     from unbackdoor.triggers import parse_trigger
