@@ -22,7 +22,19 @@ from unbackdoor.cli.options import SWITCHES
 from unbackdoor.runs.parameters import Parameters
 from unbackdoor.runs.settings import Setting, built, changed
 from unbackdoor.unlearning.alpha import BLIND, AlphaConfig
-from unbackdoor.verbs.configs import evaluate, geometry, grids, models, planting, scan, unlearn, vector, view, weights
+from unbackdoor.verbs.configs import (
+    evaluate,
+    geometry,
+    grids,
+    models,
+    planting,
+    push,
+    scan,
+    unlearn,
+    vector,
+    view,
+    weights,
+)
 
 TAKES: dict[str, list[Parameters[Any]]] = {
     "bench": [grids.BENCH],
@@ -34,6 +46,7 @@ TAKES: dict[str, list[Parameters[Any]]] = {
     "info": [models.INFO],
     "locate": [geometry.LOCATE],
     "poison": [planting.POISON],
+    "push": [push.PUSH],
     "scan": [scan.SCAN, scan.CALIBRATE],
     "unlearn": [unlearn.UNLEARN, unlearn.UNLEARN_SCAN],
     "vector": [vector.VECTOR],

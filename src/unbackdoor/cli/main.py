@@ -25,6 +25,7 @@ _ABOUT = {
     "info": "Describe a model, a data source or a trigger.",
     "locate": "Show where in a model a trigger vector sits, and what does the work.",
     "poison": "Make a backdoored model, to have something to cure.",
+    "push": "Upload a cured model to the Hugging Face hub.",
     "scan": "Say whether a model is backdoored, and by which trigger.",
     "unlearn": "Remove a known backdoor and save the clean model.",
     "vector": "Take the trigger vector of a suspect model.",
