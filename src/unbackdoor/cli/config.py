@@ -1,7 +1,7 @@
 """`--config FILE`: a command's options from a YAML file, and the file that repeats a run.
 
 What the file says counts as if it were typed. It may name no model or data on the network, no place to write to, and
-none of the options that reach further (`--online`, `--allow-outside`, `--pretrained`, `--track`, and where `push` goes):
+none of the options that reach further (`--online`, `--allow-outside`, `--pretrained`, `--track`, where `push` goes):
 files are handed around, and only what the user types may reach so far.
 """
 
