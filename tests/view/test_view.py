@@ -353,6 +353,11 @@ def test_a_run_is_read_again_when_it_changed_and_not_before(tmp_path: Path, monk
     assert runs.rows()[0][0].verdict == "not cured" and len(calls) == 2
 
 
+def test_the_pixels_of_a_recovered_trigger_are_cut(tmp_path: Path) -> None:
+    write_run(tmp_path, {"verb": "scan", "trigger": {"spec": f"masked:side=64,pixels={'x' * 5000},seed=1"}})
+    assert Runs(tmp_path).rows()[0][0].trigger == f"masked:side=64,pixels={'x' * 24}…,seed=1"
+
+
 def test_a_folder_without_end_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for i in range(5):
         write_run(tmp_path / str(i), cure())

@@ -20,7 +20,8 @@ input, select, button { font: inherit; padding: 0.3rem 0.5rem; }
 div { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; vertical-align: top; padding: 0.4rem 0.8rem 0.4rem 0; border-bottom: 1px solid GrayText; }
-td { overflow-wrap: anywhere; min-width: 5rem; }
+td { min-width: 6.5rem; overflow-wrap: break-word; }
+td:nth-child(3), td:nth-child(4) { overflow-wrap: anywhere; }
 """
 
 

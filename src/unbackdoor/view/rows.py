@@ -19,6 +19,7 @@ MOST_ROWS, MOST_ENTRIES, DEEPEST = 2000, 200_000, 12
 LARGEST = 4 << 20  # bytes of a file that a row is made of
 BROKEN = "broken"
 _LONGEST = 160  # characters of a cell
+_LONG_VALUE = re.compile(r"(=[^,]{24})[^,]+")
 _DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 # Of several models the row says the worst verdict of `vet`.
 _WORST = ("backdoored", "unsafe", "error", "cannot-tell", "cured", "clean")
@@ -98,7 +99,7 @@ def read_row(root: Path, folder: Path, result: str, report: bool) -> Row:
         place,
         verb=_cell(outcome.get("verb") or manifest.get("verb")),
         model=_cell(_model(outcome)),
-        trigger=_cell(_trigger(outcome)),
+        trigger=_cell(_short(_trigger(outcome))),
         verdict=_cell(verdict_of(outcome)),
         date=date if isinstance(date, str) and _DATE.fullmatch(date) else "",
         report=report,
@@ -134,6 +135,11 @@ def _trigger(result: Mapping[str, Any]) -> Any:
     holder = rounds[0] if isinstance(rounds, list) and rounds and isinstance(rounds[0], dict) else result
     trigger = holder.get("trigger")
     return trigger.get("spec") if isinstance(trigger, dict) else trigger
+
+
+def _short(spec: Any) -> Any:
+    """A spec whose long values, such as the pixels of a recovered trigger, are cut."""
+    return _LONG_VALUE.sub(r"\1…", spec) if isinstance(spec, str) else spec
 
 
 def _model(result: Mapping[str, Any]) -> Any:
