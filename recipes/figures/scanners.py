@@ -181,8 +181,8 @@ another question, which they do not ask.
 
 Two models were made from the embedded one with `{DATA}` and the target `{TARGET}`:
 {triggers}.
-The third is the embedded model as it is. Each folder holds `open_clip_model.safetensors` and its configuration. `unbackdoor scan` had
-1,024 pictures at most of the same source and the null that the package ships.
+The third is the embedded model as it is. Each folder holds `open_clip_model.safetensors` and its configuration.
+`unbackdoor scan` had 1,024 pictures at most of the same source and the null that the package ships.
 
 | model | {" | ".join(_COLUMNS)} |
 |{" --- |" * (len(_COLUMNS) + 1)}
