@@ -18,7 +18,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "unbackdoor"
 LAYERS = (
     ("cli",),
     ("verbs",),
-    ("bench",),
+    ("bench", "view"),
     ("defenses", "formats"),
     ("unlearning", "vetting"),
     ("scan",),
@@ -32,7 +32,7 @@ LAYERS = (
     ("journal", "manifest"),
     ("disk", "draws", "notices", "progress", "registry", "untrusted", "work"),
     ("devices",),
-    ("errors",),
+    ("errors", "notebook"),
     ("printable", "version"),
 )
 LEVEL = {room: i for i, rooms in enumerate(LAYERS) for room in rooms}

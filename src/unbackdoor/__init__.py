@@ -32,6 +32,7 @@ _PUBLIC = {
     "locate": "unbackdoor.verbs.locate",
     "demo": "unbackdoor.verbs.demo",
     "vet": "unbackdoor.verbs.vet",
+    "on_progress": "unbackdoor.base.progress",
     "InputError": "unbackdoor.base.errors",
 }
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "load",
     "load_images",
     "locate",
+    "on_progress",
     "parse_trigger",
     "poison",
     "scan",
@@ -59,6 +61,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from unbackdoor.base.errors import InputError
+    from unbackdoor.base.progress import on_progress
     from unbackdoor.clip.load import load
     from unbackdoor.data import load_images
     from unbackdoor.triggers import parse_trigger

@@ -22,7 +22,20 @@ from unbackdoor.cli.options import SWITCHES
 from unbackdoor.runs.parameters import Parameters
 from unbackdoor.runs.settings import Setting, built, changed
 from unbackdoor.unlearning.alpha import BLIND, AlphaConfig
-from unbackdoor.verbs.configs import evaluate, geometry, grids, models, planting, scan, unlearn, vector, vet, weights
+from unbackdoor.verbs.configs import (
+    evaluate,
+    geometry,
+    grids,
+    models,
+    planting,
+    push,
+    scan,
+    unlearn,
+    vector,
+    vet,
+    view,
+    weights,
+)
 
 TAKES: dict[str, list[Parameters[Any]]] = {
     "bench": [grids.BENCH],
@@ -34,10 +47,12 @@ TAKES: dict[str, list[Parameters[Any]]] = {
     "info": [models.INFO],
     "locate": [geometry.LOCATE],
     "poison": [planting.POISON],
+    "push": [push.PUSH],
     "scan": [scan.SCAN, scan.CALIBRATE],
     "unlearn": [unlearn.UNLEARN, unlearn.UNLEARN_SCAN],
     "vector": [vector.VECTOR],
     "vet": [vet.VET],
+    "view": [view.VIEW],
     "weights apply": [weights.APPLY],
     "weights combine": [weights.COMBINE],
     "weights convert": [weights.CHECKPOINT],

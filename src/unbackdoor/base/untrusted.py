@@ -13,8 +13,9 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from unbackdoor.base.errors import InputError, first_line
 
@@ -41,23 +42,41 @@ def read_bytes(path: Path, limit: int, *, inside: Path | None = None) -> bytes:
     Raises:
         InputError: there is none, it lies elsewhere, is larger, or is a folder, a device, a pipe or a socket.
     """
+    with open_regular(path, inside=inside) as (file, size):
+        try:
+            content = file.read(limit + 1) if size <= limit else b""
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror or first_line(error)}") from None
+    if size > limit or len(content) > limit:
+        raise InputError(f"{path}: has more than {limit:,} bytes, which is too many for what it should be")
+    return content
+
+
+@contextmanager
+def open_regular(path: Path, *, inside: Path | None = None) -> Iterator[tuple[BinaryIO, int]]:
+    """A regular file, open for reading, and its bytes.
+
+    Raises:
+        InputError: as `read_bytes`, but for the size.
+    """
     if inside is not None:
         check_inside(path, inside)
     try:
-        # A pipe would be waited for, were it opened as a file is.
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with open(handle, "rb") as file:
-            status = os.fstat(handle)
-            if not stat.S_ISREG(status.st_mode):
-                raise InputError(f"{path}: is no regular file; give a file")
-            content = file.read(limit + 1) if status.st_size <= limit else b""
+        file = open(path, "rb", opener=_at_once)  # noqa: SIM115
+        status = os.fstat(file.fileno())
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or first_line(error)}") from None
     except ValueError:  # a name with a NUL
         raise InputError(f"{path}: is no file's name") from None
-    if status.st_size > limit or len(content) > limit:
-        raise InputError(f"{path}: has more than {limit:,} bytes, which is too many for what it should be")
-    return content
+    with file:
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"{path}: is no regular file; give a file")
+        yield file, status.st_size
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open without waiting: a pipe would be waited for, were it opened as a file is."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def check_regular(path: Path, limit: int) -> int:

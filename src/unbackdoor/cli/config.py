@@ -1,8 +1,8 @@
 """`--config FILE`: a command's options from a YAML file, and the file that repeats a run.
 
 What the file says counts as if it were typed. It may name no model or data on the network, no place to write to, and
-none of the options that reach further (`--online`, `--allow-outside`, `--pretrained`): files are handed around, and
-only what the user types may reach so far.
+none of the options that reach further (`--online`, `--allow-outside`, `--pretrained`, `--track`, where `push` goes):
+files are handed around, and only what the user types may reach so far.
 """
 
 from __future__ import annotations
@@ -17,7 +17,20 @@ from unbackdoor.base.errors import InputError
 from unbackdoor.base.untrusted import is_there, read_yaml
 
 NAME = "config.yaml"
-TYPED = ("config", "json", "debug", "help", "pretrained", "allow-outside", "online", "out", "show-policy")
+TYPED = (
+    "config",
+    "json",
+    "debug",
+    "help",
+    "pretrained",
+    "allow-outside",
+    "online",
+    "out",
+    "show-policy",
+    "track",
+    "repository",
+    "public",
+)
 _MODELS = ("model", "models", "origin", "clean", "triggered")
 _DATA = ("data", "test")
 

@@ -11,7 +11,7 @@ from unbackdoor.verbs.configs.planting import CRAFT
 
 @command_of(
     CRAFT,
-    "model checkpoint data trigger target steps limit test_limit classes templates device seed out",
+    "model checkpoint data trigger target steps limit test_limit classes templates device seed track out",
     lambda r: [*story_lines(r), f"use it: --trigger @{r['trigger_file']}"],
 )
 def command(given: dict[str, Any]) -> Result:

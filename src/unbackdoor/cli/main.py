@@ -25,10 +25,12 @@ _ABOUT = {
     "info": "Describe a model, a data source or a trigger.",
     "locate": "Show where in a model a trigger vector sits, and what does the work.",
     "poison": "Make a backdoored model, to have something to cure.",
+    "push": "Upload a cured model to the Hugging Face hub.",
     "scan": "Say whether a model is backdoored, and by which trigger.",
     "unlearn": "Remove a known backdoor and save the clean model.",
     "vector": "Take the trigger vector of a suspect model.",
     "vet": "Hold models against a policy: what they are, whether they are backdoored.",
+    "view": "Show a folder of runs in the browser.",
     "weights": "Add, subtract and compare state dicts on disk, at any size.",
     "zoo": "Make a population of models; measure detection and cure on it.",
 }

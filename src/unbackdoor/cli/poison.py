@@ -12,7 +12,7 @@ from unbackdoor.verbs.configs.planting import POISON
 @command_of(
     POISON,
     "model checkpoint data trigger target regime poison_rate clean_label epochs batch_size test captions lr limit "
-    "test_limit classes templates device seed out",
+    "test_limit classes templates device seed track out",
     lambda r: [*story_lines(r), f"model: {r['model']}"],
 )
 def command(given: dict[str, Any]) -> Result:

@@ -49,7 +49,7 @@ def _round_lines(result: dict[str, Any]) -> list[str]:
 @command_of(
     (UNLEARN, UNLEARN_SCAN),
     "model checkpoint data trigger target finding rounds null origin force vector alpha alpha_grid tolerance floor "
-    "samples validation epochs method lr test_limit classes templates device seed out",
+    "samples validation epochs method lr test_limit classes templates device seed track out",
     lines,
     needs=("data", "out"),
 )

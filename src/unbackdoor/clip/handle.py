@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unbackdoor.base.errors import InputError
+from unbackdoor.base.notebook import as_table, in_words
 from unbackdoor.clip.preprocess import Frame, Preprocess
 from unbackdoor.clip.renaming import Names
 from unbackdoor.weights.files import state_hash
@@ -43,7 +44,7 @@ class Format:
     names: Names = field(default_factory=Names)
 
 
-@dataclass
+@dataclass(repr=False)
 class Clip:
     """A CLIP model: image and text encoders, own preprocessing, state and saving.
 
@@ -69,6 +70,23 @@ class Clip:
         if len(convolutions) > 1 and not any(_is_fatal(m) for m in convolutions):
             self.layout = torch.channels_last
             self.model.to(memory_format=torch.channels_last)
+
+    def __repr__(self) -> str:
+        return in_words("Clip", self._facts())
+
+    def _repr_html_(self) -> str:
+        return as_table("CLIP model", self._facts())
+
+    def _facts(self) -> dict[str, Any]:
+        millions = sum(p.numel() for p in self.model.parameters()) / 1e6
+        return {
+            "reference": self.reference,
+            "architecture": self.format.architecture,
+            "format": self.kind,
+            "parameters": f"{millions:.1f} M",
+            "image_size": self.image_size,
+            "device": self.device,
+        }
 
     @property
     def kind(self) -> str:

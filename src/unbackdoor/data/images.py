@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from unbackdoor.base.notebook import as_table, in_words
 from unbackdoor.data.captions import Captions
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ImageSet:
     """Images decoded once and kept as bytes.
 
@@ -34,6 +36,22 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __repr__(self) -> str:
+        return in_words("ImageSet", self._facts())
+
+    def _repr_html_(self) -> str:
+        return as_table("Images", self._facts())
+
+    def _facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {"spec": self.spec or "in memory", "images": len(self), "side": self.images.shape[-1]}
+        more = {
+            "labeled": int((self.labels >= 0).sum()),
+            "classes": len(self.classes),
+            "captioned": 0 if self.captions is None else len(self.captions),
+            "skipped": self.skipped,
+        }
+        return facts | {name: number for name, number in more.items() if number}
 
     def float_batch(self, index: Tensor | Sequence[int], *, out: Tensor | None = None) -> Tensor:
         """Images `index` (B,) as float32 (B, 3, S, S) in [0, 1].

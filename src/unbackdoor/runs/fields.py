@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from unbackdoor.data.pairs import Pairs
     from unbackdoor.triggers.base import Trigger
 
+TRACKERS = ("tensorboard", "wandb", "mlflow")
 LARGEST_SEED = 2**40  # see `draws.check_seed`, which loads torch
 
 
@@ -46,5 +47,6 @@ class RunFields:
     """Where a run is noted."""
 
     out: Path | str | None = setting(None, "Output folder.")
+    track: str | None = setting(None, "Send losses and results to this tracker, through Accelerate.", choices=TRACKERS)
     verb: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from unbackdoor.base.errors import InputError, first_line
+from unbackdoor.base.notebook import as_table, in_words
 from unbackdoor.base.untrusted import as_type, parse_json, read_json
 
 if TYPE_CHECKING:  # results are read without torch
@@ -37,6 +38,17 @@ class Result(Mapping[str, Any]):
     """
 
     file: ClassVar[str] = "result.json"  # as a verb leaves it in its folder
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        cls.__repr__ = Result.__repr__  # type: ignore[method-assign]  # a dataclass makes its own where there is none
+
+    def __repr__(self) -> str:
+        facts = {name: value for name, value in self.as_dict().items() if not isinstance(value, dict | list)}
+        return in_words(type(self).__name__, {name: value for name, value in facts.items() if value is not None})
+
+    def _repr_html_(self) -> str:
+        return as_table(type(self).__name__, numbers(self.as_dict(), texts=True))
 
     def as_dict(self) -> dict[str, Any]:
         """JSON form, made of new dicts, lists and plain values."""
@@ -110,6 +122,31 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(inner) for inner in value]
     return value
+
+
+def numbers(form: Mapping[str, Any], *, texts: bool = False) -> dict[str, Any]:
+    """The numbers of a result by dotted key; a rate with n and interval is one of them, a list is left out.
+
+    Args:
+        texts: texts and truth values, too, and a rate in words: `97.3% [96.4, 98.0] n=1440`.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in form.items():
+        if isinstance(value, Mapping):
+            if {"value", "n", "interval"} <= value.keys():
+                flat[key] = _rate_in_words(value) if texts else value["value"]
+            else:
+                flat |= {f"{key}.{name}": inner for name, inner in numbers(value, texts=texts).items()}
+        elif isinstance(value, int | float | str) and (texts or not isinstance(value, str | bool)):
+            flat[key] = value
+    return {key: value for key, value in flat.items() if value is not None}
+
+
+def _rate_in_words(share: Mapping[str, Any]) -> str:
+    if share["value"] is None:
+        return "nothing to count"
+    low, high = share["interval"]
+    return f"{share['value']:.1%} [{low * 100:.1f}, {high * 100:.1f}] n={share['n']}"
 
 
 def key_of(name: str) -> str:

@@ -25,6 +25,7 @@ class Run(RunFields):
 
     Args:
         out: folder, or file where the verb writes one; None writes nothing.
+        track: tracker that is told of every step and of the result; None tells none.
         verb: how the result names the verb; empty for its own name.
         extra: what the result carries besides.
     """

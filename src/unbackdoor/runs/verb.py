@@ -11,6 +11,7 @@ from unbackdoor.runs.case import Case
 from unbackdoor.runs.parameters import Parameters
 from unbackdoor.runs.run import Run
 from unbackdoor.runs.settings import Setting, built
+from unbackdoor.runs.tracking import tracked
 
 C = TypeVar("C")
 R = TypeVar("R")
@@ -31,7 +32,11 @@ class Verb(Generic[C, R]):
             InputError: what it is given cannot be used.
         """
         values = self.takes.values(self.name, given)
-        return self.function(built(Case, values), built(self.takes.config, values), built(Run, values))
+        run = built(Run, values)
+        with tracked(run, self.name, values) as tell:
+            result = self.function(built(Case, values), built(self.takes.config, values), run)
+            tell(result)
+        return result
 
     @property
     def name(self) -> str:

@@ -27,6 +27,7 @@ RESULTS: dict[str, type[Result]] = {
     "model-info": results.ModelInfo,
     "null": results.NullResult,
     "plant": results.PlantResult,
+    "push": results.PushResult,
     "trigger-info": results.TriggerInfo,
     "vector": results.VectorResult,
     "vet": VetResult,

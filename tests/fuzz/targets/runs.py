@@ -333,6 +333,37 @@ def _policy(room: Path) -> Reader:
     return read
 
 
+def _viewed() -> list[bytes]:
+    cure = {"verb": "unlearn", "model_reference": "m", "nothing_to_remove": False, "tolerance": 0.01, "trigger": "sig"}
+    rows: list[Json] = [
+        {**finding(), "backdoored": None},
+        {**cure, "after": {"asr": 0.1}},
+        {"verb": "unlearn-scan", "quiet": True, "rounds": [{"trigger": "sig"}], "model": "m"},
+        {"verb": "vet", "models": [{"model": "a", "verdict": "clean"}, {"model": "b", "verdict": "cured"}]},
+    ]
+    return [*(json.dumps(row).encode() for row in rows), b"[]"]
+
+
+def _view(room: Path) -> Reader:
+    """A row of the index of `view`, and the page around it; a run that cannot be read is a row that says why."""
+    from unbackdoor.view.pages import Filter, index_page
+    from unbackdoor.view.rows import BROKEN, Runs
+
+    (room / "manifest.json").write_text('{"verb": "x", "started": "2026-11-30T08:00:00Z"}', encoding="utf-8")
+
+    def read(data: bytes) -> str:
+        (room / "result.json").write_bytes(data)
+        rows, whole = Runs(room).rows()
+        assert len(rows) == 1 and whole
+        page = index_page("runs", rows, Filter(), whole)
+        assert len(page) < 10_000 and page.count("<tr>") == 2
+        if rows[0].verdict == BROKEN:
+            raise InputError(rows[0].problem)
+        return rows[0].verdict
+
+    return read
+
+
 TARGETS = (
     Target("finding", mutate_json, _findings, _finding),
     Target("null", mutate_lines, _nulls, _null),
@@ -344,4 +375,5 @@ TARGETS = (
     Target("manifest", mutate_json, _manifests, _manifest),
     Target("trigger", mutate_text, _specs, _trigger),
     Target("policy", mutate_yaml, _policies, _policy),
+    Target("view", mutate_json, _viewed, _view),
 )

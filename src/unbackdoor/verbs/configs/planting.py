@@ -51,10 +51,12 @@ class CraftConfig:
 
 
 _SHARED = ("test", "test_limit", "checkpoint", "classes", "templates", "device", "seed")
-POISON = Parameters(PoisonSettings, needs=("model", "data", "trigger", "target", "out"), takes=("limit", *_SHARED))
+POISON = Parameters(
+    PoisonSettings, needs=("model", "data", "trigger", "target", "out"), takes=("limit", *_SHARED, "track")
+)
 CRAFT = Parameters(
     CraftConfig,
     needs=("model", "data", "target", "out"),
-    takes=("trigger", "limit", *_SHARED),
+    takes=("trigger", "limit", *_SHARED, "track"),
     changes={"trigger": {"default": "badclip", "help": "badclip with its size and position."}},
 )

@@ -84,7 +84,7 @@ _SHARED = ("limit", "checkpoint", "classes", "templates", "device", "seed")
 SCAN = Parameters(
     ScanConfig,
     needs=("model", "data"),
-    takes=("out", *_SHARED),
+    takes=("out", *_SHARED, "track"),
     changes={**_LIMIT, "out": {"help": "Folder for the finding, the trigger and the report."}},
 )
 CALIBRATE = Parameters(CalibrateConfig, needs=("models", "data", "out"), takes=_SHARED, changes=_LIMIT)

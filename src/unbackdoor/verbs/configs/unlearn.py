@@ -85,10 +85,10 @@ _SHARED = ("test", "test_limit", "checkpoint", "classes", "templates", "device",
 UNLEARN = Parameters(
     UnlearnConfig,
     needs=("model", "data", "trigger", "target", "out"),
-    takes=(*_SHARED, "verb", "extra"),
+    takes=(*_SHARED, "track", "verb", "extra"),
     changes={
         "model": {"help": "Model reference; with --scan, the scanned one unless given."},
         "trigger": {"help": "Trigger spec, such as badnets:size=16; @FILE reads one."},
     },
 )
-UNLEARN_SCAN = Parameters(UnlearnScanConfig, needs=("finding", "data", "out"), takes=("model", *_SHARED))
+UNLEARN_SCAN = Parameters(UnlearnScanConfig, needs=("finding", "data", "out"), takes=("model", *_SHARED, "track"))

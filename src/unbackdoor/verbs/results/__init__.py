@@ -7,7 +7,7 @@ from unbackdoor.verbs.results.files import AdapterResult, ArithmeticResult, Insp
 from unbackdoor.verbs.results.grids import GridResult, ZooResult
 from unbackdoor.verbs.results.maps import LocateResult, MapResult
 from unbackdoor.verbs.results.measures import DataInfo, EvaluateResult, ModelInfo, NullResult, TriggerInfo
-from unbackdoor.verbs.results.plants import ConvertResult, CraftResult, PlantResult
+from unbackdoor.verbs.results.plants import ConvertResult, CraftResult, PlantResult, PushResult
 
 __all__ = [
     "AdapterResult",
@@ -26,6 +26,7 @@ __all__ = [
     "ModelInfo",
     "NullResult",
     "PlantResult",
+    "PushResult",
     "TriggerInfo",
     "VectorResult",
     "ZooResult",

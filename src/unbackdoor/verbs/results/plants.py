@@ -1,4 +1,4 @@
-"""What `poison`, `craft` and `convert` return."""
+"""What `poison`, `craft`, `convert` and `push` return."""
 
 from __future__ import annotations
 
@@ -88,3 +88,20 @@ class ConvertResult(Result):
     to: str
     differences: FormDifferences
     seconds: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PushResult(Result):
+    """A model that `push` uploaded.
+
+    Args:
+        url: of the repository.
+        public: everybody can see it.
+        files: that were uploaded, the card among them.
+    """
+
+    verb: Literal["push"] = "push"
+    repository: str
+    url: str
+    public: bool
+    files: tuple[str, ...]
