@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from pages import interval_of, mean, mean_interval, spread, table
 
 from unbackdoor.base.disk import write_text
 from unbackdoor.metrics.rates import Rate
@@ -217,8 +218,8 @@ def published(cures: list[Row]) -> list[str]:
     lines += table(
         ("", "paper, mean", "here, mean [95%]", "suspects"),
         [
-            ("clean accuracy kept", "96%", interval(kept), len(own)),
-            ("backdoor unlearned (share of ASR gone)", "about 99%", interval(gone), len(own)),
+            ("clean accuracy kept", "96%", mean_interval(kept), len(own)),
+            ("backdoor unlearned (share of ASR gone)", "about 99%", mean_interval(gone), len(own)),
         ],
     )
     return [*lines, f"It keeps less than 96% on {len(short_of)} of {len(own)}: {where}.", ""]
@@ -230,8 +231,12 @@ def suspects(rows: list[Row], yards: dict[Suspect, Row]) -> list[str]:
     for row in rows:
         if row["kind"] == "suspect" and row["attack"] != "none":
             yard = yards.get(suspect_of(row))
-            limits = ("–", "–") if yard is None else (text_of(yard, "asr"), text_of(yard, "triggered_accuracy"))
-            body.append((*named(row), text_of(row, "ca"), text_of(row, "asr"), *limits, sizes(row)))
+            limits = (
+                ("–", "–")
+                if yard is None
+                else (interval_of(rate(yard, "asr")), interval_of(rate(yard, "triggered_accuracy")))
+            )
+            body.append((*named(row), interval_of(rate(row, "ca")), interval_of(rate(row, "asr")), *limits, sizes(row)))
     head = ("base", "data", "attack", "seed", "CA", "ASR", "floor of ASR", "ceiling", "n (CA / ASR)")
     return ["## Suspects", "", *table(head, body)]
 
@@ -242,7 +247,7 @@ def every_cure(cures: list[Row], yards: dict[Suspect, Row]) -> list[str]:
     for row in cures:
         back = recovered(row, yards)
         alpha = "–" if row.get("alpha") is None else f"{row['alpha']:.3g}{'' if row.get('satisfied', True) else ' †'}"
-        rates = (text_of(row, name) for name in RATES)
+        rates = (interval_of(rate(row, name)) for name in RATES)
         tail = ("–" if back is None else f"{back:.1f}", f"{retention(row):.1f}", alpha, row.get("attempts") or "–")
         body.append((*named(row), row["defence"], *rates, *tail, sizes(row)))
     head = ("base", "data", "attack", "seed", "defense", "CA", "ASR", "triggered accuracy")
@@ -255,45 +260,9 @@ def named(row: Row) -> tuple[object, ...]:
     return BASES[row["model"]], DATA[row["data"]], row["attack"], row["seed"]
 
 
-def text_of(row: Row, name: str) -> str:
-    """A rate with its 95% Wilson interval, in per cent."""
-    found = rate(row, name)
-    if found is None:
-        return "–"
-    low, high = found.interval
-    return f"{100 * found.value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-
-
 def sizes(row: Row) -> str:
     """Images that the rates rest on."""
     return " / ".join(str(found.n) for name in ("ca", "asr") if (found := rate(row, name)) is not None)
-
-
-def mean(values: Sequence[float]) -> str:
-    """To a tenth."""
-    return f"{statistics.fmean(values):.1f}" if values else "–"
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean ± sample standard deviation."""
-    if not values:
-        return "–"
-    return mean(values) + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
-
-
-def interval(values: Sequence[float]) -> str:
-    """Mean with its 95% interval by Student's t, in per cent."""
-    from scipy.stats import t
-
-    half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
-    middle = statistics.fmean(values)
-    return f"{middle:.1f} [{middle - half:.1f}, {middle + half:.1f}]"
-
-
-def table(head: Sequence[str], body: Sequence[Sequence[object]]) -> list[str]:
-    """Markdown."""
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    return [*lines, *("| " + " | ".join(map(str, line)) + " |" for line in body), ""]
 
 
 if __name__ == "__main__":

@@ -11,15 +11,15 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import record
+from pages import spread, table
 
 from unbackdoor.base.disk import write_text
-from unbackdoor.bench import tables
 from unbackdoor.bench.grid import plan
 from unbackdoor.bench.recipe import Grid, read_recipe
 from unbackdoor.bench.store import read_result
@@ -51,11 +51,6 @@ def rate(found: Row) -> str:
     return f"{100 * found['value']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def table(head: Sequence[str], body: Iterable[Sequence[object]]) -> list[str]:
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    return [*lines, *("| " + " | ".join(map(str, line)) + " |" for line in body), ""]
-
-
 def suspects(rows: list[Row]) -> list[str]:
     """CA and ASR of every suspect, beside the same training without poison."""
     clean = {(r["data"], r["seed"]): r["after"]["ca"] for r in rows if r["attack"] == "none"}
@@ -72,10 +67,6 @@ def suspects(rows: list[Row]) -> list[str]:
 
 def counts(row: Row) -> str:
     return f"{row['after']['ca']['n']} / {row['after']['asr']['n']}"
-
-
-def spread(values: list[float]) -> str:
-    return tables.spread(values).text("{:.1f}")
 
 
 def finished(rows: list[Row]) -> tuple[list[str], dict[tuple[str, str, int], dict[str, Row]]]:

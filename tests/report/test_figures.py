@@ -30,3 +30,19 @@ def test_the_sweeps_are_drawn_from_the_record(tmp_path: Path, monkeypatch: pytes
     assert "tbar, CA at 64: 47.6% of 2000" in drawn["sweep-n.svg"], "as docs/lab/results.md says"
     # Another version of matplotlib may place them otherwise.
     assert drawn == {name: numbers(PICTURES / name) for name in drawn}, "draw them anew: recipes/figures/sweeps.py"
+
+
+def test_the_results_are_those_on_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "recipes" / "figures"))
+    filled = runpy.run_path(str(ROOT / "recipes" / "figures" / "results.py"))["filled"]
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert page.count("made by recipes/figures/results.py") == 5
+    assert filled(page) == page, "fill it anew: recipes/figures/results.py"
+
+
+def test_the_foreign_bases_page_holds_the_cells_on_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "recipes" / "figures"))
+    bases = runpy.run_path(str(ROOT / "recipes" / "figures" / "bases.py"))
+    page = bases["PAGE"].read_text(encoding="utf-8")
+    text = "\n".join(["", "", *bases["tables"](bases["read"](bases["RECORD"]))])
+    assert page.partition(bases["MARK"])[2] == text, "make it anew: recipes/figures/bases.py"
