@@ -195,6 +195,9 @@ With the 20 clean models of the shipped null, 1/21 = 0.048 is the smallest p-val
 one clean model in twenty through. A false alarm in the table is one of these: p alone does not tell it from the two
 others, the probability does so in part.
 
+The clean model of the table is the origin itself, bit for bit. A scan by today's version says that and calls it clean,
+though its score (8.0, the highest of the null's models 2.9) is the same; the table keeps what was measured.
+
 Three models illustrate; they measure no scanner. [zoo.md](zoo.md) measures `unbackdoor scan` on many. Times are those
 of a busy machine.
 """

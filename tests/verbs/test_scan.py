@@ -213,8 +213,17 @@ def test_a_clean_origin_takes_off_what_is_cheap_by_nature(tmp_path: Path) -> Non
         calibrate(models=[toy_clip(6.0)], out=tmp_path / "other.jsonl", origin="embedded", **common)
     # The same clean models without an origin are no measure for a scan with one.
     calibrate(models=[toy_clip(6.1), toy_clip(5.9)], out=tmp_path / "plain.jsonl", **common)
-    other = scan(model=toy_clip(6.0), origin=natural, null=tmp_path / "plain.jsonl", **common)
+    other = scan(model=toy_clip(5.95), origin=natural, null=tmp_path / "plain.jsonl", **common)
     assert other["p_value"] is None and "another origin" in other["message"]
+
+
+@pytest.mark.parametrize(("strength", "expected"), [(6.0, False), (5.95, None)], ids=["the same", "another"])
+def test_an_origin_counts_as_clean_whatever_stands_out(strength: float, expected: bool | None, tmp_path: Path) -> None:
+    common = {"data": toy_images(), "inverters": ["patch"], "templates": template(tmp_path)}
+    found = scan(model=toy_clip(strength), origin=toy_clip(6.0), relatives=0, out=tmp_path / "finding", **common)
+    assert found["backdoored"] is expected
+    assert ("of toy itself, bit for bit" in found["message"]) is (expected is False)
+    assert list((tmp_path / "finding").glob("candidate.*")), "what stands out is shown all the same"
 
 
 def toy_finding(strength: float, folder: Path) -> dict[str, object]:

@@ -107,7 +107,7 @@ def scan(case: Case, config: ScanConfig, run: Run) -> Finding:
     manifest.run = run_key("scan", settings, manifest.hashes)
     out = None if run.out is None else run.folder
     measure = partial(_identity, images=len(images), origin=rests.weights if rests else None, classes=len(names))
-    makes = _makes_own(config) and bool(_why_not(known, measure(known, chosen)))
+    makes = _makes_own(config) and not _is_origin(manifest) and bool(_why_not(known, measure(known, chosen)))
     most = _most(config) if makes else 0
     budget = _budgeted(split(clip, images, head, names, case.seed, clean), chosen, most, config.budget)
     with nullcontext(None) if out is None else work_folder(out, manifest) as work:
@@ -288,7 +288,7 @@ def _weighed(
     why_not = _why_not(known, identity)
     usable = None if why_not or known is None else known.select(weighed or known.inverters)
     recovered = {row.inverter: row for row in examined.recovered}
-    answer = judge(_says(examined), usable, settings["false_alarm_rate"], why_not)
+    answer = _of_origin(judge(_says(examined), usable, settings["false_alarm_rate"], why_not), manifest)
     name, twin = subject.names[answer.target], subject.origin is not None
     alone = None if answer.alone is None else reading(answer.alone, name, twin)
     return Finding(
@@ -326,6 +326,22 @@ def _weighed(
         weights=manifest.hashes["weights"],
         seconds=round(manifest.seconds, 2),
     )
+
+
+def _is_origin(manifest: Manifest) -> bool:
+    """Whether the suspect holds the weights of the model that counts as clean, bit for bit."""
+    return manifest.hashes.get("origin") == manifest.hashes["weights"]
+
+
+def _of_origin(answer: Judgement[int], manifest: Manifest) -> Judgement[int]:
+    """The answer, or what follows from the weights alone: whoever names a clean origin says that they are clean.
+
+    On data that it was not made for, an origin may well stand out among models that were tuned to theirs.
+    """
+    if not _is_origin(manifest):
+        return answer
+    message = f"these are the weights of {manifest.config['origin']} itself, bit for bit, which counts as clean"
+    return replace(answer, backdoored=False, message=message, others=())
 
 
 def _target(subject: Subject, answer: Judgement[int], row: Recovered, vocabulary: bool) -> Target:
