@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 import pytest
 import yaml
-from recipes.site.blocks import RUN, Block, blocks, run_page
+from recipes.site.blocks import Block, blocks, run_page
 
 from tests.conftest import ROOT
 from unbackdoor.bench.recipe import read_recipe
@@ -67,10 +67,22 @@ DECLARED = {
         ('unbackdoor.unlearn(model="suspect"', MODEL),
         ("UNBACKDOOR_GOLDEN=write", "writes into the checkout"),
     ],
+    "docs/integrations.md": [
+        ("docker build", "needs Docker and the network"),
+        ("--track tensorboard", "needs a checkpoint of yours; tests/verbs/test_tracking.py tracks"),
+        ("_UNBACKDOOR_COMPLETE", "is for your shell's own file"),
+        ("unbackdoor push", "needs the network"),
+    ],
     "docs/scan.md": [
         ("unbackdoor scan --model local-dir:SUSPECT", MODEL),
         ("unbackdoor scan --calibrate", "needs clean models of yours"),
     ],
+    "docs/vet.md": [
+        ("unbackdoor vet local-dir:SUSPECT", MODEL),
+        ("unbackdoor vet zoo/", MODEL),
+        ('unbackdoor.vet(models=["suspect"]', MODEL),
+    ],
+    "docs/view.md": [("unbackdoor view runs", "opens a server and a browser")],
 }
 
 
@@ -80,7 +92,8 @@ def name(path: Path) -> str:
 
 def programs(page: str) -> list[Block]:
     """What a reader would run: bash, Python, and blocks without a language that call the tool."""
-    return [b for b in blocks(page) if b.runs or b.language == "sh" or (not b.language and "unbackdoor " in b.text)]
+    call = re.compile(r"^(result = )?unbackdoor[ .]", re.MULTILINE)
+    return [b for b in blocks(page) if b.runs or (not b.language and call.search(b.text))]
 
 
 def why_not(page: Path, block: Block) -> str:
@@ -139,13 +152,13 @@ def test_a_page_runs_and_prints_what_it_shows(page: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_blocks_have_a_language_that_is_checked(page: Path) -> None:
-    """A program in another dress would pass by."""
+def test_every_block_is_read(page: Path) -> None:
+    """None passes by because of how it is written, or because its language is none that runs."""
     text = page.read_text(encoding="utf-8")
-    for block in blocks(text):
-        if block.language not in (*RUN, "yaml", "toml", "text", "json"):
-            assert block in programs(text) or "unbackdoor" not in block.text.split("──")[0].split()[:1], block.text
-    assert text.count("\n```") == 2 * len(blocks(text)) + sum(b.output is not None for b in blocks(text)) * 2
+    every = blocks(text)
+    fences = len(re.findall(r"^ *```", text, flags=re.MULTILINE))
+    assert fences == 2 * (len(every) + sum(block.output is not None for block in every))
+    assert [b.text for b in programs(text) if not b.runs and not why_not(page, b)] == []
 
 
 def test_every_reason_is_of_a_block_that_is_there() -> None:

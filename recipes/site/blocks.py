@@ -2,8 +2,8 @@
 
     python recipes/site/blocks.py docs/tutorials/*.md      # run the pages, and write their outputs anew
 
-A ```bash or ```python block is run. One with `title="FILE"` is not run but saved under that name. A ```text block right
-after one that is run holds its output.
+A ```bash, ```sh or ```python block is run. One with `title="FILE"` is not run but saved under that name. A ```text
+block right after one that is run holds its output.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-RUN = ("bash", "python")
+RUN = ("bash", "sh", "python")
 _FENCE = re.compile(r'^```(\w*)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 
 
@@ -102,7 +102,7 @@ def run_block(block: Block, folder: Path) -> str:
     Raises:
         RuntimeError: it fails.
     """
-    program = ["bash", "-e", "-o", "pipefail", "-c"] if block.language == "bash" else [sys.executable, "-c"]
+    program = ["bash", "-e", "-o", "pipefail", "-c"] if block.language != "python" else [sys.executable, "-c"]
     done = subprocess.run(
         [*program, block.text], cwd=folder, env=environment(folder), capture_output=True, text=True, check=False
     )

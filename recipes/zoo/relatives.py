@@ -3,7 +3,7 @@
     python recipes/zoo/relatives.py --data-root PATH --data gtsrb [--count 19]
 
 Clean relatives of the embedded model on the pictures that the zoo's members are examined with, each examined as they
-were. The rows are kept in docs/lab/cells/relatives-NAME.jsonl, so that a killed run goes on;
+were. The rows are kept in docs/lab/cells, in relatives-NAME.jsonl, so that a killed run goes on;
 `recipes/figures/relatives.py` judges the recorded members under them.
 """
 
