@@ -74,6 +74,17 @@ def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
 
 
+def test_figures_of_the_readme_are_those_of_the_pages() -> None:
+    """Its table repeats what the pages of results say."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = [row.strip("| ").split(" | ") for row in text.splitlines() if re.match(r"\| (scan|cure|the published)", row)]
+    assert len(rows) == 5
+    for row in rows:
+        page = "results.md" if "the same six" in row[1] or "made by others" in row[1] else "scan.md"
+        figures = set(re.findall(r"\d+\.\d", row[-1]))
+        assert figures and figures <= set(re.findall(r"\d+\.\d", (DOCS / page).read_text(encoding="utf-8"))), row
+
+
 @pytest.mark.parametrize("page", PLAIN, ids=name)
 def test_pages_to_begin_with_are_easy_to_read(page: Path) -> None:
     assert reading_ease(page.read_text(encoding="utf-8")) >= 50
