@@ -136,7 +136,7 @@ def cured(folder: Path) -> None:
 def compared(folder: Path) -> None:
     """The default cure works, and the idea that the tutorial tries does not, as it says."""
     rows = [json.loads(line) for line in (folder / "runs" / "results.jsonl").read_text(encoding="utf-8").splitlines()]
-    asr = {row["defence"]: row["after"]["asr"] for row in rows if row["kind"] == "cure"}
+    asr = {row["defence"]: row["after"]["asr"]["value"] for row in rows if row["kind"] == "cure"}
     assert asr["lora"] < 0.05 and min(asr["nothing"], asr["prune-small"], asr["prune-half"]) > 0.9
 
 
