@@ -198,7 +198,7 @@ def parse(words: list[str]) -> None:
     command, rest = COMMANDS.get(words[0]), words[1:]
     if isinstance(command, click.Group):
         command, rest = command.commands[rest[0]], rest[1:]
-    command.make_parser(click.Context(command)).parse_args(list(rest))
+    command.make_parser(click.Context(command, help_option_names=["-h", "--help"])).parse_args(list(rest))
 
 
 def test_a_wrong_command_is_seen() -> None:

@@ -153,7 +153,7 @@ def test_no_field_hides_what_a_mapping_does(name: str) -> None:
 
 
 def test_every_schema_is_in_the_document() -> None:
-    page = (ROOT / "docs" / "results-format.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "reference" / "results.md").read_text(encoding="utf-8")
     for name, kind in RESULTS.items():
         assert f"`{name}.json`" in page and f"`{kind.__name__}`" in page
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from unbackdoor.scan.inverters import INVERTERS
 from unbackdoor.scan.inverters.base import Inverter, Subject
 from unbackdoor.scan.judgement import Judgement, Suspicion
 from unbackdoor.triggers.base import Trigger
+from unbackdoor.unlearning.unknown import CONFIG
 from unbackdoor.verbs.zoo import zoo
 from unbackdoor.weights.files import state_hash
 
@@ -232,8 +234,8 @@ class Fixed:
 def test_a_small_zoo_from_end_to_end(vit_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("unbackdoor.verbs.zoo.ENGINES", {"local": InProcess})
     monkeypatch.setattr(inverters, "INVERTERS", Fixed(collapse=1))
-    monkeypatch.setattr(cells, "FORGET", 32)
-    monkeypatch.setattr(cells, "TUNING", 32)
+    few = replace(CONFIG, samples=32, validation=32)
+    monkeypatch.setattr(cells, "patient", partial(cells.patient, vector=few))
     common = {"recipe": write(tmp_path, raw(str(vit_folder))), "out": tmp_path / "zoo"}
     made = zoo(stage="make", **common)
     assert (made["made"], made["examined"], made["failed"]) == (7, 0, [])
@@ -320,8 +322,8 @@ def test_further_classes_that_stand_out_are_cured_where_their_triggers_still_wor
 ) -> None:
     monkeypatch.setattr(inverters, "INVERTERS", Fixed(patch=1))
     monkeypatch.setattr(cells, "_invert", stated)
-    monkeypatch.setattr(cells, "FORGET", 32)
-    monkeypatch.setattr(cells, "TUNING", 32)
+    few = replace(CONFIG, samples=32, validation=32)
+    monkeypatch.setattr(cells, "patient", partial(cells.patient, vector=few))
     monkeypatch.setattr("unbackdoor.unlearning.unknown.source", lambda suspect, subject, lead: lead.trigger)
     plan = read_zoo(write(tmp_path, raw(str(vit_folder))))
     member = next(m for m in members(plan, "hash", CLASSES) if m["names"]["half"] == "test")

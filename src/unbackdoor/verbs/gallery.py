@@ -87,11 +87,14 @@ class Gallery:
         ]
 
     def places(self) -> Map | None:
-        """The map of their embeddings; None of fewer than three images."""
+        """The map of their embeddings; None of fewer than three images, or where a model answers no number."""
         if not self._places:
             return None
         (clean, triggered), (clean_after, triggered_after) = self._places["suspect"], self._places["cured"]
-        plane, share = principal_plane(torch.cat([clean, triggered, triggered_after]))
+        rows = torch.cat([clean, triggered, triggered_after])
+        if not bool(rows.isfinite().all()):
+            return None  # a vector that was given may be large enough to leave no number
+        plane, share = principal_plane(rows)
         names = [self._data.classes[label] if label >= 0 else "" for label in self._data.labels[self._spread].tolist()]
         points = [
             (round(x, 4), round(y, 4), place // len(names), names[place % len(names)])

@@ -20,7 +20,6 @@ from unbackdoor.runs.case import Case
 from unbackdoor.runs.result import Share
 from unbackdoor.scan.finding import Finding
 from unbackdoor.triggers.spec import from_spec
-from unbackdoor.verbs.configs.scan import SCAN
 from unbackdoor.verbs.configs.vet import VetConfig
 from unbackdoor.verbs.results import BlindCureResult
 from unbackdoor.verbs.scan import scan
@@ -118,10 +117,8 @@ def _scanned(case: Case, config: VetConfig, policy: Policy, clip: Clip, place: P
     kept = None if place.folder is None else place.folder / ".work" / f"finding-{place.key[:16]}.json"
     if kept is not None and is_there(kept):
         return Finding.read(kept)
-    # A scan that can keep to a budget is given the policy's.
-    budget = {"budget": policy.minutes} if "budget" in SCAN.settings() else {}
     finding = scan(
-        **budget,
+        budget=policy.minutes,
         model=clip,
         data=case.data,
         null=config.null,
