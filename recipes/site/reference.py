@@ -50,7 +50,7 @@ def _index() -> str:
 
 def command_page(name: str, command: click.Command) -> str:
     """A command, or a group with its parts, as Markdown."""
-    root = click.Context(click.Group("unbackdoor"), info_name="unbackdoor")
+    root = click.Context(click.Group("unbackdoor"), info_name="unbackdoor", help_option_names=["-h", "--help"])
     context = click.Context(command, info_name=name, parent=root)
     lines = [f"# {name}", "", *_body(command, context)]
     if isinstance(command, click.Group):
