@@ -73,7 +73,7 @@ def test_a_suspect_is_compared_with_relatives_of_its_own_and_the_next_one_with_t
 
 
 def test_a_clean_suspect_is_decided_by_the_first_few(tmp_path: Path) -> None:
-    finding = asked(tmp_path, 0.0, false_alarm_rate=0.05)
+    finding = asked(tmp_path, 0.05, false_alarm_rate=0.05)  # at 0 it would be the origin itself
     assert finding["backdoored"] is False and LEAST <= finding["clean_models"] < needed(0.05)
     assert "no further ones could make this a finding" in finding["message"]
 
