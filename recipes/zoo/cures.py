@@ -19,8 +19,8 @@ from typing import Any
 from unbackdoor.base.errors import InputError
 from unbackdoor.bench.cells import run_cell
 from unbackdoor.bench.store import address
-from unbackdoor.bench.zoo.recipe import classes_of, examination, members, read_zoo, recovery
-from unbackdoor.bench.zoo.verdicts import judge_rows
+from unbackdoor.bench.zoo.recipe import Zoo, classes_of, examination, members, read_zoo, recovery
+from unbackdoor.bench.zoo.verdicts import Verdict, judge_rows
 from unbackdoor.clip.load import load
 from unbackdoor.scan.detection import architecture
 from unbackdoor.scan.examine import settings
@@ -37,6 +37,19 @@ def on_record(row: dict[str, Any]) -> bool:
     return any(cure and cure["version"] == VERSION for cure in (row["cured"], row.get("again")))
 
 
+def recorded(root: Path) -> tuple[Zoo, dict[str, dict[str, Any]], dict[str, list[Verdict]]]:
+    """The zoo's recipe, its members by address, and the recorded ones as they were judged, by half."""
+    plan, base = read_zoo(ROOT / "recipes/zoo/embedded.yaml", root), load("embedded")
+    weights = state_hash(base.state())
+    population = {address(m["config"]): m for m in members(plan, weights, classes_of(plan))}
+    lines = (ROOT / "docs/lab/cells/zoo.jsonl").read_text(encoding="utf-8").splitlines()
+    known = {row["address"]: row for row in map(json.loads, lines) if row["versions"] == versions()}
+    rows = [known[key] for key in population if key in known]
+    identity = settings(plan.images, inverter_names(), weights)
+    _, judged = judge_rows(rows, list(plan.halves), architecture(base.state()), identity, FALSE_ALARM_RATE)
+    return plan, population, judged
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data-root", type=Path, required=True, help="folder that holds cifar10/, gtsrb/, …")
@@ -45,14 +58,7 @@ def main() -> int:
     parser.add_argument("--turn", default="0/1", help="I/N: members I, I + N, I + 2N, … alone, for N processes")
     args = parser.parse_args()
     turn, turns = map(int, args.turn.split("/"))
-    plan, base = read_zoo(ROOT / "recipes/zoo/embedded.yaml", args.data_root), load("embedded")
-    weights = state_hash(base.state())
-    population = {address(m["config"]): m for m in members(plan, weights, classes_of(plan))}
-    lines = (ROOT / "docs/lab/cells/zoo.jsonl").read_text(encoding="utf-8").splitlines()
-    known = {row["address"]: row for row in map(json.loads, lines) if row["versions"] == versions()}
-    rows = [known[key] for key in population if key in known]
-    identity = settings(plan.images, inverter_names(), weights)
-    _, judged = judge_rows(rows, list(plan.halves), architecture(base.state()), identity, FALSE_ALARM_RATE)
+    plan, population, judged = recorded(args.data_root)
     named = [v for v in judged[args.half] if (v.judgement.backdoored or v.row["cured"]) and not on_record(v.row)]
     failed = 0
     for number, v in enumerate(named[turn::turns]):

@@ -19,21 +19,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cures import ROOT
+from cures import recorded
 
 from unbackdoor.base.disk import write_text
 from unbackdoor.base.manifest import write_json
 from unbackdoor.bench.cells import run_cell
 from unbackdoor.bench.store import address
 from unbackdoor.bench.zoo.cells import patient
-from unbackdoor.bench.zoo.recipe import classes_of, examination, members, read_zoo, recovery
-from unbackdoor.bench.zoo.verdicts import judge_rows
+from unbackdoor.bench.zoo.recipe import examination, recovery
 from unbackdoor.clip.difference import save_difference
 from unbackdoor.clip.load import load
 from unbackdoor.evaluation import Task, evaluate_images
-from unbackdoor.scan.detection import architecture
-from unbackdoor.scan.examine import settings
-from unbackdoor.scan.inverters import inverter_names, versions
 from unbackdoor.scan.variants import variants
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.triggers.attack import Attack
@@ -41,8 +37,6 @@ from unbackdoor.unlearning.alpha import BLIND, AlphaConfig
 from unbackdoor.unlearning.known import OWN_REGAIN, cure_known
 from unbackdoor.unlearning.unknown import FORGET, TUNING
 from unbackdoor.unlearning.vector import METHODS, VectorConfig
-from unbackdoor.verbs.configs.scan import FALSE_ALARM_RATE
-from unbackdoor.weights.files import state_hash
 
 
 def ways() -> dict[str, tuple[VectorConfig, AlphaConfig]]:
@@ -79,14 +73,7 @@ def main() -> int:
 
 def recoveries(root: Path, data: str) -> dict[str, Mapping[str, Any]]:
     """By family, the configurations of the first recorded member of the calibration half on `data` that was found."""
-    plan, base = read_zoo(ROOT / "recipes/zoo/embedded.yaml", root), load("embedded")
-    weights = state_hash(base.state())
-    population = {address(m["config"]): m for m in members(plan, weights, classes_of(plan))}
-    lines = (ROOT / "docs/lab/cells/zoo.jsonl").read_text(encoding="utf-8").splitlines()
-    known = {row["address"]: row for row in map(json.loads, lines) if row["versions"] == versions()}
-    rows = [known[key] for key in population if key in known]
-    identity = settings(plan.images, inverter_names(), weights)
-    _, judged = judge_rows(rows, list(plan.halves), architecture(base.state()), identity, FALSE_ALARM_RATE)
+    plan, population, judged = recorded(root)
     cells: dict[str, Mapping[str, Any]] = {}
     for v in judged["calibration"]:
         if v.truth and v.judgement.backdoored and v.row["data"] == data and v.row["family"] not in cells:
