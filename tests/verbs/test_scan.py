@@ -196,6 +196,7 @@ def test_a_clean_origin_takes_off_what_is_cheap_by_nature(tmp_path: Path) -> Non
     found = scan(model=toy_clip(6.0), origin=natural, null=null, out=tmp_path / "finding", **common)
     assert found["inverters"][0]["statistic"] < 0.2 * plain["inverters"][0]["statistic"]
     assert found["p_value"] is not None and found["origin"] == "toy" and plain["origin"] is None
+    assert found["probability"] is None, "it is the origin itself"
     page = (tmp_path / "finding" / "report.html").read_text()
     assert "a clean twin, made from <b>toy</b>" in page and "of 24 other pictures as this model does" in page
     # The suspect's origin is the suspect itself, nearly; without one there is no twin to agree.

@@ -141,7 +141,8 @@ class Finding(Result):
         model_reference: how the scanned model was named; a stranger's word, not to be followed to the network.
         backdoored: None means that it cannot be told.
         p_value: None where there are no clean models to compare with.
-        probability: of a backdoor, where one model in two has one (`scan/probability.py`); None as the p-value.
+        probability: of a backdoor, where one model in two has one (`scan/probability.py`); None as the p-value, and
+            of the clean origin itself.
         false_alarm_rate: that it was made with, in (0, 1).
         clean_models: of the null.
         score: what speaks for the target, in steps (`scan/detection.py`); None as the p-value.

@@ -295,7 +295,7 @@ def _weighed(
         model_reference=settings["model"],
         backdoored=answer.backdoored,
         p_value=answer.p_value,
-        probability=None if answer.score is None else round(probability(answer.score), 4),
+        probability=None if answer.score is None or _is_origin(manifest) else round(probability(answer.score), 4),
         false_alarm_rate=settings["false_alarm_rate"],
         clean_models=0 if usable is None else len(usable.rows),
         score=answer.score,
