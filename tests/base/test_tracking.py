@@ -14,6 +14,8 @@ from accelerate import tracking as accelerate
 
 import unbackdoor
 from tests.conftest import vit_config, write_open_clip
+from tests.scan.toy import toy_clip
+from tests.verbs.test_vet import asked
 from unbackdoor.base import progress
 from unbackdoor.base.errors import InputError
 from unbackdoor.base.progress import Progress, Step, on_progress
@@ -155,6 +157,31 @@ def test_what_fails_is_finished_and_what_never_began_leaves_nothing(fake: str, t
     with pytest.raises(InputError):
         unbackdoor.poison(model="local-dir:none", **ATTACK, **CALL, out=tmp_path / "b", track=fake)
     assert len(Fake.made) == 1 and not (tmp_path / "b" / "tracking").exists()
+
+
+def test_a_vetting_is_told_with_the_numbers_of_its_model(fake: str, tmp_path: Path) -> None:
+    given = asked(tmp_path, [0.2 + 0.01 * i for i in range(24)])
+    result = unbackdoor.vet(models=[toy_clip(6.0)], out=tmp_path / "out", track=fake, **given)
+    (one,) = Fake.made
+    logs = [call[1] for call in one.calls if call[0] == "log"]
+    assert logs[-1]["result/scan/p_value"] == result["models"][0]["scan"]["p_value"] and len(logs) > 1
+    assert logs[-1]["result/exit_code"] == 1
+
+
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [
+        ("trigger vector/loss", "trigger vector/loss"),
+        ("local-dir:/tmp/a b/ca", "local-dir_/tmp/a b/ca"),
+        ("../..//x/./y", "x/y"),
+        ("é·\x1b[31m/asr", "____31m/asr"),
+    ],
+)
+def test_names_are_such_as_every_tracker_takes(label: str, name: str, fake: str, tmp_path: Path) -> None:
+    with tracked(Run(out=tmp_path, track=fake), "bench", {}):
+        part, _, key = label.rpartition("/")
+        progress.announce(Step(part, 1, 2, measured={key: 0.5}))
+    assert ("log", {name: 0.5}, 0) in Fake.made[0].calls
 
 
 def test_without_it_nothing_is_loaded(tmp_path: Path) -> None:

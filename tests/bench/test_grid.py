@@ -169,9 +169,24 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Recipe and output of a small grid that the local engine ran."""
     place = tmp_path_factory.mktemp("grid")
     recipe, out = write(place, small), place / "out"
-    told = bench(recipe=recipe, out=out, workers=1)
+    told = bench(recipe=recipe, out=out, workers=1, track="tensorboard")
     assert (told["finished"], told["failed"], told["missing"]) == (5, [], [])
     return recipe, out
+
+
+def test_a_tracker_has_the_rates_of_every_cell(finished: tuple[Path, Path]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    out = finished[1]
+    events = EventAccumulator(str(out / "tracking" / "bench"))
+    events.Reload()
+    scalars = {tag: events.Scalars(tag)[-1].value for tag in events.Tags()["scalars"]}
+    for line in (out / "results.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        names = [str(row[key]) for key in ("model", "data", "attack", "seed", "defence") if key in row]
+        names += ["yardstick"] * (row["kind"] == "yardstick")
+        assert scalars["/".join([*names, "ca"])] == pytest.approx(row["after"]["ca"]["value"])
+    assert scalars["result/finished"] == 5
 
 
 def test_a_small_real_grid(finished: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:

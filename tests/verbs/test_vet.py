@@ -16,6 +16,7 @@ from tests.scan.toy import toy_clip, toy_images
 from tests.verbs.test_scan import template, toy_null
 from unbackdoor import load, scan, vet
 from unbackdoor.base.errors import InputError, Interrupted
+from unbackdoor.base.progress import Step, on_progress
 from unbackdoor.cli import main as cli
 from unbackdoor.formats import FORMATS
 from unbackdoor.metrics.rates import Rate
@@ -258,10 +259,15 @@ def test_many_models_by_both_engines_and_again(
     (zoo / "b-pickle" / "training.pkl").write_bytes(pickle.dumps(Runs()))
 
     pytest.importorskip("ray")
-    other = vet(
-        models=[str(zoo)], data=DIGITS, limit=24, inverters=["colour"], seed=1, out=tmp_path / "ray", engine="ray",
-        workers=1, formats=["sarif", "intoto"],
-    )  # fmt: skip
+    steps: list[Step] = []
+    with on_progress(steps.append):
+        other = vet(
+            models=[str(zoo)], data=DIGITS, limit=24, inverters=["colour"], seed=1, out=tmp_path / "ray", engine="ray",
+            workers=1, formats=["sarif", "intoto"],
+        )  # fmt: skip
+    codes = {Path(step.label).name: step.measured.get("exit_code") for step in steps}
+    assert codes == {"a-sound": 4, "b-pickle": 1, "c-code": 1, "d-wrong": None, "e-damaged": None}
+    assert sorted((step.done, step.total) for step in steps) == [(n, 5) for n in range(1, 6)]
     assert without_times(json.loads(json.dumps(dict(other)))) == without_times(result)
 
 

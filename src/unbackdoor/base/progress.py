@@ -9,8 +9,8 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from html import escape
 from types import TracebackType
 from typing import Any
@@ -33,12 +33,14 @@ class Step:
         label: what it is, such as `trigger vector`; a run goes through several.
         done: steps of `total`, those before a kill included.
         loss: of this step, where the work is a training.
+        measured: numbers by dotted key, where the step is one cell of a grid or one model of many.
     """
 
     label: str
     done: int
     total: int
     loss: float | None = None
+    measured: Mapping[str, float] = field(default_factory=dict)
 
 
 _CALLBACKS: list[Callable[[Step], None]] = []
@@ -59,6 +61,12 @@ def on_progress(callback: Callable[[Step], None]) -> Iterator[None]:
         yield
     finally:
         _CALLBACKS.remove(callback)
+
+
+def announce(step: Step) -> None:
+    """Tell whoever asks, where the work shows no bar of its own."""
+    for callback in tuple(_CALLBACKS):
+        callback(step)
 
 
 class Progress:
@@ -114,9 +122,7 @@ class Progress:
         if self._cell is not None and (done >= self._total or time.monotonic() - self._drawn >= BLINK):
             self._draw()
         if _CALLBACKS and not self._quiet and is_first_process():
-            step = Step(self._label, done, self._total, loss)
-            for callback in tuple(_CALLBACKS):
-                callback(step)
+            announce(Step(self._label, done, self._total, loss))
 
     def line(self) -> str:
         """How far it is: label, done of total, rate, loss, time left."""

@@ -19,7 +19,7 @@ def lines(result: dict[str, Any]) -> list[str]:
 
 @command_of(
     BENCH,
-    "recipe data_root engine workers only dry_run online device out",
+    "recipe data_root engine workers only dry_run online device track out",
     lines,
     code=lambda result: 2 if result["failed"] else 0,
 )

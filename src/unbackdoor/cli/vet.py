@@ -75,7 +75,7 @@ def _format(name: str, result: dict[str, Any]) -> list[str]:
 @command_of(
     VET,
     "models checkpoint data origin test policy show-policy formats engine workers null relatives inverters limit "
-    "test_limit classes templates device seed out",
+    "test_limit classes templates device seed track out",
     lines,
     code=lambda result: int(result["exit_code"]),
 )

@@ -20,7 +20,7 @@ def lines(result: dict[str, Any]) -> list[str]:
 
 @command_of(
     ZOO,
-    "recipe data_root null stage only engine workers false_alarm_rate dry_run online device out",
+    "recipe data_root null stage only engine workers false_alarm_rate dry_run online device track out",
     lines,
     code=lambda result: 2 if result["failed"] else 0,
 )

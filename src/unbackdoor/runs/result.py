@@ -55,6 +55,10 @@ class Result(Mapping[str, Any]):
         form: dict[str, Any] = plain(self)
         return form
 
+    def measured(self) -> dict[str, Any]:
+        """Its numbers by dotted key, as trackers take them."""
+        return numbers(self.as_dict())
+
     @classmethod
     def read(cls: type[R], source: str | Path | Mapping[str, Any], where: str = "the result") -> R:
         """The result of a file, of a folder that holds it, or of what was read from one.

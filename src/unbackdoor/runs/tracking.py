@@ -5,6 +5,7 @@ Nothing is imported, written or sent without it. A tracker begins with the first
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
@@ -15,7 +16,7 @@ from unbackdoor.base.devices import is_first_process
 from unbackdoor.base.errors import InputError, first_line
 from unbackdoor.base.progress import Step, on_progress
 from unbackdoor.runs.fields import RunFields
-from unbackdoor.runs.result import numbers
+from unbackdoor.runs.result import Result, numbers
 from unbackdoor.runs.run import Run
 
 PROJECT = "unbackdoor"
@@ -63,17 +64,19 @@ class _Log:
         self._count = 0  # W&B takes no step that lies before the last
 
     def step(self, step: Step) -> None:
-        """A loss, or the share that is done."""
+        """A loss, what was measured, or the share that is done."""
         if step.loss is not None:
-            values = {f"{step.label}/loss": step.loss}
+            values = {"loss": step.loss}
         else:
-            values = {f"{step.label}/done": step.done / max(1, step.total)}
+            values = dict(step.measured) or {"done": step.done / max(1, step.total)}
+        values = {_metric(f"{step.label}/{key.replace('.', '/')}"): value for key, value in values.items()}
         self._begun().log(values, step=self._count)
         self._count += 1
 
     def result(self, result: Mapping[str, Any]) -> None:
         """The result's numbers, under `result/`."""
-        flat = {f"result/{key.replace('.', '/')}": value for key, value in numbers(dict(result)).items()}
+        measured = result.measured() if isinstance(result, Result) else numbers(result)
+        flat = {_metric(f"result/{key.replace('.', '/')}"): value for key, value in measured.items()}
         if flat:
             self._begun().log(dict(list(flat.items())[:_MOST]), step=self._count)
 
@@ -93,6 +96,12 @@ class _Log:
                 raise InputError(f"--track {self._name}: cannot begin ({first_line(error)})") from None
             self._tracker = tracker
         return self._tracker
+
+
+def _metric(text: str) -> str:
+    """A name that every tracker takes; MLflow wants a path of plain characters that does not climb."""
+    parts = (re.sub(r"[^\w\-. ]", "_", part, flags=re.ASCII) for part in text.split("/"))
+    return "/".join(part for part in parts if part not in ("", ".", ".."))
 
 
 def _kind(name: str) -> Any:

@@ -13,6 +13,7 @@ from unbackdoor.base.disk import write_text
 from unbackdoor.base.errors import InputError
 from unbackdoor.base.manifest import Manifest, write_jsonl
 from unbackdoor.base.printable import terminal
+from unbackdoor.base.progress import Step, announce
 from unbackdoor.base.untrusted import read_text
 from unbackdoor.bench.engine import ENGINES
 from unbackdoor.bench.grid import collect, narrow, plan, run_grid
@@ -22,6 +23,7 @@ from unbackdoor.bench.store import address
 from unbackdoor.bench.tables import as_csv, as_latex, as_markdown
 from unbackdoor.clip.handle import Clip
 from unbackdoor.runs.case import Case, open_model, open_referred
+from unbackdoor.runs.result import numbers
 from unbackdoor.runs.run import Run, check_verb, resumable, weights_hash
 from unbackdoor.runs.verb import verb
 from unbackdoor.verbs.configs.grids import BENCH, GridConfig
@@ -133,12 +135,16 @@ def _locked(file: TextIO) -> bool:
 
 
 def tell(cell: dict[str, Any], done: int, total: int) -> None:
-    """One line per cell on stderr."""
-    what = " · ".join(str(v) for v in cell["names"].values())
+    """One line per cell on stderr, and its rates for whoever asks."""
+    names = [str(v) for v in cell["names"].values()]
+    if cell["config"]["kind"] not in ("suspect", "cure"):  # cells that share their names with these
+        names.append(cell["config"]["kind"])
     if cell["error"] is not None:
         text = f"FAILED: {cell['error']}"
     else:
         after = cell["result"].get("after", {})
         rates = " ".join(f"{k.upper()} {after[k]['value']:.1%}" for k in ("ca", "asr") if k in after)
         text = f"{rates} ({cell['result']['wall_seconds']:.0f} s)"
-    print(terminal(f"[{done}/{total}] {what}: {text}"), file=sys.stderr, flush=True)
+    print(terminal(f"[{done}/{total}] {' · '.join(names)}: {text}"), file=sys.stderr, flush=True)
+    measured = {} if cell["error"] is not None else numbers(cell["result"].get("after", {}))
+    announce(Step("/".join(names), done, total, measured=measured))

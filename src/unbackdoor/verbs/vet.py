@@ -12,6 +12,7 @@ from unbackdoor.base.disk import digest, write_text
 from unbackdoor.base.errors import InputError
 from unbackdoor.base.manifest import Manifest, run_key
 from unbackdoor.base.printable import one_line, terminal
+from unbackdoor.base.progress import Step, announce
 from unbackdoor.bench.engine import ENGINES
 from unbackdoor.bench.grid import run_grid
 from unbackdoor.bench.recipe import Json
@@ -22,7 +23,7 @@ from unbackdoor.formats import FORMATS
 from unbackdoor.formats.card import summary
 from unbackdoor.report.vet import write_vet_report
 from unbackdoor.runs.case import Case
-from unbackdoor.runs.result import plain
+from unbackdoor.runs.result import numbers, plain
 from unbackdoor.runs.run import Run, claim, finish, weights_hash, work_folder
 from unbackdoor.runs.verb import verb
 from unbackdoor.scan.inverters import inverter, inverter_names
@@ -249,9 +250,11 @@ def _written(result: VetResult, names: Sequence[str], out: Path, manifest: Manif
 
 
 def _tell(cell: Json, done: int, total: int) -> None:
-    """One line for each model on stderr."""
+    """One line for each model on stderr, and its numbers for whoever asks."""
     if cell["error"] is not None:
         text = f"not vetted: {cell['error']}"
     else:
         text = f"{cell['result']['verdict']} ({cell['result']['wall_seconds']:.0f} s)"
     print(terminal(f"[{done}/{total}] {cell['names']['model']}: {text}"), file=sys.stderr, flush=True)
+    measured = {} if cell["error"] is not None else numbers(cell["result"])
+    announce(Step(str(cell["names"]["model"]), done, total, measured=measured))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
-from unbackdoor.runs.result import Result, Share, optional
+from unbackdoor.runs.result import Result, Share, numbers, optional, plain
 from unbackdoor.vetting.policy import Policy
 
 Outcome = Literal["pass", "fail", "cannot-tell", "warn", "not-run"]
@@ -221,3 +221,8 @@ class VetResult(Result):
         """The result as if this were the only model."""
         alone = (replace(row, folder=""),)
         return replace(self, models=alone, exit_code=row.exit_code, sentence=row.sentence, outputs={}, report=None)
+
+    def measured(self) -> dict[str, Any]:
+        """Its numbers; of one model, those of the model, too."""
+        own = numbers(plain(self.models[0])) if len(self.models) == 1 else {}
+        return {**own, **super().measured()}

@@ -50,12 +50,15 @@ class ZooConfig(GridConfig, Judging):
 
 
 BENCH = Parameters(
-    GridConfig, needs=("recipe", "out"), takes=("device",), changes={"out": {"help": "Folder of cells and tables."}}
+    GridConfig,
+    needs=("recipe", "out"),
+    takes=("device", "track"),
+    changes={"out": {"help": "Folder of cells and tables."}},
 )
 ZOO = Parameters(
     ZooConfig,
     needs=("recipe", "out"),
-    takes=("device",),
+    takes=("device", "track"),
     changes={
         "only": {"help": "Make, examine and cure a part: half=test, …; repeatable."},
         "dry_run": {"help": "Run nothing; tabulate what is there."},

@@ -45,7 +45,7 @@ class VetConfig(Examining):
 VET = Parameters(
     VetConfig,
     needs=("models", "data"),
-    takes=("test", "limit", "test_limit", "checkpoint", "classes", "templates", "device", "seed", "out"),
+    takes=("test", "limit", "test_limit", "checkpoint", "classes", "templates", "device", "seed", "out", "track"),
     changes={
         "test": {"help": "Data source to measure a cure on; by default the test split of --data."},
         "limit": {"default": IMAGES, "help": "Images to scan with, drawn by seed.", "low": 8},
