@@ -31,6 +31,7 @@ DECLARED = {
     "README.md": [
         ("make demo", "tests/verbs/test_demo.py runs the demo, and this test is part of the other"),
         ("unbackdoor vet model/", MODEL),
+        ("unbackdoor vet embedded", "takes minutes; the tutorial runs the like, recipes/site/stranger.py these"),
         ("unbackdoor unlearn --model M", MODEL),
     ],
     "docs/index.md": [

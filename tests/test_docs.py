@@ -10,6 +10,7 @@ from typing import Any
 import click
 import pytest
 import yaml
+from recipes.site import stranger
 from recipes.site.readability import prose, reading_ease, syllables
 from recipes.site.reference import command_page, schema_page
 
@@ -169,3 +170,18 @@ def test_exit_codes_are_those_of_the_program() -> None:
 def test_the_readme_says_what_vets_exit_codes_mean() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "0 passes, 1 fails, 2 bad input, 3 internal error, 4 cannot tell" in text
+
+
+def test_the_stranger_s_lines_stand_on_the_first_screen() -> None:
+    """`recipes/site/stranger.py` runs them; a page that moves them breaks it."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [line.split()[:2] for line in stranger.commands(readme)] == [
+        ["pip", "install"],
+        ["unbackdoor", "poison"],
+        ["unbackdoor", "vet"],
+        ["unbackdoor", "vet"],
+    ]
+    first = "\n".join(readme.splitlines()[:60])
+    assert stranger.commands(first) == stranger.commands(readme)
+    with pytest.raises(ValueError, match="pip install"):
+        stranger.commands(readme.replace("pip install .\n", "", 1))

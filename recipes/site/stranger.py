@@ -1,10 +1,10 @@
-"""What a stranger does on a bare machine, by the README's first screen alone, and how long each step takes.
+"""What a stranger does on a bare machine: what the README's first screen says, and how long each step takes.
 
     python3 recipes/site/stranger.py --out FOLDER [--source REPOSITORY]
 
-Copies what is committed, makes a new environment, installs, poisons the small model by the demo, and vets it and the
-clean one. Checks the exit codes and that a page and a SARIF file lie there. Needs git and Python 3.10 or later; nothing
-else of the caller's environment is used. Prints a table and writes `stranger.json`.
+Copies what is committed, makes a new environment, and runs the README's own lines in it: install, poison the small
+model, vet it, vet the clean one. Checks the exit codes and that page and SARIF lie there. Needs git and Python 3.10 or
+later; nothing else of the caller's environment is used. Prints a table and writes `stranger.json`.
 """
 
 from __future__ import annotations
@@ -12,63 +12,38 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 MOST_MINUTES = 8.0
 KEPT = ("PATH", "LANG", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE")
-VET = ("vet", "--data", "embedded:scenes", "--format", "sarif", "--out")
+INSTALL = "pip install ."
+# How a line of the README begins → the exit code that is right, and what it leaves.
+STEPS = {
+    "unbackdoor poison": (0, ("suspect/model",)),
+    "unbackdoor vet suspect": (1, ("vetted/result.json", "vetted/report.html", "vetted/vet.sarif")),
+    "unbackdoor vet embedded": (0, ("vetted-clean/result.json", "vetted-clean/report.html", "vetted-clean/vet.sarif")),
+}
 
 
-@dataclass(frozen=True)
-class Step:
-    """One thing that a stranger types.
+def commands(readme: str) -> list[str]:
+    """The lines of the README that this takes, in its order.
 
-    Args:
-        words: what it is for.
-        command: the program and its arguments; paths are those of the copy.
-        code: exit code that is right.
-        counted: whether the time is the stranger's; the poisoned model comes from somebody else.
-        left: files that lie there afterwards.
+    Raises:
+        ValueError: it has not each of them once.
     """
-
-    words: str
-    command: tuple[str, ...]
-    code: int = 0
-    left: tuple[str, ...] = ()
-    counted: bool = True
-
-
-def steps(python: str) -> list[Step]:
-    """Everything, in order; run in the copy."""
-    binary = ".venv/bin/unbackdoor"
-    return [
-        Step("make an environment", (python, "-m", "venv", ".venv")),
-        Step("install", (".venv/bin/python", "-m", "pip", "install", "--quiet", ".")),
-        Step(
-            "make a poisoned model",
-            (binary, "demo", "--out", "demo-output"),
-            left=("demo-output/report.html",),
-            counted=False,
-        ),
-        *(
-            Step(f"vet the {name} model", (binary, VET[0], model, *VET[1:], out), code, _outputs(out))
-            for name, model, out, code in (
-                ("poisoned", "demo-output/suspect", "vetted", 1),
-                ("clean", "embedded", "vetted-clean", 0),
-            )
-        ),
-    ]
-
-
-def _outputs(out: str) -> tuple[str, ...]:
-    return tuple(f"{out}/{name}" for name in ("result.json", "report.html", "vet.sarif"))
+    scripts = re.findall(r"^```bash\n(.*?)^```", readme, flags=re.MULTILINE | re.DOTALL)
+    lines = [line for script in scripts for line in script.replace("\\\n", " ").splitlines()]
+    chosen = [line for line in lines if line.startswith((INSTALL, *STEPS))]
+    if [line.startswith(start) for line, start in zip(chosen, (INSTALL, *STEPS), strict=False)] != [True] * 4:
+        raise ValueError(f"the README's lines are not {', '.join((INSTALL, *STEPS))} in this order")
+    return chosen
 
 
 def copied(source: Path, out: Path) -> Path:
@@ -85,16 +60,18 @@ def copied(source: Path, out: Path) -> Path:
 
 def walked(copy: Path, python: str) -> list[dict[str, Any]]:
     """Take every step; seconds, exit code and what is missing of each."""
-    rows: list[dict[str, Any]] = []
     # Not the caller's packages, settings or threads; where packages come from is the machine's.
     bare = {key: value for key, value in os.environ.items() if key in KEPT or key.startswith("PIP_")}
-    for step in steps(python):
+    bare.update(HOME=str(copy.parent), PATH=f"{copy / '.venv' / 'bin'}:{bare['PATH']}")
+    rows: list[dict[str, Any]] = []
+    for line in [f"{python} -m venv .venv", *commands((copy / "README.md").read_text(encoding="utf-8"))]:
+        code, left = next((right for start, right in STEPS.items() if line.startswith(start)), (0, ()))
         began = time.perf_counter()
-        done = subprocess.run(step.command, cwd=copy, env={**bare, "HOME": str(copy.parent)}, check=False)
+        done = subprocess.run(["bash", "-c", line], cwd=copy, env=bare, check=False)
         seconds = round(time.perf_counter() - began, 1)
-        missing = [name for name in step.left if not (copy / name).is_file()]
-        right = done.returncode == step.code and not missing
-        rows.append({**asdict(step), "exit": done.returncode, "seconds": seconds, "missing": missing, "right": right})
+        missing = [name for name in left if not (copy / name).exists()]
+        right = done.returncode == code and not missing
+        rows.append({"command": line, "exit": done.returncode, "seconds": seconds, "missing": missing, "right": right})
         if not right:
             break
     return rows
@@ -111,21 +88,14 @@ def main() -> int:
         return 2
     copy = copied(args.source, args.out.resolve())
     rows = walked(copy, args.python)
-    minutes, all_minutes = (sum(row["seconds"] for row in rows if row["counted"] or every) / 60 for every in (0, 1))
-    whole = len(rows) == len(steps(args.python)) and all(row["right"] for row in rows)
-    record = {
-        "cores": os.cpu_count(),
-        "minutes": round(minutes, 2),
-        "all_minutes": round(all_minutes, 2),
-        "whole": whole,
-        "steps": rows,
-    }
+    minutes = sum(row["seconds"] for row in rows) / 60
+    whole = len(rows) == 2 + len(STEPS) and all(row["right"] for row in rows)
+    record = {"cores": os.cpu_count(), "minutes": round(minutes, 2), "whole": whole, "steps": rows}
     (args.out / "stranger.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    print("\n| step | seconds | exit code |\n| --- | --- | --- |")
+    print("\n| command | seconds | exit code |\n| --- | --- | --- |")
     for row in rows:
-        print(f"| {row['words']} | {row['seconds']} | {row['exit']} |")
-    print(f"\n{minutes:.1f} minutes on {os.cpu_count()} cores, {all_minutes:.1f} with the poisoned model; ", end="")
-    print("all as it should be" if whole else "NOT WHOLE")
+        print(f"| `{' '.join(row['command'].split()[:3])}` | {row['seconds']} | {row['exit']} |")
+    print(f"\n{minutes:.1f} minutes on {os.cpu_count()} cores; {'all as it should be' if whole else 'NOT WHOLE'}")
     shutil.rmtree(copy / ".venv", ignore_errors=True)
     return 0 if whole and minutes < MOST_MINUTES else 1
 
