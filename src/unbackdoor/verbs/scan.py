@@ -30,6 +30,7 @@ from unbackdoor.runs.result import Share
 from unbackdoor.runs.run import Run, finish, work_folder
 from unbackdoor.runs.verb import verb
 from unbackdoor.scan.alone import reading, sentence
+from unbackdoor.scan.comparable import Scanned, why_not
 from unbackdoor.scan.cost import Budget, cost_of, in_order
 from unbackdoor.scan.detection import Null, architecture, exceeding, needed, read_null, settled
 from unbackdoor.scan.examine import Examination, Examined, examine, split
@@ -44,7 +45,7 @@ from unbackdoor.scan.relatives import Kin
 from unbackdoor.scan.targets import nearest_texts
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.verbs.common import manifest_of
-from unbackdoor.verbs.configs.scan import SCAN, ScanConfig
+from unbackdoor.verbs.configs.scan import IMAGES, SCAN, ScanConfig
 from unbackdoor.verbs.craft import write_picture
 from unbackdoor.verbs.origins import OpenOrigin, origin_of
 
@@ -106,8 +107,8 @@ def scan(case: Case, config: ScanConfig, run: Run) -> Finding:
         manifest.hashes["origin"] = rests.weights
     manifest.run = run_key("scan", settings, manifest.hashes)
     out = None if run.out is None else run.folder
-    measure = partial(_identity, images=len(images), origin=rests.weights if rests else None, classes=len(names))
-    makes = _makes_own(config) and not _is_origin(manifest) and bool(_why_not(known, measure(known, chosen)))
+    scanned = Scanned(chosen, len(images), rests.weights if rests else None, len(names))
+    makes = _makes_own(config) and not _is_origin(manifest) and bool(why_not(known, scanned, IMAGES))
     most = _most(config) if makes else 0
     budget = _budgeted(split(clip, images, head, names, case.seed, clean), chosen, most, config.budget)
     with nullcontext(None) if out is None else work_folder(out, manifest) as work:
@@ -123,9 +124,9 @@ def scan(case: Case, config: ScanConfig, run: Run) -> Finding:
                 None if known is None else {"models": list(known.models), "settings": known.settings}
             )
             compared = "relatives"
-        identity = measure(known, ran)
-        finding = _weighed(examined, manifest, *_parts(known, config.weighed, ran), identity)
-        finding = replace(finding, compared_with=None if _why_not(known, identity) else compared)
+        reason = why_not(known, replace(scanned, inverters=ran), IMAGES)
+        finding = _weighed(examined, manifest, *_parts(known, config.weighed, ran), reason)
+        finding = replace(finding, compared_with=None if reason else compared)
         finding = _without(finding, left_out)
         return finding if out is None else _written(out, finding, manifest, examined)
 
@@ -150,12 +151,6 @@ def _budgeted(subject: Subject, inverters: Sequence[str], most: int, minutes: fl
     if not budget.fits(in_order(inverters)[0]):
         budget.relatives = 0  # not one inverter can be run on all relatives: the time is the suspect's
     return budget
-
-
-def _identity(known: Null | None, ran: Sequence[str], images: int, origin: str | None, classes: int) -> str:
-    """What a null's settings have to be, to judge these inverters: a part of its own is as good as all of them."""
-    own = known.inverters if known is not None and set(ran) <= set(known.inverters) else ran
-    return examine_settings(images, own, origin, classes)
 
 
 def _parts(
@@ -264,31 +259,14 @@ def _says(examined: Examined) -> dict[str, Say[int]]:
     return {row.inverter: Say(row.scores, row.works) for row in examined.recovered}
 
 
-def _why_not(known: Null | None, identity: str) -> str:
-    """The reason why there is no p-value, empty if there is one."""
-    if known is None:
-        return (
-            "cannot tell: no clean models of this architecture are on record to compare with; name the clean model "
-            "that this one was made from with --origin, or make them with scan --calibrate"
-        )
-    if known.settings != identity:
-        return (
-            "cannot tell: the clean models on record were scanned with other inverters, another number of images, "
-            "another origin or another kind of class list, long or short; use the same, calibrate again, or name the "
-            "clean origin with --origin"
-        )
-    return ""
-
-
 def _weighed(
-    examined: Examined, manifest: Manifest, known: Null | None, weighed: Sequence[str] | None, identity: str
+    examined: Examined, manifest: Manifest, known: Null | None, weighed: Sequence[str] | None, reason: str
 ) -> Finding:
     """What was recovered, held against the null."""
     subject, settings = examined.subject, manifest.config
-    why_not = _why_not(known, identity)
-    usable = None if why_not or known is None else known.select(weighed or known.inverters)
+    usable = None if reason or known is None else known.select(weighed or known.inverters)
     recovered = {row.inverter: row for row in examined.recovered}
-    answer = _of_origin(judge(_says(examined), usable, settings["false_alarm_rate"], why_not), manifest)
+    answer = _of_origin(judge(_says(examined), usable, settings["false_alarm_rate"], reason), manifest)
     name, twin = subject.names[answer.target], subject.origin is not None
     alone = None if answer.alone is None else reading(answer.alone, name, twin)
     return Finding(
