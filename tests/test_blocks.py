@@ -78,9 +78,6 @@ DECLARED = {
         ("unbackdoor scan --model local-dir:SUSPECT", MODEL),
         ("unbackdoor scan --calibrate", "needs clean models of yours"),
     ],
-    "docs/tutorials/vet-a-checkpoint.md": [
-        ("unbackdoor vet embedded", "takes as long again as the suspect; the script that writes the outputs runs it"),
-    ],
     "docs/vet.md": [
         ("unbackdoor vet local-dir:SUSPECT", MODEL),
         ("unbackdoor vet zoo/", MODEL),

@@ -227,6 +227,16 @@ def test_an_origin_counts_as_clean_whatever_stands_out(strength: float, expected
     assert list((tmp_path / "finding").glob("candidate.*")), "what stands out is shown all the same"
 
 
+def test_of_an_origin_the_weights_tell_and_one_search_is_shown(tmp_path: Path) -> None:
+    common = {"data": toy_images(), "templates": template(tmp_path), "origin": toy_clip(6.0)}
+    found = scan(model=toy_clip(6.0), out=tmp_path / "finding", **common)
+    assert [row["name"] for row in found["inverters"]] == ["additive"]
+    assert (found.backdoored, found.p_value, found.alone, found.twin_agreement) == (False, None, None, None)
+    assert found["origin"] == "toy" and list((tmp_path / "finding").glob("candidate.*"))
+    asked = scan(model=toy_clip(6.0), inverters=["colour", "patch"], relatives=0, **common)
+    assert [row["name"] for row in asked["inverters"]] == ["colour", "patch"] and asked["backdoored"] is False
+
+
 def toy_finding(strength: float, folder: Path) -> dict[str, object]:
     null = toy_null([0.2 + 0.01 * i for i in range(24)])
     return scan(model=toy_clip(strength), data=toy_images(), null=null, templates=template(folder))

@@ -27,7 +27,7 @@ from unbackdoor.metrics.rates import Rate
 from unbackdoor.report.scan import Look, write_scan_report
 from unbackdoor.runs.case import Case
 from unbackdoor.runs.result import Share
-from unbackdoor.runs.run import Run, finish, work_folder
+from unbackdoor.runs.run import Run, finish, weights_hash, work_folder
 from unbackdoor.runs.verb import verb
 from unbackdoor.scan.alone import reading, sentence
 from unbackdoor.scan.comparable import Scanned, why_not
@@ -86,6 +86,9 @@ def scan(case: Case, config: ScanConfig, run: Run) -> Finding:
     chosen = list(config.inverters or (known.inverters if known else inverter_names()))
     source = origin_of(clip, config.origin, known, case.device)
     clean, rests = (source.clip, source.record) if source else (None, None)
+    if rests is not None and rests.weights == weights_hash(clip) and config.inverters is None:
+        # The weights alone answer. One search shows what comes nearest to a trigger; nothing is compared.
+        chosen, clean, known = in_order(chosen)[:1], None, None
     settings: dict[str, Any] = {
         "model": clip.reference,
         "data": images.spec,
@@ -319,7 +322,7 @@ def _of_origin(answer: Judgement[int], manifest: Manifest) -> Judgement[int]:
     if not _is_origin(manifest):
         return answer
     message = f"these are the weights of {manifest.config['origin']} itself, bit for bit, which counts as clean"
-    return replace(answer, backdoored=False, message=message, others=())
+    return replace(answer, backdoored=False, message=message, others=(), alone=None)
 
 
 def _target(subject: Subject, answer: Judgement[int], row: Recovered, vocabulary: bool) -> Target:
