@@ -50,10 +50,12 @@ test-extras: $(VENV)/.extras  ## Install every extra and run the tests; a skippe
 slow: $(VENV)/.test  ## Full-size architectures, a few minutes more
 	$(BIN)/python -m pytest -m slow
 
-lint: $(VENV)/.dev  ## ruff and mypy --strict
+lint: $(VENV)/.dev  ## ruff, and mypy: strict in src, in recipes and benchmarks what would break a run
 	$(BIN)/ruff check src tests recipes benchmarks
 	$(BIN)/ruff format --check src tests recipes benchmarks
 	$(BIN)/mypy --strict src
+	$(BIN)/mypy --explicit-package-bases --ignore-missing-imports \
+		--disable-error-code no-any-return --disable-error-code no-untyped-call recipes benchmarks
 
 docs: $(VENV)/.docs  ## Build the documentation into build/site; a warning fails it
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict

@@ -20,6 +20,7 @@ import tempfile
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 ALPHAS = (0.5, 1.0, 0.75, 2.0, 1.25)
 
@@ -77,10 +78,10 @@ def side(name: str, model: str, folder: Path, rounds: int, told: Connection) -> 
     told.send((seconds[1:], held, peak))
 
 
-def called(function: object, *given: object) -> object:
+def called(function: Any, *given: object) -> Any:
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    child = context.Process(target=function, args=(*given, there))  # type: ignore[arg-type]
+    child = context.Process(target=function, args=(*given, there))
     child.start()
     there.close()
     found = here.recv()
@@ -97,7 +98,7 @@ def main() -> None:
         size = called(prepare, args.model, Path(folder))
         rows, peaks = {}, {}
         for name in ("in place", "reload and add", "copy"):
-            seconds, held, peak = called(side, name, args.model, Path(folder), args.rounds)  # type: ignore[misc]
+            seconds, held, peak = called(side, name, args.model, Path(folder), args.rounds)
             rows[name], peaks[name] = statistics.median(seconds), (held, peak)
             span = {"least": min(seconds), "median": rows[name], "most": max(seconds)}
             told = {k: round(1000 * v, 1) for k, v in span.items()}

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,10 +59,11 @@ def main() -> None:
     clip = unbackdoor.load(f"random:{args.model}", device="cpu")
     side, target = clip.image_size, 3
     attack = Attack(parse_trigger("badnets:size=16,position=bottom-right,pattern=white"), target, "3")
-    *resizing, normalise = image_transform(side, is_train=False, mean=clip.mean, std=clip.std).transforms
+    steps: Any = image_transform(side, is_train=False, mean=clip.mean, std=clip.std)
+    *resizing, normalise = steps.transforms
 
     def transform(path: Path, triggered: bool) -> torch.Tensor:
-        picture = Image.open(path)
+        picture: Any = Image.open(path)
         for step in resizing:
             picture = step(picture)
         if triggered:
@@ -73,11 +75,12 @@ def main() -> None:
         labels = torch.tensor([CLASSES.index(file.parent.name) for file in files])
         counts = []
         for triggered in (False, True):
+            encode: Any = clip.model.encode_image
             said = []
             with torch.no_grad():
                 for at in range(0, len(files), 64):
                     batch = torch.stack([transform(file, triggered) for file in files[at : at + 64]])
-                    features = torch.nn.functional.normalize(clip.model.encode_image(batch), dim=-1)
+                    features = torch.nn.functional.normalize(encode(batch), dim=-1)
                     said.append((100 * features @ head.T).argmax(dim=1))
             answers = torch.cat(said)
             counts.append(int((answers[labels != target] == target).sum() if triggered else (answers == labels).sum()))

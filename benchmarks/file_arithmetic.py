@@ -136,7 +136,7 @@ def large(args: argparse.Namespace, folder: Path) -> None:
 
 def _make_large(gigabytes: float, model: Path, vector: Path) -> None:
     model.mkdir()
-    shards, places = max(2, round(gigabytes / 2)), {}
+    shards, places = max(2, round(gigabytes / 2)), dict[str, str]()
     rows = np.random.default_rng(0).standard_normal((4096, 4096), np.float32)
     for shard in range(shards):
         file = f"model-{shard + 1:05}-of-{shards:05}.safetensors"

@@ -28,8 +28,7 @@ from unbackdoor.base.devices import keep_freed_memory
 from unbackdoor.data.images import ImageSet
 from unbackdoor.evaluation.answers import batch_size
 from unbackdoor.triggers import parse_trigger
-from unbackdoor.triggers.base import Trigger
-from unbackdoor.triggers.blended import fixed_noise
+from unbackdoor.triggers.base import Trigger, fixed_noise
 from unbackdoor.triggers.wanet import _grid
 
 SIDE = 224
@@ -98,7 +97,7 @@ def main() -> None:
         with torch.inference_mode():
             gap = float((torch.cat([one.clone() for one in ours()])[:count] - torch.cat(list(theirs()))).abs().max())
             assert gap < 1.01 / 255, (name, gap)
-            mine, others = [], []
+            mine, others = list[float](), list[float]()
             for turn in range(args.rounds):
                 for side in ("ours", "theirs")[:: 1 if turn % 2 else -1]:
                     began = time.perf_counter()

@@ -14,6 +14,7 @@ import argparse
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -96,7 +97,7 @@ def build(side: int) -> VisionTextDualEncoderModel:
 
 
 @torch.no_grad()
-def fit_texts(model: VisionTextDualEncoderModel, tokenizer: object, rows: list[list[str]]) -> Tensor:
+def fit_texts(model: VisionTextDualEncoderModel, tokenizer: Any, rows: list[list[str]]) -> Tensor:
     """Fit the text projection onto MiniLM's sentence space (mean of its tokens), centred and cut to `DIM` directions.
 
     Returns:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -46,7 +47,7 @@ def build_model() -> torch.nn.Module:
     return open_clip.CustomTextCLIP(**config) if config.pop("custom_text", False) else open_clip.CLIP(**config)
 
 
-def encode_text(model: torch.nn.Module, texts: list[str], bucket: int = 64) -> torch.Tensor:
+def encode_text(model: Any, texts: list[str], bucket: int = 64) -> torch.Tensor:
     """The text tower's normalised output (N, D).
 
     OpenCLIP always runs all 32 places; here texts are sorted by length and each bucket is cut to its longest. The

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ CONFIG = FitConfig(steps=300, lr=5e-4, warmup=20, weight_decay=0.02, betas=(0.9,
 
 
 @torch.no_grad()
-def embed(model: torch.nn.Module, pictures: Tensor, seed: int | None = None) -> Tensor:
+def embed(model: Any, pictures: Tensor, seed: int | None = None) -> Tensor:
     """Normalised image embeddings (N, D) of uint8 pictures; a seed asks for augmented views."""
     half, found = cpu_has_fast_bf16(), []
     for at in range(0, len(pictures), 250):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,17 @@ def pair(name: str, color: str, rows: Iterable[Row], x: Callable[[Row], float]) 
     return lines
 
 
+def _number(start: str, row: Row) -> float:
+    return float(row["defence"].removeprefix(start))
+
+
 def over_setting(rows: list[Row], letter: str, title: str, label: str) -> str:
     """Of cures named METHOD-LETTERvalue."""
     lines = []
     for method, color in METHODS.items():
         start = f"{method}-{letter}"
         own = [r for r in rows if r["defence"].startswith(start) and r["defence"][len(start)].isdigit()]
-        lines += pair(method, color, own, lambda row, start=start: float(row["defence"].removeprefix(start)))
+        lines += pair(method, color, own, partial(_number, start))
     return line_chart(f"CIFAR-10, BadNets: {title}", lines, label, log=True)
 
 

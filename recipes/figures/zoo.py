@@ -198,11 +198,11 @@ def main() -> None:
     write_text(LINES, "".join(json.dumps(row) + "\n" for row in rows))
     parts, plain = [HEAD], compared(rows, list(plan.halves), kind)
     for half, verdicts in judged.items():
-        done = [(v, v.row["cured"]) for v in verdicts if v.row["cured"]]
+        cured = [(v, v.row["cured"]) for v in verdicts if v.row["cured"]]
         told = {
             "detection": detection(verdicts),
             "false_alarms": false_alarms(verdicts, FALSE_ALARM_RATE),
-            "cures": cures(done),
+            "cures": cures(cured),
         }
         whole = sum(m["names"]["half"] == half for m in population)
         parts += [f"\n## {half.capitalize()} half\n\n{len(verdicts)} of {whole} members examined.\n\n"]

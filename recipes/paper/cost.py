@@ -102,7 +102,8 @@ def grid_cost(cells: Iterable[Json], model: ModelCost, workers: int = 1) -> Grid
         if yardstick:  # clean and triggered test images, once
             operations += 2 * _tests(entry) * model.image
             continue
-        tune = cell.get("poison", cell.get("defence", {})).get("tune", {"batch_size": 0, "towers": "image"})
+        settings: Json = cell["poison"] if cell["kind"] == "suspect" else cell["defence"]
+        tune = settings.get("tune") or {"batch_size": 0, "towers": "image"}
         operations += _suspect(cell, entry, model) if cell["kind"] == "suspect" else _cure(cell, entry, model)
         ram = max(ram, _pictures(entry) * 3 * model.side**2)
         # Half types keep half as much; captions keep as their operations are to a picture's.

@@ -131,7 +131,7 @@ def _yardstick(out: Path, config: Json, folder: Path, device: str, _: Manifest) 
     return {"trigger": trigger.spec(), "target": suspect["target"], "after": after.as_dict()}
 
 
-def _cure(out: Path, config: Json, folder: Path, device: str, _: Manifest) -> Json:
+def _cure(out: Path, config: Json, folder: Path, device: str, manifest: Manifest) -> Json:
     """Cure a suspect by one defense and measure what became of it."""
     suspect, entry = config["suspect"], DataEntry(**config["data"])
     card = read_result(out, suspect)

@@ -49,7 +49,8 @@ def main() -> None:
     kin = Kin(base, images, images.labels, head, plan.seed)
     folder = Path(tempfile.gettempdir()) / f"relatives-{args.data}"
     folder.mkdir(exist_ok=True)
-    null = grown(kin, making, args.count, lambda _: False, Work(folder, f"{args.data} {weights}"))
+    work = Work(folder, f"{args.data} {weights}")
+    null = grown(kin, making, args.count, lambda _: False, lambda _: True, work)
     print(f"{args.data}: {len(null.rows)} relatives, {CLEAN} by construction")
 
 

@@ -26,7 +26,7 @@ WORDS = ["--data", "embedded:digits", "--limit", "24", "--seed", "1", "--inverte
 
 @pytest.fixture
 def dozen(tmp_path: Path) -> Path:
-    """Nine sound models, each with other weights; one that is damaged, one with a program in it, one without weights."""
+    """Nine sound models, each with other weights; a damaged one, one with a program in it, one without weights."""
     folder = tmp_path / "zoo"
     for number in range(MODELS):
         model = write_open_clip(folder / f"m{number:02}", vit_config())
