@@ -73,10 +73,11 @@ def main() -> int:
             failed += 1
             print(f"{member['names']}: {error}", file=sys.stderr, flush=True)
             continue
-        asr, old = result["after"]["asr"]["value"], v.row["cured"] or {"after": {"asr": {}}, "retention": None}
+        old = v.row["cured"] or {"after": {}, "retention": None}
+        asr, was = (row["after"].get("asr", {}).get("value") for row in (result, old))  # a clean member has none
         print(
-            f"{number + 1}/{len(named[turn::turns])} {v.row['family']} {v.row['data']} ASR {asr:.4f} "
-            f"retention {result['retention']:.4f} (recorded: {old['after']['asr'].get('value')} {old['retention']})",
+            f"{number + 1}/{len(named[turn::turns])} {v.row['family']} {v.row['data']} ASR {asr} "
+            f"retention {result['retention']:.4f} (recorded: {was} {old['retention']})",
             flush=True,
         )
     return 2 if failed else 0

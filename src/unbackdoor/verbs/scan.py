@@ -48,6 +48,7 @@ from unbackdoor.verbs.common import manifest_of
 from unbackdoor.verbs.configs.scan import IMAGES, SCAN, ScanConfig
 from unbackdoor.verbs.craft import write_picture
 from unbackdoor.verbs.origins import OpenOrigin, origin_of
+from unbackdoor.weights.files import write_tensors
 
 VOCABULARY = "imagenet-1k"
 SHIPPED = Path(__file__).parent.parent / "assets" / "nulls"
@@ -60,8 +61,9 @@ def scan(case: Case, config: ScanConfig, run: Run) -> Finding:
 
     The model's weights do not change; labels are not read. `classes` are candidate class names, whatever the data calls
     its own; without either, the nearest of ImageNet's thousand are tried. Writes `finding.json`, `trigger.txt`,
-    `trigger.png`, `manifest.json` and `report.html` into `out`, where one is named; without a finding the trigger's
-    files are called `candidate`. A killed scan goes on.
+    `trigger.png`, `trigger.safetensors` (`embedding`, (D,) unit: where triggered pictures are pulled to),
+    `manifest.json` and `report.html` into `out`, where one is named; without a finding the trigger's files are called
+    `candidate`. A killed scan goes on.
 
     Returns:
         `target` and `trigger` are the strongest candidate's where no backdoor was found or nothing can be told.
@@ -374,10 +376,12 @@ def _written(out: Path, finding: Finding, manifest: Manifest, examined: Examined
     strip = torch.cat([torch.cat(list(clean), dim=2), torch.cat(list(triggered), dim=2)], dim=1)
     # What is no finding must not look like one.
     name, other = ("trigger", "candidate") if finding.backdoored else ("candidate", "trigger")
-    for suffix in (".png", ".txt"):
+    for suffix in (".png", ".txt", ".safetensors"):
         (out / f"{other}{suffix}").unlink(missing_ok=True)
     write_picture(out / f"{name}.png", strip)
     write_text(out / f"{name}.txt", trigger.spec() + "\n")
+    (row,) = (row for row in examined.recovered if row.inverter == finding.trigger.inverter)
+    write_tensors(out / f"{name}.safetensors", {"embedding": row.embedding.float().cpu()})
     page = out / "report.html"
     finding = replace(finding, trigger=replace(finding.trigger, picture=str(out / f"{name}.png")), report=str(page))
     looks = [Look((a * 255).round().byte(), (b * 255).round().byte()) for a, b in zip(clean, triggered, strict=True)]
