@@ -19,6 +19,7 @@ from tests.verbs.test_vet import asked
 from unbackdoor.base import progress
 from unbackdoor.base.errors import InputError
 from unbackdoor.base.progress import Progress, Step, on_progress
+from unbackdoor.cli.main import COMMANDS
 from unbackdoor.cli.main import run as command
 from unbackdoor.runs.run import Run
 from unbackdoor.runs.tracking import tracked
@@ -182,6 +183,31 @@ def test_names_are_such_as_every_tracker_takes(label: str, name: str, fake: str,
         part, _, key = label.rpartition("/")
         progress.announce(Step(part, 1, 2, measured={key: 0.5}))
     assert ("log", {name: 0.5}, 0) in Fake.made[0].calls
+
+
+@pytest.mark.parametrize(
+    ("out", "place"),
+    [
+        ("run", "run/tracking"),
+        ("run.v1", "run.v1/tracking"),
+        ("v.safetensors", "v.safetensors.tracking"),
+        ("n.jsonl", "n.jsonl.tracking"),
+    ],
+)
+def test_where_a_tracker_writes(out: str, place: str, fake: str, tmp_path: Path) -> None:
+    with tracked(Run(out=tmp_path / out, track=fake), "vector", {}) as tell:
+        tell({"a": 1})
+    assert (tmp_path / place).is_dir()
+
+
+LONG = {"poison", "craft", "scan", "unlearn", "vector", "vet", "bench", "zoo", "disentangle", "locate"}
+
+
+def test_every_command_that_takes_long_has_it() -> None:
+    have = {
+        name for name in COMMANDS.names() if any("--track" in p.opts for p in getattr(COMMANDS.get(name), "params", []))
+    }
+    assert have == LONG
 
 
 def test_without_it_nothing_is_loaded(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def lines(result: dict[str, Any]) -> list[str]:
 @command_of(
     DISENTANGLE,
     "model checkpoint clean triggered data trigger target low high points sharp alpha limit classes templates device "
-    "seed out",
+    "seed track out",
     lines,
 )
 def command(given: dict[str, Any]) -> Result:

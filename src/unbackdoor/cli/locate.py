@@ -33,7 +33,7 @@ def _number(value: float | None) -> str:
 
 @command_of(
     LOCATE,
-    "model checkpoint vector others data trigger target alpha limit classes templates device seed out",
+    "model checkpoint vector others data trigger target alpha limit classes templates device seed track out",
     lines,
 )
 def command(given: dict[str, Any]) -> Result:

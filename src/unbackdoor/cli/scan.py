@@ -72,7 +72,7 @@ def command(given: dict[str, Any]) -> Result:
     Exit code 0 when nothing was found, 1 on a finding, 4 when it cannot be told.
     """
     if given.pop("calibrate", False):
-        refuse(["out", "false_alarm_rate", "relatives", "budget", "track"], "with --calibrate, which judges no model")
+        refuse(["out", "false_alarm_rate", "relatives", "budget"], "with --calibrate, which judges no model")
         if "null" not in given:
             raise InputError("--calibrate needs --null FILE to write to")
         from unbackdoor.verbs.calibrate import calibrate

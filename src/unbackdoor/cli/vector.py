@@ -19,7 +19,7 @@ def lines(result: dict[str, Any]) -> list[str]:
 
 @command_of(
     VECTOR,
-    "model checkpoint data trigger target samples epochs method lr classes templates device seed out",
+    "model checkpoint data trigger target samples epochs method lr classes templates device seed track out",
     lines,
 )
 def command(given: dict[str, Any]) -> Result:

@@ -20,6 +20,7 @@ from unbackdoor.runs.result import Result, numbers
 from unbackdoor.runs.run import Run
 
 PROJECT = "unbackdoor"
+FILES = (".safetensors", ".jsonl")  # outputs of `vector` and `scan --calibrate`, which have no folder
 _MOST = 500  # numbers of a result
 _OWN = tuple(f.name for f in fields(RunFields))  # where a run is noted is nobody else's business
 # What each tracker's constructor takes besides the name of the run or of the project.
@@ -43,12 +44,17 @@ def tracked(run: Run, verb: str, settings: Mapping[str, Any]) -> Iterator[Callab
     if run.track is None or not is_first_process():
         yield lambda result: None
         return
-    log = _Log(run.track, run.folder / "tracking", verb, settings)
+    log = _Log(run.track, _place(run.folder), verb, settings)
     try:
         with on_progress(log.step):
             yield log.result
     finally:
         log.finish()
+
+
+def _place(out: Path) -> Path:
+    """The tracker's folder: in the output folder, or beside the output where that is a file."""
+    return out.with_name(f"{out.name}.tracking") if out.suffix in FILES else out / "tracking"
 
 
 class _Log:

@@ -48,7 +48,7 @@ class LocateConfig:
     others: Sequence[Path | str] = setting((), "Compare with this vector, too.", flag="--other")
 
 
-_SHARED = ("limit", "checkpoint", "classes", "templates", "device", "seed")
+_SHARED = ("limit", "checkpoint", "classes", "templates", "device", "seed", "track")
 DISENTANGLE = Parameters(
     DisentangleConfig,
     needs=("model", "clean", "triggered", "data", "trigger", "target", "out"),

@@ -87,4 +87,4 @@ SCAN = Parameters(
     takes=("out", *_SHARED, "track"),
     changes={**_LIMIT, "out": {"help": "Folder for the finding, the trigger and the report."}},
 )
-CALIBRATE = Parameters(CalibrateConfig, needs=("models", "data", "out"), takes=_SHARED, changes=_LIMIT)
+CALIBRATE = Parameters(CalibrateConfig, needs=("models", "data", "out"), takes=(*_SHARED, "track"), changes=_LIMIT)

@@ -52,6 +52,6 @@ class VectorSettings:
 VECTOR = Parameters(
     VectorSettings,
     needs=("model", "data", "trigger", "target", "out"),
-    takes=("checkpoint", "classes", "templates", "device", "seed"),
+    takes=("checkpoint", "classes", "templates", "device", "seed", "track"),
     changes={"out": {"help": "Safetensors file to write."}},
 )
