@@ -331,7 +331,7 @@ def reaches(left: int) -> Any:
 
     def reach(*given: Any) -> Reach:
         before = given[5]
-        return Reach((16, 16) if before is None else (left, 16), None, "badnets:size=2,pattern=white")
+        return Reach((16, 16) if before is None else (left, 16), None, None, "badnets:size=2,pattern=white")
 
     return reach
 
@@ -457,7 +457,7 @@ def test_killed_rounds_go_on_behind_what_is_done(killed: str, tmp_path: Path, mo
 
     def look(*given: Any) -> Reach:
         step("left" if given[5] else "reach")
-        return Reach((1 if given[5] else 16, 16), None, "badnets:size=2,pattern=white")
+        return Reach((1 if given[5] else 16, 16), None, None, "badnets:size=2,pattern=white")
 
     taken: list[str] = []
     monkeypatch.setattr(unlearn_scan_module, "reach", look)

@@ -42,14 +42,16 @@ def write_rounds_report(path: Path, result: dict[str, Any], manifest: dict[str, 
     return path
 
 
-def _family(family: dict[str, Any]) -> list[str]:
-    """Held-out pictures that the family turns before and after the cure, the clean twin's share beside them."""
-    texts = []
+def _family(family: dict[str, Any]) -> list[list[str]]:
+    """Before and after the cure: held-out pictures that the trigger turns, the clean twin's share beside them, and how
+    many times as cheap the family is as in that twin."""
+    turned, cheaper = [], []
     for when in ("before", "after"):
-        natural = family[when]["natural"]
+        natural, times = family[when]["natural"], family[when]["cheaper"]
         twin = "" if natural is None else f" (clean twin {_text(natural)})"
-        texts.append(_text(family[when]["turned"]) + twin)
-    return texts
+        turned.append(_text(family[when]["turned"]) + twin)
+        cheaper.append("–" if times is None else f"{times:.2f} times")
+    return [turned, cheaper]
 
 
 def _text(share: dict[str, Any]) -> str:

@@ -38,17 +38,17 @@ def variants(subject: Subject, inverter: str, trigger: Trigger, target: int) -> 
 
 def again(subject: Subject, inverter: str, target: int) -> list[Trigger]:
     """Up to four triggers of the inverter's own family that work, from other starting points."""
-    return [t for t in searched(subject, inverter, target, 1) if works(subject, t, target)]
+    return [t for t in _searched(subject, entry(inverter).family, target, 1) if works(subject, t, target)]
 
 
-def searched(subject: Subject, inverter: str, target: int, turn: int) -> list[Trigger]:
-    """Four triggers of the inverter's own family, whether or not they work; each `turn` starts elsewhere."""
-    return _searched(subject, entry(inverter).family, target, turn)
+def search(subject: Subject, family: Family, target: int, turn: int) -> Search:
+    """A search for four triggers of a family, ended, whether or not they work; each `turn` starts elsewhere."""
+    generator = seeded(step_seed(subject.seed, 2 + turn))
+    ended = Search.begin(subject, family, torch.full((COUNT,), target), generator, STEPS)
+    ended.run(PICTURES, STEPS)
+    return ended
 
 
 def _searched(subject: Subject, family_of: Callable[[int], Family], target: int, turn: int) -> list[Trigger]:
     family = family_of(subject.clip.image_size)
-    generator = seeded(step_seed(subject.seed, 2 + turn))
-    search = Search.begin(subject, family, torch.full((COUNT,), target), generator, STEPS)
-    search.run(PICTURES, STEPS)
-    return [family.trigger(row.cpu()) for row in search.raw.detach()]
+    return [family.trigger(row.cpu()) for row in search(subject, family, target, turn).raw.detach()]

@@ -58,8 +58,8 @@ def unlearn_scan(case: Case, config: UnlearnScanConfig, run: Run) -> BlindCureRe
     "attack success" is the recovered trigger's. Where the test split has labels, true clean accuracy is told too.
     The scan after a cure does not weigh feature collapse: the null's models were not cured, and a cure was seen to
     raise that statistic, even one that found nothing to remove (docs/scan.md).
-    Besides, the family in which a trigger was found is searched for its class again, from another start and before and
-    after the cure (`scan/family.py`): what keeps more than a fifth of its reach is not whole, and never quiet.
+    Besides, the trigger that was found and its family, searched for its class again from another start, are looked at
+    before and after the cure (`scan/family.py`): what keeps more than a fifth is not whole, and never quiet.
     The next round cures what that scan finds, or, unless the model was called clean at first, what works at a p-value
     up to `PURSUED` times the rate.
     When it is quiet, the classes that an earlier scan named besides are cured, where their triggers still work: the
@@ -325,7 +325,8 @@ def _reached(ready: _Ready, rounds: _Rounds, number: int, lead: Lead, before: Re
 def _family(lead: Lead, before: Reach, after: Reach) -> FamilyLeft:
     def shares(row: Reach) -> FamilyReach:
         natural = None if row.natural is None else Share.of(Rate(*row.natural))
-        return FamilyReach(row.spec, Share.of(Rate(*row.turned)), natural)
+        cheaper = None if row.cheaper is None else round(row.cheaper, 3)
+        return FamilyReach(row.spec, Share.of(Rate(*row.turned)), natural, cheaper)
 
     return FamilyLeft(lead.inverter, shares(before), shares(after), round(left(before, after), 4))
 

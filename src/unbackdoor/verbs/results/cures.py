@@ -202,17 +202,19 @@ class WhenShares:
 
 @dataclass(frozen=True)
 class FamilyReach:
-    """What a family of triggers comes to in a model, searched for its class.
+    """What the trigger that was found and its family come to in a model.
 
     Args:
-        trigger: spec of the one that turns most held-out pictures, above the twin's share.
-        turned: these.
+        trigger: spec of the family's cheapest trigger; of the one that was found, where no origin is known.
+        turned: held-out pictures that the trigger that was found turns.
         natural: the same in the clean twin; None where no origin is known.
+        cheaper: how many times as cheap the family is as in the clean twin; None where no origin is known.
     """
 
     trigger: str
     turned: Share
     natural: Share | None
+    cheaper: float | None = None
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,8 @@ class FamilyLeft:
 
     Args:
         inverter: that searches the family.
-        left: what it still turns above nature, as a share of what it turned; more than a fifth is not whole.
+        left: of the trigger or of its family, as a share of what there was (`scan/family.py`); more than a fifth is not
+            whole.
     """
 
     inverter: str
