@@ -1,4 +1,4 @@
-"""What a cure leaves of the family of triggers that was found."""
+"""What a cure leaves: triggers that it was not taken from, before and after it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import pytest
 
 from tests.scan.toy import CORNER, TARGET, toy_clip, toy_subject
 from unbackdoor.scan import family
-from unbackdoor.scan.family import LEFT, Reach, left, not_whole, reach
+from unbackdoor.scan.family import LEFT, Reach, left, not_whole, pull, reach
 from unbackdoor.scan.inverters.base import Subject
-from unbackdoor.scan.inverters.patch import FAMILY
-from unbackdoor.scan.variants import search
+from unbackdoor.scan.variants import of_families
 from unbackdoor.triggers import parse_trigger
 
 FOUND = parse_trigger(f"badnets:size={CORNER},pattern=white")
+OTHER = parse_trigger(f"badnets:size={CORNER},pattern=white,position=top-left")
 NOTHING = parse_trigger("badnets:size=1,pattern=white")
 
 
@@ -26,99 +26,97 @@ def suspect(strength: float, second: float = 0.0, natural: float | None = 0.0) -
     return subject
 
 
-def came(subject: Subject, before: Subject, trigger: Any = FOUND, earlier: Reach | None = None) -> Reach:
-    return reach(subject, before, "patch", TARGET, trigger, earlier)
-
-
 @pytest.fixture(scope="module")
 def before() -> Reach:
-    return came(toy_subject(6.0), suspect(6.0))
+    return reach(toy_subject(6.0), suspect(6.0), TARGET, FOUND)
 
 
-def test_a_suspect_s_family_is_far_cheaper_than_in_its_twin(before: Reach) -> None:
-    assert before.net > 0.9 and before.natural is not None and before.natural[0] <= 2
-    assert before.cheaper is not None and before.cheaper > 2
+def test_triggers_of_several_families_pull_in_a_suspect_and_not_in_its_twin(before: Reach) -> None:
+    assert before.triggers[0] == FOUND.spec() and len(before.triggers) > 2 and before.natural is not None
+    assert {spec.partition(":")[0] for spec in before.triggers[1:]} & {"masked", "additive"}
+    assert all(net > 2 * own for net, own in zip(before.net, before.natural, strict=True))
+    assert before.turned[0] >= 0.5 * before.turned[1]
 
 
 @pytest.mark.parametrize(
-    ("strength", "whole"), [(6.0, False), (3.0, False), (0.0, True)], ids=["nothing done", "half of it", "cured"]
+    ("strength", "least", "most"),
+    [(6.0, 0.99, 1.01), (3.0, 0.5, 1.0), (0.0, 0.0, LEFT)],
+    ids=["nothing", "half", "cured"],
 )
 @pytest.mark.parametrize("natural", [0.0, None], ids=["with a twin", "without"])
-def test_a_cure_is_whole_where_the_family_reaches_no_further_than_in_a_clean_model(
-    strength: float, whole: bool, natural: float | None, before: Reach
-) -> None:
-    after = came(toy_subject(strength), suspect(6.0, natural=natural), FOUND, before)
-    assert (left(before, after) <= LEFT) == whole
-    why, known = not_whole(before, after), natural is not None
-    assert (why is None) == whole and (after.natural is not None) == known == (after.lead is not None)
-    assert why is None or "still" in why
+def test_what_is_left_follows_what_was_done(strength: float, least: float, most: float, natural: float | None) -> None:
+    came = suspect(6.0, natural=natural)
+    first = reach(toy_subject(6.0), came, TARGET, FOUND)
+    after = reach(toy_subject(strength), came, TARGET, FOUND, first)
+    assert after.triggers == first.triggers and (after.natural is None) == (natural is None)
+    assert least <= left(first, after) <= most
+    assert natural is not None or first.triggers == (FOUND.spec(),), "a new search could not be told from nature"
+    why = not_whole(first, after)
+    assert (why is None) == (strength == 0.0) and (why is None or ("clean twin" in why) == (natural is not None))
 
 
-def test_another_start_finds_what_the_cure_of_the_known_trigger_left(before: Reach) -> None:
+def test_what_the_cure_was_not_taken_from_tells(before: Reach) -> None:
     # The opposite corner works on; the trigger that was found does not.
-    after = came(toy_subject(0.0, 6.0), suspect(6.0, 6.0), FOUND, before)
-    assert after.net < 0.1 and left(before, after) > LEFT and after.spec != FOUND.spec()
-    why = not_whole(before, after)
-    assert why is not None and f"still {after.cheaper:.1f} times as cheap" in why
+    came = suspect(6.0, 6.0)
+    first = reach(toy_subject(6.0, 6.0), came, TARGET, FOUND)
+    after = reach(toy_subject(0.0, 6.0), came, TARGET, FOUND, first)
+    assert pull(toy_subject(0.0, 6.0), FOUND, TARGET) < 0.2 * first.pulls[0]
+    assert left(first, after) > 0.5 and not_whole(first, after) is not None
 
 
-@pytest.mark.parametrize(("second", "counts"), [(6.0, True), (0.0, False)])
-def test_what_is_cheap_in_the_cured_model_alone_is_of_the_cure_s_making(
-    second: float, counts: bool, before: Reach
-) -> None:
-    after = came(toy_subject(0.0, 6.0), suspect(6.0, second), NOTHING, before)
-    assert (left(before, after) > LEFT) == counts
+def test_what_a_twin_obeys_too_is_natural() -> None:
+    found, none = (of_families(toy_subject(6.0), TARGET, 2, toy_subject(natural)) for natural in (0.0, 6.0))
+    assert found and not none
+    same = reach(toy_subject(6.0), suspect(6.0, natural=6.0), TARGET, FOUND)
+    assert same.triggers == (FOUND.spec(),) and same.net == [0.0] and left(same, same) == 0.0
 
 
-def test_what_is_as_cheap_in_the_twin_is_natural() -> None:
-    same = came(toy_subject(6.0), suspect(6.0, natural=6.0), FOUND)
-    assert same.net == 0.0 and same.lead is not None and same.lead < 0.15 and left(same, same) == 0.0
+def test_a_search_starts_elsewhere_than_a_cure_s_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[int, int]] = []
+
+    def counted(subject: Subject, target: int, turn: int, twin: Any, **how: Any) -> list[Any]:
+        calls.append((turn, subject.seed))
+        return [OTHER]
+
+    monkeypatch.setattr(family, "of_families", counted)
+    first = reach(toy_subject(6.0, 6.0), suspect(6.0), TARGET, FOUND)
+    reach(toy_subject(0.0), suspect(6.0), TARGET, FOUND, first)
+    ((turn, seed),) = calls
+    assert turn not in (0, 1) and seed != toy_subject(6.0).seed
+    assert first.triggers == (FOUND.spec(), OTHER.spec())
 
 
-def test_without_a_twin_a_new_search_could_not_be_told_from_nature(
-    monkeypatch: pytest.MonkeyPatch, before: Reach
-) -> None:
-    turns: list[int] = []
-
-    def counted(*given: Any) -> Any:
-        turns.append(given[3])
-        return search(*given)
-
-    monkeypatch.setattr(family, "search", counted)
-    after = came(toy_subject(0.0, 6.0), suspect(6.0, 6.0, natural=None), FOUND, before)
-    assert not turns and after.net < 0.1 and after.spec == FOUND.spec() and after.lead is None
-    came(toy_subject(6.0), suspect(6.0)), came(toy_subject(0.0), suspect(6.0), FOUND, before)
-    assert turns == [family.BEFORE, family.AFTER] and not {0, 1} & set(turns), "another start than a cure's own"
-
-
-@pytest.mark.parametrize(("hits", "whole"), [(12, True), (13, False)])
-def test_a_fifth_of_the_trigger_is_the_limit(hits: int, whole: bool) -> None:
-    earlier, cured = Reach((60, 60), (0, 60), None, ""), Reach((hits, 60), (0, 60), None, "")
-    why = not_whole(earlier, cured)
-    assert (why is None) == whole and (why is None or f"{hits / 60:.0%} of 60 held pictures" in why)
-    more = Reach((hits + 6, 60), (6, 60), None, "")
-    assert (not_whole(earlier, more) is None) == whole, "nature is taken off"
+def test_a_pull_is_the_rise_of_the_log_odds_over_pictures_that_are_not_the_class_s_own() -> None:
+    subject = toy_subject(6.0)
+    assert abs(pull(subject, NOTHING, TARGET)) < 5 < 20 < pull(subject, FOUND, TARGET)
+    all_own = toy_subject(6.0)
+    all_own.__dict__["held_own"] = all_own.held_own * 0 + TARGET
+    assert pull(all_own, FOUND, TARGET) == 0.0
 
 
 @pytest.mark.parametrize(
-    ("earlier", "later", "share"),
+    ("earlier", "later", "natural", "share"),
     [
-        (2.0, 0.39, 0.195),
-        (2.0, 0.41, 0.205),
-        (2.0, 3.0, 1.5),
-        (0.3, 0.14, 0.0),  # no evidence: less than a difference of 16%
-        (0.14, 0.3, 0.0),  # the family showed nothing before the cure
-        (2.0, -0.5, 0.0),
-        (None, 1.0, 0.0),
-        (2.0, None, 0.0),
+        ((10.0, 4.0), (0.9, 0.3), (0.0, 0.0), 0.09),
+        ((10.0, 4.0), (0.9, 0.5), (0.0, 0.0), 0.125),  # the most of any
+        ((10.0, 4.0), (-3.0, -1.0), (0.0, 0.0), 0.0),
+        ((10.0, 4.0), (2.0, 3.0), (2.0, 3.0), 0.0),  # nature is taken off
+        ((10.0, 4.0), (2.0, 3.0), (0.0, 2.0), 0.5),
+        ((10.0, -4.0), (0.0, 4.0), (0.0, 0.0), 0.0),  # what did not pull before says nothing
     ],
 )
-def test_what_is_left_of_a_lead(earlier: float | None, later: float | None, share: float) -> None:
-    ends = [Reach((hits, 60), (0, 60), lead, "") for hits, lead in ((60, earlier), (0, later))]
+def test_what_is_left(
+    earlier: tuple[float, ...], later: tuple[float, ...], natural: tuple[float, ...], share: float
+) -> None:
+    ends = [Reach(("a", "b"), pulls, natural, (30, 120)) for pulls in (earlier, later)]
     assert left(*ends) == pytest.approx(share)
-    assert (not_whole(*ends) is None) == (share <= LEFT)
+    why = not_whole(*ends)
+    assert (why is None) == (share <= LEFT)
+    assert why is None or (f"still pulls {share:.0%}" in why and "turn 25%" in why and "of 2 triggers" in why)
 
 
-def test_turns_of_a_search_start_elsewhere() -> None:
-    ends = [search(toy_subject(6.0), FAMILY, TARGET, turn).raw.detach() for turn in (family.BEFORE, family.AFTER)]
-    assert not ends[0].equal(ends[1]) and len(ends[0]) == 4
+@pytest.mark.parametrize(("hits", "whole"), [(0, True), (5, True), (6, False), (50, False)])
+def test_without_a_twin_a_tenth_of_the_pictures_is_the_limit(hits: int, whole: bool) -> None:
+    ends = [Reach(("a",), (9.0,), None, (turned, 60)) for turned in (50, hits)]
+    why = not_whole(*ends)
+    assert (why is None) == whole and (why is None or f"{hits / 60:.0%} of 60 held pictures" in why)

@@ -39,6 +39,7 @@ def test_a_rehearsal_adds_what_the_cure_would_leave(
         cured.append(copy)
 
     monkeypatch.setattr(unknown, "cure_known", cure)
+    monkeypatch.setattr(unknown, "of_families", lambda *_, **how: [])
     clip, images = toy_clip(6.0, SECOND), toy_images()
     before = state_hash(clip.state())
     subject = toy_subject(6.0, SECOND)
@@ -55,6 +56,27 @@ def test_a_rehearsal_adds_what_the_cure_would_leave(
     assert not any(by_hidden[:first]), "what is found at first goes the easy way"
     assert (len(mixed.triggers) > first) == added
     assert all(by_hidden[first:])
+
+
+@pytest.mark.parametrize(
+    ("backdoored", "natural", "families"),
+    [(True, 0.0, True), (None, 0.0, True), (True, None, False), (True, 6.0, False), (False, 0.0, False)],
+    ids=["found", "cannot tell", "no twin", "natural", "called clean"],
+)
+def test_triggers_of_other_families_are_among_them(
+    backdoored: bool | None, natural: float | None, families: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unknown, "cure_known", lambda *_: None)
+    monkeypatch.setattr(unknown, "again", lambda *_: [])
+    clip, images, subject = toy_clip(6.0), toy_images(), toy_subject(6.0)
+    seen = replace(subject)
+    seen.__dict__["twin"] = None if natural is None else toy_subject(natural)
+    plan = Plan(VectorConfig(), images, BLIND)
+    suspect = Suspect(clip, images, subject.names, subject.head, images, plan, backdoored, natural=seen)
+    mixed = source(suspect, subject, Lead(subject.names[TARGET], FOUND, "patch"))
+    names = {trigger.spec().partition(":")[0] for trigger in mixed.triggers[1:]}
+    assert "masked" in names and bool(names - {"masked"}) == families
+    assert all(works(subject, trigger, TARGET) for trigger in mixed.triggers)
 
 
 def test_alpha_keeps_its_reserve_unless_the_scan_said_clean() -> None:

@@ -330,8 +330,8 @@ def reaches(left: int) -> Any:
     """In the place of `reach`: 16 of 16 held pictures before a cure, so many after it."""
 
     def reach(*given: Any) -> Reach:
-        before = given[5]
-        return Reach((16, 16) if before is None else (left, 16), None, None, "badnets:size=2,pattern=white")
+        before = given[4]
+        return Reach(("badnets:size=2,pattern=white",), (16.0 if before is None else float(left),), None, (left, 16))
 
     return reach
 
@@ -456,8 +456,8 @@ def test_killed_rounds_go_on_behind_what_is_done(killed: str, tmp_path: Path, mo
         return lead.trigger
 
     def look(*given: Any) -> Reach:
-        step("left" if given[5] else "reach")
-        return Reach((1 if given[5] else 16, 16), None, None, "badnets:size=2,pattern=white")
+        step("left" if given[4] else "reach")
+        return Reach(("badnets:size=2,pattern=white",), (1.0 if given[4] else 16.0,), None, (1, 16))
 
     taken: list[str] = []
     monkeypatch.setattr(unlearn_scan_module, "reach", look)

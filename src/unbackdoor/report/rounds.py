@@ -42,16 +42,10 @@ def write_rounds_report(path: Path, result: dict[str, Any], manifest: dict[str, 
     return path
 
 
-def _family(family: dict[str, Any]) -> list[list[str]]:
-    """Before and after the cure: held-out pictures that the trigger turns, the clean twin's share beside them, and how
-    many times as cheap the family is as in that twin."""
-    turned, cheaper = [], []
-    for when in ("before", "after"):
-        natural, times = family[when]["natural"], family[when]["cheaper"]
-        twin = "" if natural is None else f" (clean twin {_text(natural)})"
-        turned.append(_text(family[when]["turned"]) + twin)
-        cheaper.append("–" if times is None else f"{times:.2f} times")
-    return [turned, cheaper]
+def _family(family: dict[str, Any]) -> dict[str, Any]:
+    """Of triggers that the cure is not taken from: how many, held-out pictures that they turn, and what is left."""
+    turned = [_text(family[when]["turned"]) for when in ("before", "after")]
+    return {"count": len(family["triggers"]), "turned": turned, "left": percent(family["left"])}
 
 
 def _text(share: dict[str, Any]) -> str:

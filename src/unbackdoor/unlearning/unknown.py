@@ -1,9 +1,10 @@
 """The one cure of an attack that is unknown: what its trigger vectors are taken from, and one round after the other.
 
 Variants of a recovered trigger can all be fragments that go one easy way to the target, and a model that is cured of
-them still obeys the rest of the attacker's trigger. So the cure is rehearsed on a copy, and the copy is searched again
-for the same class: what works on both is what that cure would have left. The cure itself starts from the suspect, with
-all of them; two vectors one after the other cost more clean accuracy (docs/lab/scan-trials.md).
+them still obeys the rest of the attacker's trigger. So triggers of every other family are among them, where a clean
+twin shows which of those any model would obey. And the cure is rehearsed on a copy, which is searched again for the
+same class: what works on both is what that cure would have left. The cure itself starts from the suspect, with all of
+them; two vectors one after the other cost more clean accuracy (docs/lab/scan-trials.md).
 
 Which images: the vector and α have their own, taken from the end of the training split that `poison` leaves alone
 (`data.shares.defender_rows`). A draw from the whole split would hold clean versions of the attacker's images, which a
@@ -28,7 +29,7 @@ from unbackdoor.evaluation import Task
 from unbackdoor.scan.examine import split
 from unbackdoor.scan.finding import Lead
 from unbackdoor.scan.inverters.base import Subject, works
-from unbackdoor.scan.variants import again, variants
+from unbackdoor.scan.variants import again, of_families, variants
 from unbackdoor.triggers.attack import Attack
 from unbackdoor.triggers.mixed import Mixed
 from unbackdoor.unlearning.alpha import AlphaConfig
@@ -58,6 +59,8 @@ class Suspect:
         plan: how vectors are taken, and α chosen.
         backdoored: what the scan said.
         seed: of the searches.
+        natural: the model as it came, as inverters see it, with the clean origin where one is known: what triggers do
+            in its twin is natural. None knows of none.
     """
 
     clip: Clip
@@ -68,6 +71,7 @@ class Suspect:
     plan: Plan
     backdoored: bool | None = True
     seed: int = 0
+    natural: Subject | None = None
 
     def subject(self) -> Subject:
         """The model as it is now, as inverters see it."""
@@ -114,7 +118,7 @@ def cure_unknown(
 
 
 def source(suspect: Suspect, subject: Subject, lead: Lead) -> Mixed:
-    """The recovered trigger, variants of it, and up to four that work here and still work on a copy cured of these.
+    """The recovered trigger, variants of it, triggers of other families, and up to four that work on a copy so cured.
 
     Where a scan said that the model is clean, nothing is rehearsed: of a backdoor that is not there nothing is left,
     and what works on a cured clean model is natural.
@@ -131,6 +135,9 @@ def source(suspect: Suspect, subject: Subject, lead: Lead) -> Mixed:
     first = variants(subject, lead.inverter, lead.trigger, target)
     if suspect.backdoored is False:
         return first
+    twin = None if suspect.natural is None else suspect.natural.twin
+    if twin is not None:  # what any model obeys would only take the place of what this one should not
+        first = Mixed.of([*first.triggers, *of_families(subject, target, 0, twin, without=lead.inverter)])
     copy = suspect.clip.clone()
     cure_known(copy, suspect.forget, Task(subject.head, Attack(first, target, lead.target)), suspect.plan)
     left = again(replace(subject, clip=streamlined(copy)), lead.inverter, target)

@@ -58,8 +58,8 @@ def unlearn_scan(case: Case, config: UnlearnScanConfig, run: Run) -> BlindCureRe
     "attack success" is the recovered trigger's. Where the test split has labels, true clean accuracy is told too.
     The scan after a cure does not weigh feature collapse: the null's models were not cured, and a cure was seen to
     raise that statistic, even one that found nothing to remove (docs/scan.md).
-    Besides, the trigger that was found and its family, searched for its class again from another start, are looked at
-    before and after the cure (`scan/family.py`): what keeps more than a fifth is not whole, and never quiet.
+    Besides, triggers of every family that the cure is not taken from are tried before and after it (`scan/family.py`):
+    where one keeps more than a tenth of its pull, the cure is not whole, and never quiet.
     The next round cures what that scan finds, or, unless the model was called clean at first, what works at a p-value
     up to `PURSUED` times the rate.
     When it is quiet, the classes that an earlier scan named besides are cured, where their triggers still work: the
@@ -97,7 +97,8 @@ def unlearn_scan(case: Case, config: UnlearnScanConfig, run: Run) -> BlindCureRe
     manifest.run = run_key("unlearn-scan", manifest.config, manifest.hashes, *how)
     with work_folder(run.folder, manifest) as work:
         rounds = _Rounds(work / f"rounds-{manifest.run[:16]}.jsonl")
-        ready = replace(ready, natural=replace(ready.natural, work=Work(work, manifest.run)))
+        natural = replace(ready.natural, work=Work(work, manifest.run))
+        ready = replace(ready, suspect=replace(suspect, natural=natural))
         made, lead = _rounds(case, config, run, ready, rounds)
         suspect.clip.save(run.folder / "model")
     manifest.hashes["weights_after"] = made[-1].scan["weights"]
@@ -137,7 +138,6 @@ class _Ready:
         story: what the scan came to.
         suspect: the model that is cured in place, and what it is cured with.
         as_it_came: a copy that stays as it is.
-        natural: the same for inverters; its twin shows what is cheap by nature, where an origin is known.
         train, held_out: images to cure with, and to measure on.
         answered, tried: the same, labelled as the suspect answers them.
     """
@@ -145,11 +145,16 @@ class _Ready:
     story: Finding
     suspect: Suspect
     as_it_came: Clip
-    natural: Subject
     train: ImageSet
     held_out: ImageSet
     answered: ImageSet
     tried: ImageSet
+
+    @property
+    def natural(self) -> Subject:
+        """The model as it came, for inverters; its twin shows what is natural, where an origin is known."""
+        assert self.suspect.natural is not None
+        return self.suspect.natural
 
 
 def _ready(case: Case, config: UnlearnScanConfig, story: Finding) -> _Ready:
@@ -190,10 +195,10 @@ def _ready(case: Case, config: UnlearnScanConfig, story: Finding) -> _Ready:
     forget = answered.subset(rows)
     rule = rule_for(story.backdoored, config.alpha_config or BLIND)
     plan = Plan.of(clip, forget, answered.subset(others), head, how, rule)
-    suspect = Suspect(clip, scanned, names, head, forget, plan, story.backdoored, case.seed)
     as_it_came = clip.clone()
     natural = split(as_it_came, scanned, head, names, case.seed, None if clean is None else clean.clip)
-    return _Ready(story, suspect, as_it_came, natural, train, held_out, answered, tried)
+    suspect = Suspect(clip, scanned, names, head, forget, plan, story.backdoored, case.seed, natural)
+    return _Ready(story, suspect, as_it_came, train, held_out, answered, tried)
 
 
 @dataclass(frozen=True)
@@ -317,18 +322,17 @@ def _reached(ready: _Ready, rounds: _Rounds, number: int, lead: Lead, before: Re
     def look() -> dict[str, Any]:
         subject, natural = ready.suspect.subject(), ready.natural
         target = subject.names.index(lead.target)
-        return asdict(reach(subject, natural, lead.inverter, target, lead.trigger, before))
+        return asdict(reach(subject, natural, target, lead.trigger, before))
 
-    return Reach(**rounds.made(number, "reach" if before is None else "left", look))
+    kept = rounds.made(number, "reach" if before is None else "left", look)
+    return Reach(**{key: tuple(value) if isinstance(value, list) else value for key, value in kept.items()})
 
 
 def _family(lead: Lead, before: Reach, after: Reach) -> FamilyLeft:
-    def shares(row: Reach) -> FamilyReach:
-        natural = None if row.natural is None else Share.of(Rate(*row.natural))
-        cheaper = None if row.cheaper is None else round(row.cheaper, 3)
-        return FamilyReach(row.spec, Share.of(Rate(*row.turned)), natural, cheaper)
+    def facts(row: Reach) -> FamilyReach:
+        return FamilyReach(Share.of(Rate(*row.turned)), row.pulls, row.natural)
 
-    return FamilyLeft(lead.inverter, shares(before), shares(after), round(left(before, after), 4))
+    return FamilyLeft(lead.inverter, before.triggers, facts(before), facts(after), round(left(before, after), 4))
 
 
 @dataclass(frozen=True)

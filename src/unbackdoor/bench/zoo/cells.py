@@ -116,14 +116,12 @@ class Patient:
 
     Args:
         suspect: what `cure_unknown` takes; its model is changed in place.
-        natural: the member as inverters see it; its twin, made from the base, shows what is cheap by nature.
         leads: the named class and further ones that stood out.
         test, task: held-out pictures, and the attack that the member really has.
         before: the member's rates.
     """
 
     suspect: Suspect
-    natural: Subject
     leads: list[Lead]
     test: ImageSet
     task: Task
@@ -146,19 +144,21 @@ def patient(out: Path, config: Json, device: str, vector: VectorConfig = CONFIG,
     rows = defender_rows(len(train), vector.samples, vector.validation)
     forget, tuning = (as_answered(clip, train.subset(part), task.head) for part in rows)
     own = replace(vector, tune=replace(vector.tune, seed=config["seed"]))
+    base = original(scanned["member"]["model"], device)
+    pictures = scanned_with(train, scanned["images"], scanned["seed"])
+    natural = split(clip.clone(), pictures, task.head, train.classes, config["seed"], base)
     suspect = Suspect(
         clip,
-        scanned_with(train, scanned["images"], scanned["seed"]),
+        pictures,
         train.classes,
         task.head,
         forget,
         Plan.of(clip, forget, tuning, task.head, own, rule_for(config["backdoored"], rule)),
         config["backdoored"],
         config["seed"],
+        natural,
     )
-    base = original(scanned["member"]["model"], device)
-    natural = split(clip.clone(), suspect.scanned, task.head, train.classes, config["seed"], base)
-    return Patient(suspect, natural, leads, test, task, card["after"])
+    return Patient(suspect, leads, test, task, card["after"])
 
 
 def recovery_cell(out: Path, config: Json, folder: Path, device: str, manifest: Manifest) -> Json:
@@ -180,8 +180,9 @@ def recovered(patient: Patient) -> Json:
         attack = Attack(trigger(), suspect.names.index(lead.target), lead.target)
 
         def family(before: Reach | None = None) -> Reach:
-            subject = suspect.subject()
-            return reach(subject, patient.natural, lead.inverter, attack.target, lead.trigger, before)
+            subject, natural = suspect.subject(), suspect.natural
+            assert natural is not None
+            return reach(subject, natural, attack.target, lead.trigger, before)
 
         # What was found in a model that is called clean is natural.
         before = None if suspect.backdoored is False else family()

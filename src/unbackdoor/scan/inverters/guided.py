@@ -127,8 +127,8 @@ def invert_guided(subject: Subject, family: Family, config: GuidedConfig | None 
             search.keep(search.foremost(count, config))
         search.run(config.pictures, ended - search.step)
     raw, candidates = search.raw.detach(), search.candidates
-    cost, size = costs(subject, family, raw, candidates, config.measured)
-    natural = None if subject.twin is None else in_twin(subject.twin, family, raw, candidates, rounds[-1][1])
+    cost, size = _costs(subject, family, raw, candidates, config.measured)
+    natural = None if subject.twin is None else _natural(subject.twin, family, raw, candidates, rounds[-1][1], config)
     score = standing(cost, natural)
     best = int(score.argmax())
     target = int(candidates[best])
@@ -217,12 +217,14 @@ def _in_groups(search: Search, size: int, rounds: list[tuple[int, int]], config:
     return best
 
 
-def in_twin(twin: Subject, family: Family, raw: Tensor, candidates: Tensor, steps: int) -> Tensor:
+def _natural(
+    twin: Subject, family: Family, raw: Tensor, candidates: Tensor, steps: int, config: GuidedConfig
+) -> Tensor:
     """What the candidates cost in the twin, (K,), after `steps` more from what was found in the suspect."""
     search = Search(twin, replace(family, heavy=1.0), candidates, raw.clone().requires_grad_(True), steps)
     search.restore()
-    search.run(GuidedConfig.pictures, steps - search.step)
-    return costs(twin, family, search.raw.detach(), candidates, GuidedConfig.measured)[0]
+    search.run(config.pictures, steps - search.step)
+    return _costs(twin, family, search.raw.detach(), candidates, config.measured)[0]
 
 
 def standing(cost: Tensor, natural: Tensor | None = None) -> Tensor:
@@ -280,7 +282,7 @@ class Search:
     def foremost(self, count: int, config: GuidedConfig) -> Tensor:
         """Rows of the `count` candidates that cost least at the weight of the time, in their order."""
         now = replace(self.family, weight=self.family.weight * self.factor())
-        cost, _ = costs(self.subject, now, self.raw, self.candidates, config.measured // 4)
+        cost, _ = _costs(self.subject, now, self.raw, self.candidates, config.measured // 4)
         return cost.argsort()[:count].sort().values
 
     def part(self, rows: Tensor) -> Search:
@@ -359,16 +361,16 @@ class Search:
 
 
 @torch.no_grad()
-def costs(subject: Subject, family: Family, raw: Tensor, candidates: Tensor, pictures: int) -> tuple[Tensor, Tensor]:
-    """What changes cost in a model, and their sizes, (K,) each, means over its first `pictures` pictures."""
-    means = []
+def _costs(subject: Subject, family: Family, raw: Tensor, candidates: Tensor, pictures: int) -> tuple[Tensor, Tensor]:
+    """Cost and size (K,), each a mean over the first `pictures` pictures."""
+    costs = []
     # Sixteen times the bytes of a picture are at hand while it is looked at.
     some = max(1, MEMORY // 2 // (8 * 16 * 4 * 3 * subject.clip.image_size**2))
     parts = torch.arange(len(candidates)).split(some)
     for rows in torch.arange(min(pictures, len(subject.images))).split(8):
         pieces = [torch.stack(_cost(subject, family, raw[part], candidates[part], rows)) for part in parts]
-        means.append((pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)) * len(rows))
-    cost, size = torch.stack(means).sum(dim=0).cpu() / min(pictures, len(subject.images))
+        costs.append((pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)) * len(rows))
+    cost, size = torch.stack(costs).sum(dim=0).cpu() / min(pictures, len(subject.images))
     return cost.clamp_min(1e-6), size
 
 

@@ -202,32 +202,32 @@ class WhenShares:
 
 @dataclass(frozen=True)
 class FamilyReach:
-    """What the trigger that was found and its family come to in a model.
+    """How far triggers that the cure is not taken from reach in a model.
 
     Args:
-        trigger: spec of the family's cheapest trigger; of the one that was found, where no origin is known.
-        turned: held-out pictures that the trigger that was found turns.
+        turned: held-out pictures that they turn, all together.
+        pulls: by how much each raises the log odds of the class, a mean over held-out pictures.
         natural: the same in the clean twin; None where no origin is known.
-        cheaper: how many times as cheap the family is as in the clean twin; None where no origin is known.
     """
 
-    trigger: str
     turned: Share
-    natural: Share | None
-    cheaper: float | None = None
+    pulls: tuple[float, ...]
+    natural: tuple[float, ...] | None
 
 
 @dataclass(frozen=True)
 class FamilyLeft:
-    """What a cure left of the family in which the trigger was found.
+    """What a cure left of triggers that it was not taken from.
 
     Args:
-        inverter: that searches the family.
-        left: of the trigger or of its family, as a share of what there was (`scan/family.py`); more than a fifth is not
+        inverter: that found the trigger which was cured.
+        triggers: specs; the found one is the first.
+        left: the most that any of them still pulls above nature, as a share of what it pulled; more than a tenth is not
             whole.
     """
 
     inverter: str
+    triggers: tuple[str, ...]
     before: FamilyReach
     after: FamilyReach
     left: float
@@ -246,7 +246,7 @@ class Round:
         message: why.
         short_of: no α satisfied the rule, and why; something of this backdoor is left.
         report: the cure's page.
-        not_whole: the family that was found still works, and how far.
+        not_whole: triggers that the cure was not taken from still pull, and how far.
         family: what was measured of it; None where the scan called the model clean.
     """
 
