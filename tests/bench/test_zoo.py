@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -234,6 +235,7 @@ class Fixed:
 def test_a_small_zoo_from_end_to_end(vit_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("unbackdoor.verbs.zoo.ENGINES", {"local": InProcess})
     monkeypatch.setattr(inverters, "INVERTERS", Fixed(collapse=1))
+    monkeypatch.setattr(sys.modules["unbackdoor.scan.variants"], "FAMILIES", ())
     few = replace(CONFIG, samples=32, validation=32)
     monkeypatch.setattr(cells, "patient", partial(cells.patient, vector=few))
     common = {"recipe": write(tmp_path, raw(str(vit_folder))), "out": tmp_path / "zoo"}
@@ -321,6 +323,7 @@ def test_further_classes_that_stand_out_are_cured_where_their_triggers_still_wor
     vit_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inverters, "INVERTERS", Fixed(patch=1))
+    monkeypatch.setattr(sys.modules["unbackdoor.scan.variants"], "FAMILIES", ())
     monkeypatch.setattr(cells, "_invert", stated)
     few = replace(CONFIG, samples=32, validation=32)
     monkeypatch.setattr(cells, "patient", partial(cells.patient, vector=few))

@@ -331,7 +331,7 @@ def reaches(left: int) -> Any:
 
     def reach(*given: Any) -> Reach:
         before = given[4]
-        return Reach(("badnets:size=2,pattern=white",), (16.0 if before is None else float(left),), None, (left, 16))
+        return Reach(("badnets:size=2,pattern=white",), (9.0,), None, (16 if before is None else left, 16))
 
     return reach
 
@@ -395,7 +395,7 @@ def test_rounds_go_on_while_a_named_class_is_left(
 ) -> None:
     done: list[str] = []
     told = {"chosen": state != "short", "message": None if state != "short" else "no α satisfies both limits"}
-    monkeypatch.setattr(unlearn_scan_module, "reach", reaches(8 if state == "not whole" else 3))
+    monkeypatch.setattr(unlearn_scan_module, "reach", reaches(8 if state == "not whole" else 1))
 
     def cure(**options: object) -> dict[str, object]:
         done.append(str(options["target"]))
@@ -427,7 +427,7 @@ def test_rounds_go_on_while_a_named_class_is_left(
     assert BlindCureResult.read(tmp_path / "cure").rounds == result.rounds
     page = (tmp_path / "cure" / "report.html").read_text()
     assert page.count("<h3>Round ") == len(done) and ("Not whole:" in page) == (not whole)
-    assert ("Not done: " in page) == (left is not None) and ("searched again" in page) == bool(first["backdoored"])
+    assert ("Not done: " in page) == (left is not None) and ("found apart turn" in page) == bool(first["backdoored"])
 
 
 @pytest.mark.parametrize(
@@ -457,7 +457,7 @@ def test_killed_rounds_go_on_behind_what_is_done(killed: str, tmp_path: Path, mo
 
     def look(*given: Any) -> Reach:
         step("left" if given[4] else "reach")
-        return Reach(("badnets:size=2,pattern=white",), (1.0 if given[4] else 16.0,), None, (1, 16))
+        return Reach(("badnets:size=2,pattern=white",), (9.0,), None, (1 if given[4] else 16, 16))
 
     taken: list[str] = []
     monkeypatch.setattr(unlearn_scan_module, "reach", look)
