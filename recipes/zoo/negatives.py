@@ -24,6 +24,7 @@ from unbackdoor.base.draws import batch_rows, permutation
 from unbackdoor.base.journal import append
 from unbackdoor.base.work import NOWHERE
 from unbackdoor.bench.material import case_of, images_of
+from unbackdoor.bench.recipe import identity
 from unbackdoor.bench.suspects import poison_of
 from unbackdoor.bench.zoo.recipe import classes_of, members, read_zoo
 from unbackdoor.clip.handle import Clip
@@ -243,8 +244,8 @@ def main() -> None:
             continue
         entry = sets[data]
         train, test = images_of(entry, base.frame)
-        config = next(c for c in configs if c["trigger"] is None and c["data"]["source"] == entry.source
-                      and c["data"]["class_range"] == entry.class_range)  # fmt: skip
+        own_data = identity(entry, without=("defender", "validation"))
+        config = next(c for c in configs if c["trigger"] is None and c["data"] == own_data)
         own = train.subset(shares(len(train), entry.attacker, 0, 0)[0])
         training = poison_of(config)
         assert isinstance(training, PoisonConfig)
