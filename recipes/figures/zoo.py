@@ -105,14 +105,11 @@ def again(verdicts: list[Verdict]) -> str:
     pairs = [(v.row["again"], v.row["cured"]) for v in verdicts if v.truth and "again" in v.row]
     older = (
         "These cures are of an older version, which drew its images from the whole training split and cured the family "
-        "that was found alone. Version "
+        f"that was found alone. Version {VERSION} takes a defender's images and all families that work; it "
     )
     if not pairs:
         old = any(v.row["cured"] and v.row["cured"]["version"] != VERSION for v in verdicts)
-        return (
-            f"{older}{VERSION} takes a defender's images and all families that work; it has cured none of these members yet.\n\n"
-            * old
-        )
+        return f"{older}has cured none of these members yet.\n\n" * old
     now, then = (
         "true ASR median {:.1f}%, largest {:.1f}%, mean retention {:.1f}%".format(
             100 * median(cure["after"]["asr"]["value"] for cure in cures),
@@ -121,10 +118,7 @@ def again(verdicts: list[Verdict]) -> str:
         )
         for cures in zip(*pairs, strict=True)
     )
-    return (
-        f"{older}{VERSION} takes a defender's images and all families that work; it has cured {len(pairs)} of these members so far, "
-        f"planted anew: {now}, where it was {then}.\n\n"
-    )
+    return f"{older}has cured {len(pairs)} of these members so far, planted anew: {now}, where it was {then}.\n\n"
 
 
 def without_twins(row: dict[str, Any]) -> dict[str, Any]:
