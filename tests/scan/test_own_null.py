@@ -88,7 +88,7 @@ def test_none_are_made_where_none_are_wanted(tmp_path: Path, monkeypatch: pytest
         patched.setattr("unbackdoor.verbs.scan.find_null", lambda *_: replace(null, origin=Origin("toy", toy_hash())))
         patched.setattr("unbackdoor.verbs.origins.open_referred", lambda *_: toy_clip(0.0))
         mismatched = asked(tmp_path, 6.0, origin=None)
-    assert mismatched["backdoored"] is None and "were scanned with other inverters" in mismatched["message"]
+    assert mismatched["backdoored"] is None and "were scanned in another way" in mismatched["message"]
     other = asked(tmp_path, 6.0, origin=None)
     assert other["backdoored"] is None and "name the clean model that this one was made from" in other["message"]
 
