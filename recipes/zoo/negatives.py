@@ -26,6 +26,7 @@ from unbackdoor.base.work import NOWHERE
 from unbackdoor.bench.material import case_of, images_of
 from unbackdoor.bench.recipe import identity
 from unbackdoor.bench.suspects import poison_of
+from unbackdoor.bench.zoo.cells import scanned_with
 from unbackdoor.bench.zoo.recipe import classes_of, members, read_zoo
 from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.load import load
@@ -43,6 +44,7 @@ from unbackdoor.training.low_rank import low_rank
 from unbackdoor.verbs.configs.scan import FALSE_ALARM_RATE
 from unbackdoor.verbs.scan import find_null
 from unbackdoor.weights.files import state_hash
+from unbackdoor.weights.vector import add_, difference
 
 ROOT = Path(__file__).parent.parent.parent
 LINES = ROOT / "docs/lab/cells/negatives.jsonl"
@@ -111,9 +113,7 @@ def merged(ground: Ground) -> Clip:
     rows = permutation(len(ground.images), ground.seed)
     halves = [ground.images.subset(part) for part in rows.chunk(2)]
     one, other = (ground.tuned(half, seed=2 * ground.seed + i) for i, half in enumerate(halves))
-    second = other.state()
-    mean = {k: t if not t.is_floating_point() else (t + second[k]) / 2 for k, t in one.state().items()}
-    one.model.load_state_dict(mean)
+    add_(one.image_parameters(), difference(other.image_parameters(), one.image_parameters()), 0.5)
     return one
 
 
@@ -133,10 +133,7 @@ def adapted(ground: Ground) -> Clip:
         stage = NOWHERE.stage("lora", "LoRA")
         tune_towers(clip, _loss(clip, ground, tune.batch_size), tune, stage, only=factors.parameters())
         changes = factors.change()
-    with torch.no_grad():
-        for name, weight in clip.image_parameters().items():
-            if name in changes:
-                weight.add_(changes[name].to(weight))
+    add_(clip.image_parameters(), changes, 1.0)
     return clip
 
 
@@ -190,8 +187,7 @@ def row_of(kind: str, data: str, ground: Ground, train: ImageSet, test: ImageSet
     """Make one, scan it with `count` pictures, and judge it."""
     clip = KINDS[kind](ground)
     ca = evaluate_images(clip, test, Task(ground.head)).ca
-    drawn = train.subset(permutation(len(train), 0)[:count])
-    images = replace(drawn, labels=torch.full_like(drawn.labels, -1))
+    images = scanned_with(train, count, 0)
     examined = examine(clip, images, ground.head, train.classes, Examination(seed=0), origin=ground.origin)
     null = find_null(ground.origin, None)
     answer = judge({r.inverter: Say(r.scores, r.works) for r in examined.recovered}, null, FALSE_ALARM_RATE)

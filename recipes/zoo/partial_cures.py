@@ -27,15 +27,15 @@ from unbackdoor.scan.family import LEFT, left, reach
 from unbackdoor.scan.finding import Finding
 from unbackdoor.triggers import parse_trigger
 from unbackdoor.triggers.attack import Attack
+from unbackdoor.weights.vector import add_, difference
 
 SHARES = (0.0, 0.15, 0.25, 0.4, 0.5, 0.75, 1.0)
 
 
 def between(suspect: Clip, cured: Clip, share: float) -> Clip:
     """The suspect, moved by a share of the way to the cured model."""
-    clip, end = suspect.clone(), cured.state()
-    moved = {k: t + share * (end[k] - t) if t.is_floating_point() else t for k, t in suspect.state().items()}
-    clip.model.load_state_dict(moved, strict=False)
+    clip = suspect.clone()
+    add_(clip.image_parameters(), difference(cured.image_parameters(), suspect.image_parameters()), share)
     return clip
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.scan.toy import CORNER, TARGET, toy_clip, toy_subject
 from unbackdoor.scan import family
-from unbackdoor.scan.family import LEFT, Reach, left, not_whole, pull, reach
+from unbackdoor.scan.family import LEFT, Reach, left, not_whole, pulls, reach
 from unbackdoor.scan.inverters.base import Subject
 from unbackdoor.scan.variants import of_families
 from unbackdoor.triggers import parse_trigger
@@ -60,7 +60,7 @@ def test_what_the_cure_was_not_taken_from_tells(before: Reach) -> None:
     came = suspect(6.0, 6.0)
     first = reach(toy_subject(6.0, 6.0), came, TARGET, FOUND)
     after = reach(toy_subject(0.0, 6.0), came, TARGET, FOUND, first)
-    assert pull(toy_subject(0.0, 6.0), FOUND, TARGET) < 0.2 * first.pulls[0]
+    assert pulls(toy_subject(0.0, 6.0), [FOUND], TARGET)[0] < 0.2 * first.pulls[0]
     assert left(first, after) > 0.5 and not_whole(first, after) is not None
 
 
@@ -88,10 +88,10 @@ def test_a_search_starts_elsewhere_than_a_cure_s_and_once(monkeypatch: pytest.Mo
 
 def test_a_pull_is_the_rise_of_the_log_odds_over_pictures_that_are_not_the_class_s_own() -> None:
     subject = toy_subject(6.0)
-    assert abs(pull(subject, NOTHING, TARGET)) < 5 < 20 < pull(subject, FOUND, TARGET)
+    assert abs(pulls(subject, [NOTHING], TARGET)[0]) < 5 < 20 < pulls(subject, [FOUND], TARGET)[0]
     all_own = toy_subject(6.0)
     all_own.__dict__["held_own"] = all_own.held_own * 0 + TARGET
-    assert pull(all_own, FOUND, TARGET) == 0.0
+    assert pulls(all_own, [FOUND], TARGET)[0] == 0.0
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ cured, as adversarial patterns pass between models whose weights are near; nor d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -72,24 +73,25 @@ def reach(subject: Subject, suspect: Subject, target: int, trigger: Trigger, bef
         twin = suspect.twin
         others = [] if twin is None else of_families(elsewhere, target, TURN, twin, count=COUNT)
         triggers = [trigger, *others]
-        natural = None if twin is None else tuple(pull(twin, one, target) for one in triggers)
+        natural = None if twin is None else pulls(twin, triggers, target)
         specs = tuple(one.spec() for one in triggers)
     else:
         triggers, natural, specs = [from_spec(spec) for spec in before.triggers], before.natural, before.triggers
     tried = [try_out(subject, one, target)[0] for one in triggers]
     turned = (sum(rate.hits for rate in tried), sum(rate.n for rate in tried))
-    return Reach(specs, tuple(pull(subject, one, target) for one in triggers), natural, turned)
+    return Reach(specs, pulls(subject, triggers, target), natural, turned)
 
 
 @torch.no_grad()
-def pull(subject: Subject, trigger: Trigger, target: int) -> float:
-    """By how much a trigger raises the log odds of a class, a mean over held pictures that are not given it anyway."""
+def pulls(subject: Subject, triggers: Sequence[Trigger], target: int) -> tuple[float, ...]:
+    """By how much each raises the log odds of a class, a mean over held pictures that are not given it anyway."""
     counts = (subject.held_own != target).nonzero().flatten()
     if not len(counts):
-        return 0.0
+        return (0.0,) * len(triggers)
     clean = subject.held.float_batch(counts)
-    ends = [_log_odds(subject, pictures, target) for pictures in (trigger(clean, keys=counts), clean)]
-    return round(float((ends[0] - ends[1]).mean()), 4)
+    start = _log_odds(subject, clean, target)
+    ends = (_log_odds(subject, trigger(clean, keys=counts), target) for trigger in triggers)
+    return tuple(round(float((end - start).mean()), 4) for end in ends)
 
 
 def _log_odds(subject: Subject, pictures: Tensor, target: int) -> Tensor:

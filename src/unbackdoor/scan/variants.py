@@ -3,7 +3,7 @@
 The smallest trigger is often a fragment of the attacker's, and a cure of the fragment alone leaves the rest working.
 Several searches for the same class, from different starting points, come upon different fragments; so do searches of
 other families than the one that found it. A pattern over the whole picture shows as a patch too, and a cure of patches
-alone left one such attack 43.7% of the pictures, a cure of all that works 6.5% (docs/lab/scan-trials.md). What a clean
+alone left one such attack 43.7% of the pictures, a cure of all that works 4.9% (docs/lab/scan-trials.md). What a clean
 twin obeys as well is left out: with it the cure of a warp left 14.8% and not 6.0%.
 """
 
