@@ -277,33 +277,26 @@ _WHOLE = [
     _hugging_face("AltCLIP", "BAAI/AltCLIP", "altclip"),
 ]
 _DUAL = [
-    *(
-        _hugging_face(f"dual encoder: {title}", f"{example} + bert-base", family)
-        for family, title, example in (
-            ("vit", "ViT", "vit-base"),
-            ("deit", "DeiT", "deit-base"),
-            ("beit", "BEiT", "beit-base"),
-            ("dinov2", "DINOv2", "dinov2-base"),
-            ("dinov2-registers", "DINOv2 with registers", "dinov2-with-registers-base"),
-            ("swin", "Swin", "swin-tiny"),
-            ("swinv2", "Swin v2", "swinv2-tiny"),
-            ("convnext", "ConvNeXt", "convnext-tiny"),
-            ("convnextv2", "ConvNeXt v2", "convnextv2-tiny"),
-            ("clip-vision", "CLIP vision", "clip-vit-base-patch32"),
-            ("siglip-vision", "SigLIP vision", "siglip-base-patch16-224"),
-        )
-    ),
-    *(
-        _hugging_face(f"dual encoder: ViT, {title}", f"vit-base + {example}", family)
-        for family, title, example in (
-            ("roberta", "RoBERTa", "roberta-base"),
-            ("xlm-roberta", "XLM-R", "xlm-roberta-base"),
-            ("camembert", "CamemBERT", "camembert-base"),
-            ("mpnet", "MPNet", "mpnet-base"),
-            ("albert", "ALBERT", "albert-base"),
-            ("clip-text", "CLIP text", "clip-vit-base-patch32"),
-        )
-    ),
+    _hugging_face(f"dual encoder: {title}", example, family)
+    for family, title, example in (
+        ("vit", "ViT", "vit-base + bert-base"),
+        ("deit", "DeiT", "deit-base + bert-base"),
+        ("beit", "BEiT", "beit-base + bert-base"),
+        ("dinov2", "DINOv2", "dinov2-base + bert-base"),
+        ("dinov2-registers", "DINOv2 with registers", "dinov2-with-registers-base + bert-base"),
+        ("swin", "Swin", "swin-tiny + bert-base"),
+        ("swinv2", "Swin v2", "swinv2-tiny + bert-base"),
+        ("convnext", "ConvNeXt", "convnext-tiny + bert-base"),
+        ("convnextv2", "ConvNeXt v2", "convnextv2-tiny + bert-base"),
+        ("clip-vision", "CLIP vision", "clip-vit-base-patch32 + bert-base"),
+        ("siglip-vision", "SigLIP vision", "siglip-base-patch16-224 + bert-base"),
+        ("roberta", "ViT, RoBERTa", "vit-base + roberta-base"),
+        ("xlm-roberta", "ViT, XLM-R", "vit-base + xlm-roberta-base"),
+        ("camembert", "ViT, CamemBERT", "vit-base + camembert-base"),
+        ("mpnet", "ViT, MPNet", "vit-base + mpnet-base"),
+        ("albert", "ViT, ALBERT", "vit-base + albert-base"),
+        ("clip-text", "ViT, CLIP text", "vit-base + clip-vit-base-patch32"),
+    )
 ]
 _OTHERS = [
     _other("SigLIP 2, any aspect", "google/siglip2-base-patch16-naflex", "siglip2"),

@@ -31,9 +31,7 @@ class Suspect:
 
     def __post_init__(self) -> None:
         if self.trigger is not None:
-            if self.trigger.startswith("@"):
-                raise ValueError("trigger: a file, where a spec should be")
-            parse_trigger(self.trigger)
+            _check_spec(self.trigger)
             if self.after.asr is None:
                 raise ValueError("after: holds no asr")
 
@@ -49,6 +47,7 @@ class Yardstick:
     peak_memory_mib: float
 
     def __post_init__(self) -> None:
+        _check_spec(self.trigger)
         if self.after.asr is None:
             raise ValueError("after: holds no asr")
 
@@ -100,9 +99,7 @@ class Inversion:
     facts: Facts = field(default_factory=Facts)
 
     def __post_init__(self) -> None:
-        if self.trigger.startswith("@"):
-            raise ValueError("trigger: a file, where a spec should be")
-        parse_trigger(self.trigger)
+        _check_spec(self.trigger)
 
 
 @dataclass(frozen=True)
@@ -121,6 +118,13 @@ class Recovery:
     retention: float | None
     target: str
     alpha: float
+
+
+def _check_spec(trigger: str) -> None:
+    """A spec, not the name of a file that holds one."""
+    if trigger.startswith("@"):
+        raise ValueError("trigger: a file, where a spec should be")
+    parse_trigger(trigger)
 
 
 KINDS: dict[str, type[Any]] = {
