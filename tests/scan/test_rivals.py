@@ -1,4 +1,4 @@
-"""The detectors of other people in `recipes/zoo/rivals.py`: what they score, and how they are compared with our scan."""
+"""Other detectors in `recipes/zoo/rivals.py`: what they score, and how they are compared with our scan."""
 
 from __future__ import annotations
 
