@@ -53,13 +53,13 @@ def of_families(
 
     Args:
         turn: each starts elsewhere.
-        without: an inverter whose families are left out.
+        without: an inverter whose `variants` are there already; their family is left out.
     """
-    own = {entry(without).family, entry(without).more} if without else set()
+    own = entry(without).more or entry(without).family if without else None
     triggers: list[Trigger] = []
     for name in FAMILIES:
         family_of = entry(name).family
-        if family_of in own:
+        if family_of is own:
             continue
         ends = _searched(subject, family_of, target, turn, count)
         triggers += [t for t in ends if works(subject, t, target) and not _is_natural(twin, t, target)]

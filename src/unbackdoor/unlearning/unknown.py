@@ -2,9 +2,10 @@
 
 Variants of a recovered trigger can all be fragments that go one easy way to the target, and a model that is cured of
 them still obeys the rest of the attacker's trigger. So triggers of every other family are among them, where a clean
-twin shows which of those any model would obey. And the cure is rehearsed on a copy, which is searched again for the
-same class: what works on both is what that cure would have left. The cure itself starts from the suspect, with all of
-them; two vectors one after the other cost more clean accuracy (docs/lab/scan-trials.md).
+twin shows which of those any model would obey. Without a twin the cure is rehearsed on a copy, which is searched again
+for the same class: what works on both is what that cure would have left. With the other families a rehearsal leaves as
+much and costs clean accuracy and time (docs/lab/scan-trials.md). The cure itself starts from the suspect, with all
+of them; two vectors one after the other cost more clean accuracy.
 
 Which images: the vector and α have their own, taken from the end of the training split that `poison` leaves alone
 (`data.shares.defender_rows`). A draw from the whole split would hold clean versions of the attacker's images, which a
@@ -36,7 +37,7 @@ from unbackdoor.unlearning.alpha import AlphaConfig
 from unbackdoor.unlearning.known import Plan, cure_known
 from unbackdoor.unlearning.vector import METHODS
 
-VERSION = 10  # of the way cures are made and told here; a zoo's cures of another version are made anew
+VERSION = 11  # of the way cures are made and told here; a zoo's cures of another version are made anew
 METHOD = "distilled"  # the default's low-rank vector left more (docs/lab/scan-trials.md)
 # More images than for a known attack, as variants of a trigger are to be seen with many, and others for choosing α: how
 # far the cure may go beyond what the recovered trigger asks for is told by what clean images say.
@@ -118,10 +119,10 @@ def cure_unknown(
 
 
 def source(suspect: Suspect, subject: Subject, lead: Lead) -> Mixed:
-    """The recovered trigger, variants of it, triggers of other families, and up to four that work on a copy so cured.
+    """The recovered trigger, variants of it, and triggers of other families or up to four that work on a copy so cured.
 
-    Where a scan said that the model is clean, nothing is rehearsed: of a backdoor that is not there nothing is left,
-    and what works on a cured clean model is natural.
+    Other families where there is a twin to tell which of them any model obeys, the copy where there is none. Where a
+    scan said that the model is clean, neither: what is found there is natural.
 
     Args:
         suspect: the model to be cured; it is left as it is.
@@ -137,7 +138,7 @@ def source(suspect: Suspect, subject: Subject, lead: Lead) -> Mixed:
         return first
     twin = None if suspect.natural is None else suspect.natural.twin
     if twin is not None:  # what any model obeys would only take the place of what this one should not
-        first = Mixed.of([*first.triggers, *of_families(subject, target, 0, twin, without=lead.inverter)])
+        return Mixed.of([*first.triggers, *of_families(subject, target, 0, twin, without=lead.inverter)])
     copy = suspect.clip.clone()
     cure_known(copy, suspect.forget, Task(subject.head, Attack(first, target, lead.target)), suspect.plan)
     left = again(replace(subject, clip=streamlined(copy)), lead.inverter, target)
