@@ -261,6 +261,27 @@ def test_two_grids_in_one_folder_are_refused_and_a_look_is_not(tmp_path: Path) -
     assert looked["finished"] == 0 and len(looked["missing"]) == looked["cells"] > 0
 
 
+@pytest.mark.parametrize(
+    ("only", "part"),
+    [(["model=embedded"], None), (["model=lost"], "lost"), ([], "lost"), (["model=x"], "no model 'x'")],
+)
+def test_a_model_that_is_not_there_is_missed_by_those_who_ask_for_it(
+    only: list[str], part: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def two(recipe: dict[str, Any]) -> None:
+        del recipe["model"]
+        recipe["models"] = {"embedded": "embedded", "lost": f"local-dir:{tmp_path / 'lost'}"}
+
+    path, out = write(tmp_path, two), tmp_path / "out"
+    if part is None:
+        looked = bench(recipe=path, out=out, dry_run=True, only=only)
+        assert looked["cells"] and all(row["model"] == "embedded" for row in looked["missing"])
+        assert "model lost is not asked for" in capsys.readouterr().err
+    else:
+        with pytest.raises(InputError, match=part):
+            bench(recipe=path, out=out, dry_run=True, only=only)
+
+
 @pytest.mark.slow
 def test_a_killed_grid_goes_on_and_leaves_no_workers(tmp_path: Path) -> None:
     recipe, out = write(tmp_path, small), tmp_path / "out"

@@ -42,9 +42,7 @@ def narrow(cells: list[tuple[Json, list[Json]]], only: Sequence[str]) -> list[tu
         InputError: not of that form, or a key or value that no cell has.
     """
     for text in only:
-        key, _, values = text.partition("=")
-        key = "defence" if key == "defense" else key  # as rows of results call it
-        wanted = {v.strip() for v in values.split(",") if v.strip()}
+        key, wanted = _wish(text)
         known = {str(c["names"][key]) for s, own in cells for c in (s, *own) if key in c["names"]}
         if not known or not wanted:
             keys = dict.fromkeys(k for s, own in cells for c in (s, *own) for k in c["names"])
@@ -57,6 +55,17 @@ def narrow(cells: list[tuple[Json, list[Json]]], only: Sequence[str]) -> list[tu
             if key not in suspect["names"] or str(suspect["names"][key]) in wanted
         ]
     return cells
+
+
+def asks_for(only: Sequence[str], key: str, name: str) -> bool:
+    """Whether every `KEY=VALUE,VALUE` of this key lets a name through."""
+    return all(name in wanted for wish, wanted in map(_wish, only) if wish == key)
+
+
+def _wish(text: str) -> tuple[str, set[str]]:
+    key, _, values = text.partition("=")
+    wanted = {v.strip() for v in values.split(",") if v.strip()}
+    return ("defence" if key == "defense" else key), wanted  # as rows of results call it
 
 
 def run_grid(

@@ -6,18 +6,20 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
 from unbackdoor.base.disk import write_text
 from unbackdoor.base.errors import InputError
 from unbackdoor.base.manifest import Manifest, write_jsonl
+from unbackdoor.base.notices import warn
 from unbackdoor.base.printable import terminal
 from unbackdoor.base.progress import Step, announce
 from unbackdoor.base.untrusted import read_text
 from unbackdoor.bench.engine import ENGINES
-from unbackdoor.bench.grid import collect, narrow, plan, run_grid
-from unbackdoor.bench.recipe import read_recipe
+from unbackdoor.bench.grid import asks_for, collect, narrow, plan, run_grid
+from unbackdoor.bench.recipe import Grid, read_recipe
 from unbackdoor.bench.scatter import scatters
 from unbackdoor.bench.store import address
 from unbackdoor.bench.tables import as_csv, as_latex, as_markdown
@@ -48,8 +50,8 @@ def bench(case: Case, config: GridConfig, run: Run) -> GridResult:
         raise InputError(f"engine {config.engine!r} is none of {', '.join(ENGINES)}")
     out, path = run.folder, Path(config.recipe)
     grid = read_recipe(path, None if config.data_root is None else Path(config.data_root), online=config.online)
-    hashes = {name: weights_hash(recipe_model(r, config.online)) for name, r in grid.models.items()}
-    cells = plan(grid, hashes)
+    hashes = _hashes(grid, config)
+    cells = plan(replace(grid, models={name: grid.models[name] for name in hashes}), hashes)
     chosen = narrow(cells, config.only)
     manifest = Manifest("bench", {"recipe": read_text(path), "engine": config.engine, "workers": config.workers})
     manifest.hashes.update({f"weights of {name}": value for name, value in hashes.items()})
@@ -77,6 +79,23 @@ def bench(case: Case, config: GridConfig, run: Run) -> GridResult:
         addresses=len({address(cell["config"]) for s, own in cells for cell in (s, *own)}),
         seconds=round(manifest.seconds, 2),
     )
+
+
+def _hashes(grid: Grid, config: GridConfig) -> dict[str, str]:
+    """Of the models' weights. One that is not asked for and not there is left out, with its cells.
+
+    Raises:
+        InputError: one that is asked for cannot be opened.
+    """
+    hashes: dict[str, str] = {}
+    for name, reference in grid.models.items():
+        try:
+            hashes[name] = weights_hash(recipe_model(reference, config.online))
+        except InputError as error:
+            if asks_for(config.only, "model", name):
+                raise
+            warn(f"model {name} is not asked for and cannot be opened, so the tables lack its cells: {error}")
+    return hashes
 
 
 def recipe_model(reference: str, online: bool) -> Clip:
