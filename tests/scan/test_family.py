@@ -9,9 +9,10 @@ import pytest
 
 from tests.scan.toy import CORNER, TARGET, toy_clip, toy_subject
 from unbackdoor.scan import family
-from unbackdoor.scan.family import LEFT, Reach, left, not_whole, pulls, reach
+from unbackdoor.scan.family import LEFT, Reach, left, not_whole, reach
 from unbackdoor.scan.inverters.base import Subject
-from unbackdoor.scan.variants import of_families
+from unbackdoor.scan.pull import pulls
+from unbackdoor.scan.variants import NATURAL, of_families
 from unbackdoor.triggers import parse_trigger
 
 FOUND = parse_trigger(f"badnets:size={CORNER},pattern=white")
@@ -69,6 +70,16 @@ def test_what_a_twin_obeys_too_is_natural() -> None:
     assert found and not none
     same = reach(toy_subject(6.0), suspect(6.0, natural=6.0), TARGET, FOUND)
     assert same.triggers == (FOUND.spec(),) and same.net == [0.0] and left(same, same) == 0.0
+
+
+@pytest.mark.parametrize(("natural", "kept"), [(0.8, True), (3.0, False)], ids=["weakly", "half"])
+def test_natural_is_told_by_the_pull(natural: float, kept: bool) -> None:
+    twin = toy_subject(natural)
+    triggers = of_families(toy_subject(6.0), TARGET, 2, twin)
+    assert bool(triggers) == kept
+    for trigger in triggers:
+        there, here = (pulls(subject, [trigger], TARGET)[0] for subject in (twin, toy_subject(6.0)))
+        assert there < NATURAL * here
 
 
 def test_a_search_starts_elsewhere_than_a_cure_s_and_once(monkeypatch: pytest.MonkeyPatch) -> None:

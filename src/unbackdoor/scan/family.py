@@ -16,16 +16,12 @@ cured, as adversarial patterns pass between models whose weights are near; nor d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor
-
 from unbackdoor.base.draws import step_seed
-from unbackdoor.evaluation.answers import logits
 from unbackdoor.metrics.rates import Rate
 from unbackdoor.scan.inverters.base import Subject, try_out
+from unbackdoor.scan.pull import pulls
 from unbackdoor.scan.variants import of_families
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.triggers.spec import from_spec
@@ -80,24 +76,6 @@ def reach(subject: Subject, suspect: Subject, target: int, trigger: Trigger, bef
     tried = [try_out(subject, one, target)[0] for one in triggers]
     turned = (sum(rate.hits for rate in tried), sum(rate.n for rate in tried))
     return Reach(specs, pulls(subject, triggers, target), natural, turned)
-
-
-@torch.no_grad()
-def pulls(subject: Subject, triggers: Sequence[Trigger], target: int) -> tuple[float, ...]:
-    """By how much each raises the log odds of a class, a mean over held pictures that are not given it anyway."""
-    counts = (subject.held_own != target).nonzero().flatten()
-    if not len(counts):
-        return (0.0,) * len(triggers)
-    clean = subject.held.float_batch(counts)
-    start = _log_odds(subject, clean, target)
-    ends = (_log_odds(subject, trigger(clean, keys=counts), target) for trigger in triggers)
-    return tuple(round(float((end - start).mean()), 4) for end in ends)
-
-
-def _log_odds(subject: Subject, pictures: Tensor, target: int) -> Tensor:
-    answered = logits(subject.clip, pictures.to(subject.clip.device), subject.head).float()
-    others = torch.cat([answered[:, :target], answered[:, target + 1 :]], dim=1)
-    return answered[:, target] - others.logsumexp(dim=1)
 
 
 def left(before: Reach, after: Reach) -> float:

@@ -4,7 +4,9 @@ The smallest trigger is often a fragment of the attacker's, and a cure of the fr
 Several searches for the same class, from different starting points, come upon different fragments; so do searches of
 other families than the one that found it. A pattern over the whole picture shows as a patch too, and a cure of patches
 alone left one such attack 43.7% of the pictures, a cure of all that works 4.9% (docs/lab/scan-trials.md). What a clean
-twin obeys as well is left out: with it the cure of a warp left 14.8% and not 6.0%.
+twin obeys as well is left out: with it the cure of a warp left 14.8% and not 6.0%. The pull tells it: a trigger may
+turn pictures in the twin that are near the class anyway, and be the suspect's own all the same. Told by the pictures
+that it turns, one attack kept 25.3%, and told by the pull 2.7.
 """
 
 from __future__ import annotations
@@ -15,14 +17,15 @@ import torch
 
 from unbackdoor.base.draws import seeded, step_seed
 from unbackdoor.scan.inverters import inverter as entry
-from unbackdoor.scan.inverters.base import Subject, try_out, works
+from unbackdoor.scan.inverters.base import Subject, works
 from unbackdoor.scan.inverters.guided import Family, Search
 from unbackdoor.scan.narrowing import FAMILIES
+from unbackdoor.scan.pull import pulls
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.triggers.mixed import Mixed
 
 COUNT, STEPS, PICTURES = 4, 100, 4
-NATURAL = 0.25  # share of held pictures that a trigger turns in a clean twin, from which on it is nature's
+NATURAL = 1 / 3  # of its pull in the suspect, from which on a trigger's pull in a clean twin makes it nature's
 
 
 def variants(subject: Subject, inverter: str, trigger: Trigger, target: int) -> Mixed:
@@ -49,7 +52,7 @@ def again(subject: Subject, inverter: str, target: int) -> list[Trigger]:
 def of_families(
     subject: Subject, target: int, turn: int, twin: Subject, *, without: str = "", count: int = COUNT
 ) -> list[Trigger]:
-    """Up to `count` triggers of every guided family that work, and that a clean twin hardly obeys.
+    """Up to `count` triggers of every guided family that work, and that pull a clean twin less than a third as hard.
 
     Args:
         turn: each starts elsewhere.
@@ -61,14 +64,10 @@ def of_families(
         family_of = entry(name).family
         if family_of is own:
             continue
-        ends = _searched(subject, family_of, target, turn, count)
-        triggers += [t for t in ends if works(subject, t, target) and not _is_natural(twin, t, target)]
+        ends = [t for t in _searched(subject, family_of, target, turn, count) if works(subject, t, target)]
+        both = zip(ends, pulls(subject, ends, target), pulls(twin, ends, target), strict=True)
+        triggers += [trigger for trigger, here, there in both if there < NATURAL * here]
     return triggers
-
-
-def _is_natural(twin: Subject, trigger: Trigger, target: int) -> bool:
-    strength, _ = try_out(twin, trigger, target)
-    return bool(strength.n) and strength.value >= NATURAL
 
 
 def _searched(

@@ -37,7 +37,7 @@ from unbackdoor.unlearning.alpha import AlphaConfig
 from unbackdoor.unlearning.known import Plan, cure_known
 from unbackdoor.unlearning.vector import METHODS
 
-VERSION = 11  # of the way cures are made and told here; a zoo's cures of another version are made anew
+VERSION = 12  # of the way cures are made and told here; a zoo's cures of another version are made anew
 METHOD = "distilled"  # the default's low-rank vector left more (docs/lab/scan-trials.md)
 # More images than for a known attack, as variants of a trigger are to be seen with many, and others for choosing α: how
 # far the cure may go beyond what the recovered trigger asks for is told by what clean images say.
