@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -80,6 +82,21 @@ def scanned_with(train: ImageSet, count: int, seed: int) -> ImageSet:
     return replace(drawn, labels=torch.full_like(drawn.labels, -1))
 
 
+@lru_cache(maxsize=1)
+def _subject_of(out: Path, member: str, count: int, seed: int, device: str) -> Subject:
+    """A member as inverters see it. Its twin is made once for the examination and the cure that follows it.
+
+    Args:
+        member: its configuration, as JSON.
+    """
+    config = json.loads(member)
+    clip, train, _, _ = _open(out, config, device)
+    head = case_of(config).head(clip, train)
+    # The base, which every member was made from, is known to be clean.
+    base = original(config["model"], device)
+    return split(clip, scanned_with(train, count, seed), head, train.classes, seed, base)
+
+
 def examination_cell(out: Path, config: Json, folder: Path, device: str, manifest: Manifest) -> Json:
     """Every inverter on a member; what is known of it plays no part.
 
@@ -88,12 +105,7 @@ def examination_cell(out: Path, config: Json, folder: Path, device: str, manifes
     """
     kept = {name: read_result(out, inversion(config, name)) for name in config["versions"]}
     if None in kept.values():
-        clip, train, _, _ = _open(out, config["member"], device)
-        head = case_of(config["member"]).head(clip, train)
-        images = scanned_with(train, config["images"], config["seed"])
-        # The base, which every member was made from, is known to be clean.
-        base = original(config["member"]["model"], device)
-        subject = narrowed(split(clip, images, head, train.classes, config["seed"], base))
+        subject = narrowed(_subject_of(out, json.dumps(config["member"]), config["images"], config["seed"], device))
         for name in (name for name, result in kept.items() if result is None):
             kept[name] = result = _invert(subject, name)
             own = inversion(config, name)
@@ -144,9 +156,8 @@ def patient(out: Path, config: Json, device: str, vector: VectorConfig = CONFIG,
     rows = defender_rows(len(train), vector.samples, vector.validation)
     forget, tuning = (as_answered(clip, train.subset(part), task.head) for part in rows)
     own = replace(vector, tune=replace(vector.tune, seed=config["seed"]))
-    base = original(scanned["member"]["model"], device)
     pictures = scanned_with(train, scanned["images"], scanned["seed"])
-    natural = split(clip.clone(), pictures, task.head, train.classes, config["seed"], base)
+    natural = _subject_of(out, json.dumps(scanned["member"]), scanned["images"], scanned["seed"], device)
     suspect = Suspect(
         clip,
         pictures,
