@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from tests.scan.toy import CORNER, TARGET, toy_clip, toy_subject
-from unbackdoor.scan import family
+from unbackdoor.scan import family, variants
 from unbackdoor.scan.family import LEFT, Reach, left, not_whole, reach
 from unbackdoor.scan.inverters.base import Subject
+from unbackdoor.scan.narrowing import FAMILIES
 from unbackdoor.scan.pull import pulls
 from unbackdoor.scan.variants import NATURAL, of_families
 from unbackdoor.triggers import parse_trigger
@@ -70,6 +71,24 @@ def test_what_a_twin_obeys_too_is_natural() -> None:
     assert found and not none
     same = reach(toy_subject(6.0), suspect(6.0, natural=6.0), TARGET, FOUND)
     assert same.triggers == (FOUND.spec(),) and same.net == [0.0] and left(same, same) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("without", "left_out"),
+    [("", set()), ("warp", {"warp"}), ("collapse", {"patch"}), ("spectral", {"additive"}), ("wave", {"additive"})],
+)
+def test_a_family_is_left_out_whose_variants_are_there(
+    without: str, left_out: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names: list[str] = []
+
+    def searched(subject: Subject, family_of: Any, *_: Any) -> list[Any]:
+        names.append(family_of(subject.clip.image_size).name)
+        return []
+
+    monkeypatch.setattr(variants, "_searched", searched)
+    of_families(toy_subject(6.0), TARGET, 0, toy_subject(0.0), without=without)
+    assert set(FAMILIES) - set(names) == left_out and len(names) == len(set(names))
 
 
 @pytest.mark.parametrize(("natural", "kept"), [(0.8, True), (3.0, False)], ids=["weakly", "half"])

@@ -66,7 +66,8 @@ def test_a_rehearsal_adds_what_the_cure_would_leave(
 def test_triggers_of_other_families_are_among_them(
     backdoored: bool | None, natural: float | None, families: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unknown, "cure_known", lambda *_: None)
+    rehearsed: list[bool] = []
+    monkeypatch.setattr(unknown, "cure_known", lambda *_: rehearsed.append(True))
     monkeypatch.setattr(unknown, "again", lambda *_: [])
     clip, images, subject = toy_clip(6.0), toy_images(), toy_subject(6.0)
     seen = replace(subject)
@@ -76,6 +77,7 @@ def test_triggers_of_other_families_are_among_them(
     mixed = source(suspect, subject, Lead(subject.names[TARGET], FOUND, "patch"))
     names = {trigger.spec().partition(":")[0] for trigger in mixed.triggers[1:]}
     assert "masked" in names and bool(names - {"masked"}) == families
+    assert bool(rehearsed) == (natural is None), "with a twin the other families stand for a rehearsal"
     assert all(works(subject, trigger, TARGET) for trigger in mixed.triggers)
 
 
