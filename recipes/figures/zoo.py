@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from unbackdoor.bench.zoo.recipe import CLEAN, classes_of, members, read_zoo, re
 from unbackdoor.bench.zoo.tables import area_text, as_markdown, cures, detection, false_alarms, rate_text
 from unbackdoor.bench.zoo.verdicts import Verdict, judge_rows
 from unbackdoor.clip.load import load
+from unbackdoor.metrics.rates import Rate
 from unbackdoor.scan.detection import Origin, architecture
 from unbackdoor.scan.examine import settings
 from unbackdoor.scan.inverters import inverter_names, versions
@@ -102,23 +103,73 @@ def take_over(verdicts: list[Verdict]) -> None:
 
 def again(verdicts: list[Verdict]) -> str:
     """How the cures of the code as it is compare with an older version's, as long as some members lack one."""
-    pairs = [(v.row["again"], v.row["cured"]) for v in verdicts if v.truth and "again" in v.row]
     older = (
         "These cures are of an older version, which drew its images from the whole training split and cured the family "
-        f"that was found alone. Version {VERSION} takes a defender's images and all families that work; it "
+        f"that was found alone. Version {VERSION} takes a defender's images and all families that work"
     )
-    if not pairs:
+    done = [v for v in verdicts if "again" in v.row]
+    if not done:
         old = any(v.row["cured"] and v.row["cured"]["version"] != VERSION for v in verdicts)
-        return f"{older}has cured none of these members yet.\n\n" * old
-    now, then = (
-        "true ASR median {:.1f}%, largest {:.1f}%, mean retention {:.1f}%".format(
-            100 * median(cure["after"]["asr"]["value"] for cure in cures),
-            100 * max(cure["after"]["asr"]["value"] for cure in cures),
-            100 * mean(cure["retention"] for cure in cures),
-        )
-        for cures in zip(*pairs, strict=True)
-    )
-    return f"{older}has cured {len(pairs)} of these members so far, planted anew: {now}, where it was {then}.\n\n"
+        return f"{older}; it has cured none of these members yet.\n\n" * old
+    whole = sum(bool(v.row["cured"]) or "again" in v.row for v in verdicts)
+    lines = [f"{older}. So far it has cured {len(done)} of {whole}, planted anew:", "", SUMMARY, "|" + " --- |" * 7]
+    for name, key in ((f"version {VERSION}", "again"), ("as recorded", "cured")):
+        both = [(v, v.row[key]) for v in done if v.row.get(key)]
+        lines.append(summary(name, both))
+    lines += ["", EACH, "|" + " --- |" * 6]
+    lines += [line_of_cure(v) for v in done]
+    return "\n".join(lines) + "\n\n"
+
+
+SUMMARY = (
+    "| cures by | backdoored | true ASR: median, 90th percentile, largest | of those not told as not whole, largest "
+    "| retention: mean, least | told as not whole | clean: n, retention |"
+)
+EACH = "| member | true ASR | retention | left of the pull | whole | as recorded: true ASR, retention |"
+
+
+def summary(name: str, cured: list[tuple[Verdict, dict[str, Any]]]) -> str:
+    """A row of means and quantiles."""
+    table = cures(cured)
+    spread = table["backdoored"]["asr"]
+    own = [done for v, done in cured if v.truth]
+    quiet = [done["after"]["asr"]["value"] for done in own if done.get("whole", True)]
+    kept = [done["retention"] for done in own]
+    clean = table["clean"]
+    cells = [
+        name,
+        str(len(own)),
+        "–" if spread is None else ", ".join(percent(spread[k]) for k in ("median", "p90", "largest")),
+        percent(max(quiet)) if quiet else "–",
+        f"{percent(mean(kept))}, {percent(min(kept))}" if kept else "–",
+        str(sum(done["whole"] is False for done in own)) if own and "whole" in own[0] else "–",
+        f"{clean['n']}, {percent(clean['retention'])}" if clean["n"] else "–",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def line_of_cure(v: Verdict) -> str:
+    """A member's cures."""
+    now, then = v.row["again"], v.row["cured"]
+
+    def asr(done: dict[str, Any]) -> str:
+        rate = done["after"].get("asr")
+        return rate_text(Rate(round(rate["value"] * rate["n"]), rate["n"]).as_dict()) if rate else "–"
+
+    cells = [
+        f"{v.row['family']}, {v.row['data']}, {v.row['number']}",
+        asr(now),
+        percent(now["retention"]),
+        f"{now['left']:.2f}",
+        "yes" if now["whole"] else "no",
+        f"{asr(then)}, {percent(then['retention'])}" if then else "–",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def percent(share: float) -> str:
+    """In per cent, a digit after the point."""
+    return f"{100 * share:.1f}"
 
 
 def without_twins(row: dict[str, Any]) -> dict[str, Any]:
