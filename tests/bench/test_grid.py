@@ -282,6 +282,14 @@ def test_a_model_that_is_not_there_is_missed_by_those_who_ask_for_it(
             bench(recipe=path, out=out, dry_run=True, only=only)
 
 
+def test_a_recipe_of_which_no_model_is_there_says_so(tmp_path: Path) -> None:
+    def lost(recipe: dict[str, Any]) -> None:
+        recipe["model"] = f"local-dir:{tmp_path / 'lost'}"
+
+    with pytest.raises(InputError, match="lost"):
+        bench(recipe=write(tmp_path, lost), out=tmp_path / "out", dry_run=True, only=["model=x"])
+
+
 @pytest.mark.slow
 def test_a_killed_grid_goes_on_and_leaves_no_workers(tmp_path: Path) -> None:
     recipe, out = write(tmp_path, small), tmp_path / "out"

@@ -85,14 +85,14 @@ def _hashes(grid: Grid, config: GridConfig) -> dict[str, str]:
     """Of the models' weights. One that is not asked for and not there is left out, with its cells.
 
     Raises:
-        InputError: one that is asked for cannot be opened.
+        InputError: one that is asked for cannot be opened, or none can.
     """
     hashes: dict[str, str] = {}
-    for name, reference in grid.models.items():
+    for number, (name, reference) in enumerate(grid.models.items(), 1):
         try:
             hashes[name] = weights_hash(recipe_model(reference, config.online))
         except InputError as error:
-            if asks_for(config.only, "model", name):
+            if asks_for(config.only, "model", name) or (number == len(grid.models) and not hashes):
                 raise
             warn(f"model {name} is not asked for and cannot be opened, so the tables lack its cells: {error}")
     return hashes
