@@ -15,6 +15,7 @@ from torch import Tensor
 from unbackdoor import load, load_images
 from unbackdoor.scan.examine import split
 from unbackdoor.scan.inverters.base import Subject
+from unbackdoor.scan.inverters.collapse import mean_cosine
 
 NAMES = ["DECREE", "Neural Cleanse", "after CLIP-Inspector"]
 
@@ -47,6 +48,15 @@ def test_a_mask_shrinks_while_it_does_what_is_wanted(rivals: Any, subject: Subje
     does, never = rivals.smallest(subject, hunt, always).tolist()
     assert does < 0.4 and never == 1
     assert rivals.smallest(subject, replace(hunt, steps=1), always)[0] > does
+
+
+def test_success_raises_the_price_of_the_mask(rivals: Any, subject: Subject) -> None:
+    def alike(embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        return -mean_cosine(embeddings), torch.tensor([True, True])  # which a larger mask does better
+
+    dear = rivals.Hunt(2, 4, 12, 0.5, 1e-4, 1e4, 5.0, patience=1)
+    cheap = replace(dear, raised=1.0)
+    assert (rivals.smallest(subject, dear, alike) < rivals.smallest(subject, cheap, alike)).all()
 
 
 @pytest.mark.parametrize("name", NAMES)
