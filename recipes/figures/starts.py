@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from unbackdoor.base import journal
+from unbackdoor.base.errors import InputError
 from unbackdoor.bench.grid import plan
 from unbackdoor.bench.material import case_of, images_of
 from unbackdoor.bench.recipe import DataEntry, read_recipe
@@ -39,10 +42,15 @@ def main() -> None:
     parser.add_argument("--only", default="", help="suspects whose MODEL-DATA-ATTACK holds this text")
     args = parser.parse_args()
     grid = read_recipe(args.recipe, args.data_root)
-    hashes = {name: weights_hash(load(reference, device="cpu")) for name, reference in grid.models.items()}
+    hashes: dict[str, str] = {}
+    for name, reference in grid.models.items():
+        try:
+            hashes[name] = weights_hash(load(reference, device="cpu"))
+        except InputError as error:  # a recipe of which a part was run
+            print(f"{name} is left out: {error}", file=sys.stderr)
     lines = RECORD.read_text(encoding="utf-8").splitlines() if RECORD.exists() else []
     done = {tuple(json.loads(line)[name] for name in ("model", "data", "attack", "seed")) for line in lines}
-    for suspect, _ in plan(grid, hashes):
+    for suspect, _ in plan(replace(grid, models={name: grid.models[name] for name in hashes}), hashes):
         names = suspect["names"]
         place = tuple(names[name] for name in ("model", "data", "attack", "seed"))
         result = read_result(args.runs, suspect["config"])

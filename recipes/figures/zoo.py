@@ -17,6 +17,7 @@ from statistics import mean
 from typing import Any
 
 import torch
+from pages import table as table_of
 
 from unbackdoor.base.disk import write_text
 from unbackdoor.bench.store import address, read_result
@@ -112,43 +113,39 @@ def again(verdicts: list[Verdict]) -> str:
         old = any(v.row["cured"] and v.row["cured"]["version"] != VERSION for v in verdicts)
         return f"{older}; it has cured none of these members yet.\n\n" * old
     whole = sum(bool(v.row["cured"]) or "again" in v.row for v in verdicts)
-    lines = [f"{older}. So far it has cured {len(done)} of {whole}, planted anew:", "", SUMMARY, "|" + " --- |" * 7]
-    for name, key in ((f"version {VERSION}", "again"), ("as recorded", "cured")):
-        both = [(v, v.row[key]) for v in done if v.row.get(key)]
-        lines.append(summary(name, both))
-    lines += ["", EACH, "|" + " --- |" * 6]
-    lines += [line_of_cure(v) for v in done]
-    return "\n".join(lines) + "\n\n"
+    ways = ((f"version {VERSION}", "again"), ("as recorded", "cured"))
+    sums = [summary(name, [(v, v.row[key]) for v in done if v.row.get(key)]) for name, key in ways]
+    lines = [f"{older}. So far it has cured {len(done)} of {whole}, planted anew:", ""]
+    lines += [*table_of(SUMMARY, sums), *table_of(EACH, [line_of_cure(v) for v in done])]
+    return "\n".join(lines) + "\n"
 
 
 SUMMARY = (
-    "| cures by | backdoored | true ASR: median, 90th percentile, largest | of those not told as not whole, largest "
-    "| retention: mean, least | told as not whole | clean: n, retention |"
-)
-EACH = "| member | true ASR | retention | left of the pull | whole | as recorded: true ASR, retention |"
+    "cures by", "backdoored", "true ASR: median, 90th percentile, largest", "largest of those told as whole",
+    "retention: mean, least", "told as not whole", "clean: n, retention",
+)  # fmt: skip
+EACH = ("member", "true ASR", "retention", "left of the pull", "whole", "as recorded: true ASR, retention")
 
 
-def summary(name: str, cured: list[tuple[Verdict, dict[str, Any]]]) -> str:
+def summary(name: str, cured: list[tuple[Verdict, dict[str, Any]]]) -> list[str]:
     """A row of means and quantiles."""
-    table = cures(cured)
-    spread = table["backdoored"]["asr"]
+    both = cures(cured)
+    spread, clean = both["backdoored"]["asr"], both["clean"]
     own = [done for v, done in cured if v.truth]
-    quiet = [done["after"]["asr"]["value"] for done in own if done.get("whole", True)]
+    whole = [done["after"]["asr"]["value"] for done in own if done.get("whole")]
     kept = [done["retention"] for done in own]
-    clean = table["clean"]
-    cells = [
+    return [
         name,
         str(len(own)),
         "–" if spread is None else ", ".join(percent(spread[k]) for k in ("median", "p90", "largest")),
-        percent(max(quiet)) if quiet else "–",
+        percent(max(whole)) if whole else "–",
         f"{percent(mean(kept))}, {percent(min(kept))}" if kept else "–",
         str(sum(done["whole"] is False for done in own)) if own and "whole" in own[0] else "–",
         f"{clean['n']}, {percent(clean['retention'])}" if clean["n"] else "–",
     ]
-    return "| " + " | ".join(cells) + " |"
 
 
-def line_of_cure(v: Verdict) -> str:
+def line_of_cure(v: Verdict) -> list[str]:
     """A member's cures."""
     now, then = v.row["again"], v.row["cured"]
 
@@ -156,7 +153,7 @@ def line_of_cure(v: Verdict) -> str:
         rate = done["after"].get("asr")
         return rate_text(Rate(round(rate["value"] * rate["n"]), rate["n"]).as_dict()) if rate else "–"
 
-    cells = [
+    return [
         f"{v.row['family']}, {v.row['data']}, {v.row['number']}",
         asr(now),
         percent(now["retention"]),
@@ -164,7 +161,6 @@ def line_of_cure(v: Verdict) -> str:
         "yes" if now["whole"] else "no",
         f"{asr(then)}, {percent(then['retention'])}" if then else "–",
     ]
-    return "| " + " | ".join(cells) + " |"
 
 
 def percent(share: float) -> str:

@@ -30,6 +30,7 @@ from unbackdoor.bench.material import case_of, images_of
 from unbackdoor.bench.recipe import DataEntry
 from unbackdoor.bench.store import folder_of
 from unbackdoor.bench.zoo.cells import FILE, scanned_with
+from unbackdoor.bench.zoo.tables import area_text, rate_text
 from unbackdoor.bench.zoo.verdicts import Verdict
 from unbackdoor.clip.load import load
 from unbackdoor.data.specs import load_images
@@ -85,8 +86,8 @@ def smallest(
     side, k = subject.clip.image_size, hunt.candidates
     raw = start(k, side, seeded(subject.seed)).to(subject.clip.device).requires_grad_(True)
     optimizer = torch.optim.Adam([raw], lr=hunt.lr, betas=(0.5, 0.9))
-    price, streak = torch.full((k,), hunt.price), torch.zeros(k, dtype=torch.int64)
-    best, idle = torch.ones(k), 0
+    price, best = (torch.full((k,), value, device=raw.device) for value in (hunt.price, 1.0))
+    streak, idle = torch.zeros(k, dtype=torch.int64, device=raw.device), 0
     compute = half_type(subject.clip.device)
     for step in range(hunt.steps):
         batch = subject.images.float_batch(batch_rows(len(subject.images), hunt.pictures, subject.seed, step))
@@ -131,7 +132,7 @@ def neural_cleanse(subject: Subject, strange: Subject) -> dict[str, Any]:
     λ by the paper's rule; 100 steps of 16 pictures for each class.
     """
     classes = len(subject.names)
-    wanted = torch.arange(classes)
+    wanted = torch.arange(classes, device=subject.clip.device)
 
     def turned(embeddings: Tensor) -> tuple[Tensor, Tensor]:
         cosines = embeddings @ subject.head.T
@@ -157,12 +158,13 @@ def inspector(subject: Subject, strange: Subject) -> dict[str, Any]:
     lowest loss among the classes stands out. It has no threshold.
     """
     classes, side = len(subject.names), strange.clip.image_size
-    raw = torch.zeros(classes, 3, side, side, requires_grad=True)
+    device = strange.clip.device
+    raw = torch.zeros(classes, 3, side, side, device=device, requires_grad=True)
     optimizer = torch.optim.Adam([raw], lr=0.1)
-    wanted, compute = torch.arange(classes), half_type(strange.clip.device)
+    wanted, compute = torch.arange(classes, device=device), half_type(device)
     tail = []
     for rows in torch.arange(len(strange.images)).split(16):
-        batch = strange.images.float_batch(rows)
+        batch = strange.images.float_batch(rows).to(device)
         pictures = batch.expand(classes, *batch.shape) + 16 / 255 * raw[:, None].tanh()
         answered = logits(strange.clip, pictures.clamp(0, 1).flatten(0, 1), strange.head, compute=compute)
         each = F.cross_entropy(answered, wanted.repeat_interleave(len(batch)), reduction="none").view(classes, -1)
@@ -233,25 +235,24 @@ def table(rows: Iterable[dict[str, Any]]) -> str:
         return "too few models for a table"
     for name in ("ours", *RIVALS):
         area = auroc(scores(bad, name), scores(good, name))
-        line = [name, "{:.3f} [{:.3f}, {:.3f}]".format(area.value, *area.interval)]
+        line = [name, area_text(area.as_dict())]
         if name == "ours":
             lines.append("| " + " | ".join([*line, "–", "", "", ""]) + " |")
             continue
         own = [row["rivals"][name] for row in bad]
         thresholds = own[0]["called"] is not None
         line.append("{:.3f} to {:.3f}".format(*less(rows, name)))
-        line.append(text(sum(r["called"] for r in own), len(own)) if thresholds else "–")
-        line.append(text(sum(r["rivals"][name]["called"] for r in good), len(good)) if thresholds else "–")
+        line.append(rated(sum(r["called"] for r in own), len(own)) if thresholds else "–")
+        line.append(rated(sum(r["rivals"][name]["called"] for r in good), len(good)) if thresholds else "–")
         named = own[0]["target"] is not None
-        line.append(text(sum(r["target"] == row["target"] for r, row in zip(own, bad, strict=True)), len(bad)))
+        line.append(rated(sum(r["target"] == row["target"] for r, row in zip(own, bad, strict=True)), len(bad)))
         lines.append("| " + " | ".join([*line[:-1], line[-1] if named else "–"]) + " |")
     return "\n".join(lines)
 
 
-def text(hits: int, n: int) -> str:
-    """A rate with its interval, in per cent."""
-    rate = Rate(hits, n)
-    return "{:.1f} [{:.1f}, {:.1f}]".format(100 * rate.value, *(100 * bound for bound in rate.interval))
+def rated(hits: int, n: int) -> str:
+    """A rate with its interval and n."""
+    return rate_text(Rate(hits, n).as_dict())
 
 
 def main() -> None:

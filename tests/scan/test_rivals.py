@@ -77,6 +77,7 @@ def test_the_table_compares_on_the_same_models(rivals: Any) -> None:
     rows = [row(True, 3.0, 1.0), row(True, 4.0, 3.0), row(False, 1.0, 2.5), row(False, 2.0, 0.0)]
     lines = rivals.table(rows).splitlines()
     assert lines[2].startswith("| ours | 1.000 [") and lines[3].startswith("| DECREE | 0.750 [")
-    assert "| 50.0 [9.5, 90.5] | 50.0 [9.5, 90.5] | 100.0 [34.2, 100.0] |" in lines[3]
+    half = "50.0% [9.5, 90.5], n = 2"
+    assert f"| {half} | {half} | 100.0% [34.2, 100.0], n = 2 |" in lines[3]
     assert "0.000 to " in lines[3]
     assert rivals.table(rows[:2]) == "too few models for a table"

@@ -3,9 +3,9 @@
 Variants of a recovered trigger can all be fragments that go one easy way to the target, and a model that is cured of
 them still obeys the rest of the attacker's trigger. So triggers of every other family are among them, where a clean
 twin shows which of those any model would obey. Without a twin the cure is rehearsed on a copy, which is searched again
-for the same class: what works on both is what that cure would have left. With the other families a rehearsal leaves as
-much and costs clean accuracy and time (docs/lab/scan-trials.md). The cure itself starts from the suspect, with all
-of them; two vectors one after the other cost more clean accuracy.
+for the same class: what works on both is what that cure would have left. Beside the other families a rehearsal left
+as much on the four models that were compared, and cost clean accuracy and time (docs/lab/scan-trials.md). The cure
+itself starts from the suspect, with all of them; two vectors one after the other cost more clean accuracy.
 
 Which images: the vector and α have their own, taken from the end of the training split that `poison` leaves alone
 (`data.shares.defender_rows`). A draw from the whole split would hold clean versions of the attacker's images, which a
