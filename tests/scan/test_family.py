@@ -13,7 +13,7 @@ from unbackdoor.scan.family import LEFT, Reach, left, not_whole, reach
 from unbackdoor.scan.inverters.base import Subject
 from unbackdoor.scan.narrowing import FAMILIES
 from unbackdoor.scan.pull import pulls
-from unbackdoor.scan.variants import NATURAL, of_families
+from unbackdoor.scan.variants import HALF_NATURAL, NATURAL, of_families
 from unbackdoor.triggers import parse_trigger
 
 FOUND = parse_trigger(f"badnets:size={CORNER},pattern=white")
@@ -67,7 +67,9 @@ def test_what_the_cure_was_not_taken_from_tells(before: Reach) -> None:
 
 
 def test_what_a_twin_obeys_too_is_natural() -> None:
-    found, none = (of_families(toy_subject(6.0), TARGET, 2, toy_subject(natural)) for natural in (0.0, 6.0))
+    found, none = (
+        of_families(toy_subject(6.0), TARGET, 2, toy_subject(natural), natural=NATURAL) for natural in (0.0, 6.0)
+    )
     assert found and not none
     same = reach(toy_subject(6.0), suspect(6.0, natural=6.0), TARGET, FOUND)
     assert same.triggers == (FOUND.spec(),) and same.net == [0.0] and left(same, same) == 0.0
@@ -87,18 +89,21 @@ def test_a_family_is_left_out_whose_variants_are_there(
         return []
 
     monkeypatch.setattr(variants, "_searched", searched)
-    of_families(toy_subject(6.0), TARGET, 0, toy_subject(0.0), without=without)
+    of_families(toy_subject(6.0), TARGET, 0, toy_subject(0.0), natural=NATURAL, without=without)
     assert set(FAMILIES) - set(names) == left_out and len(names) == len(set(names))
 
 
-@pytest.mark.parametrize(("natural", "kept"), [(0.8, True), (3.0, False)], ids=["weakly", "half"])
-def test_natural_is_told_by_the_pull(natural: float, kept: bool) -> None:
-    twin = toy_subject(natural)
-    triggers = of_families(toy_subject(6.0), TARGET, 2, twin)
+@pytest.mark.parametrize(
+    ("strength", "limit", "kept"),
+    [(0.8, NATURAL, True), (2.0, NATURAL, False), (2.0, HALF_NATURAL, True), (5.0, HALF_NATURAL, False)],
+)
+def test_natural_is_told_by_the_pull(strength: float, limit: float, kept: bool) -> None:
+    twin = toy_subject(strength)
+    triggers = of_families(toy_subject(6.0), TARGET, 2, twin, natural=limit)
     assert bool(triggers) == kept
     for trigger in triggers:
         there, here = (pulls(subject, [trigger], TARGET)[0] for subject in (twin, toy_subject(6.0)))
-        assert there < NATURAL * here
+        assert there < limit * here
 
 
 def test_a_search_starts_elsewhere_than_a_cure_s_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,6 +111,7 @@ def test_a_search_starts_elsewhere_than_a_cure_s_and_once(monkeypatch: pytest.Mo
 
     def counted(subject: Subject, target: int, turn: int, twin: Any, **how: Any) -> list[Any]:
         calls.append((turn, subject.seed))
+        assert how["natural"] == HALF_NATURAL, "what half belongs to nature is measured all the same"
         return [OTHER]
 
     monkeypatch.setattr(family, "of_families", counted)

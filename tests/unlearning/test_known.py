@@ -14,7 +14,7 @@ from unbackdoor.evaluation import Task
 from unbackdoor.metrics.backdoor import AlphaPoint
 from unbackdoor.metrics.rates import Rate
 from unbackdoor.unlearning import known
-from unbackdoor.unlearning.alpha import AlphaConfig, AlphaSearch
+from unbackdoor.unlearning.alpha import BLIND, AlphaConfig, AlphaSearch
 from unbackdoor.unlearning.known import OTHER_STEPS, Attempt, Plan, cure_known
 from unbackdoor.unlearning.vector import METHODS, TakenVector, VectorConfig
 from unbackdoor.weights.vector import snapshot
@@ -124,3 +124,31 @@ def test_who_decides_himself_gets_one_attempt(plan: dict[str, Any], monkeypatch:
     monkeypatch.setattr(known, "_search", lambda *_, **__: outcome(10))
     base = Plan(LORA, images, RULE)
     assert cure_known(clip, images, Task(subject.head), replace(base, **plan)).attempts == len(taken) == 1
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "longer", "steps", "best"),
+    [
+        ([outcome(10)], 4, [1], 0),  # how many get their answers back decides nothing here
+        ([AlphaSearch(8.0, True, None, outcome(10).curve)], 4, [1], 0),
+        ([outcome(90, False, asr=30), outcome(50)], 4, [1, 4], 1),
+        ([outcome(90, False, asr=5), outcome(50, False, asr=30)], 4, [1, 4], 0),
+        ([outcome(90, False, asr=30)], 1, [1], 0),
+    ],
+)
+def test_without_answers_to_regain_a_vector_is_taken_again_where_no_alpha_satisfies(
+    outcomes: list[AlphaSearch], longer: int, steps: list[int], best: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip, images, subject = toy_clip(6.0), toy_images(), toy_subject(6.0)
+    taken: list[int] = []
+
+    def take(_clip: Any, _forget: Any, _task: Any, config: VectorConfig, **_: Any) -> TakenVector:
+        taken.append(config.tune.steps)
+        assert config.share == LORA.share
+        return TakenVector(snapshot(clip.image_parameters()), 1, config.tune.steps, 0.0, [])
+
+    outcomes = [replace(row, curve=[replace(point, alpha=row.alpha) for point in row.curve]) for row in outcomes]
+    monkeypatch.setattr(known, "trigger_vector", take)
+    monkeypatch.setattr(known, "_search", lambda *_, **__: outcomes[len(taken) - 1])
+    cured = cure_known(clip, images, Task(subject.head), Plan(LORA, images, replace(BLIND, longer=longer)))
+    assert taken == [LORA.tune.steps * factor for factor in steps] and cured.search is outcomes[best]

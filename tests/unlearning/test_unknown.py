@@ -10,17 +10,22 @@ import torch
 
 from tests.scan.toy import CORNER, TARGET, toy_clip, toy_images, toy_subject
 from unbackdoor.clip.handle import Clip
+from unbackdoor.scan.family import Reach
 from unbackdoor.scan.finding import Lead
 from unbackdoor.scan.inverters.base import works
 from unbackdoor.triggers import parse_trigger
+from unbackdoor.triggers.base import Trigger
+from unbackdoor.triggers.mixed import Mixed
 from unbackdoor.unlearning import unknown
 from unbackdoor.unlearning.alpha import BLIND
 from unbackdoor.unlearning.known import Plan
-from unbackdoor.unlearning.unknown import Suspect, cure_unknown, rule_for, source
+from unbackdoor.unlearning.unknown import Suspect, cure_class, cure_unknown, rule_for, source
 from unbackdoor.unlearning.vector import VectorConfig
 from unbackdoor.weights.files import state_hash
 
 FOUND = parse_trigger(f"badnets:size={CORNER},pattern=white")
+OTHER, THIRD = (parse_trigger(f"badnets:size={CORNER},pattern=white,position={at}") for at in ("center", "top-left"))
+RING = parse_trigger("blended:ratio=0.2")
 SECOND = 3.0  # strength of the opposite corner, which nothing is known of
 
 
@@ -83,6 +88,7 @@ def test_triggers_of_other_families_are_among_them(
 
 def test_alpha_keeps_its_reserve_unless_the_scan_said_clean() -> None:
     assert [rule_for(said, BLIND).reserve for said in (True, None, False)] == [BLIND.reserve, BLIND.reserve, 1.0]
+    assert [rule_for(said, BLIND).longer for said in (True, None, False)] == [BLIND.longer, BLIND.longer, 1]
 
 
 @pytest.mark.parametrize(
@@ -133,3 +139,49 @@ def test_classes_are_cured_one_after_the_other(
     )
     assert cured == order and rounds == list(range(1, len(order) + 1))
     assert (None if rest is None else rest.target) == left
+
+
+@pytest.mark.parametrize(
+    ("pulled", "natural", "more", "cures"),
+    [
+        ((0.0, 0.0), 0.0, [OTHER], 1),  # whole
+        ((0.0, 9.0), 0.0, [OTHER], 2),
+        ((0.0, 9.0), 0.0, [], 1),  # nothing more of that family works
+        ((0.0, 9.0), 0.0, [RING], 1),  # of other families nothing is left
+        ((0.0, 9.0), 0.0, [FOUND], 1),  # it was there already
+        ((0.0, 9.0), None, [OTHER], 1),  # without a twin the rehearsal has looked
+    ],
+    ids=["whole", "left", "no more", "another family", "there already", "no twin"],
+)
+def test_a_cure_that_is_not_whole_is_made_again(
+    pulled: tuple[float, float],
+    natural: float | None,
+    more: list[Trigger],
+    cures: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(unknown, "of_families", lambda *_, **how: more)
+    clip, images, subject = toy_clip(6.0), toy_images(), toy_subject(6.0)
+    came = replace(subject)
+    came.__dict__["twin"] = None if natural is None else toy_subject(natural)
+    plan = Plan(VectorConfig(), images, BLIND)
+    suspect = Suspect(clip, images, subject.names, subject.head, images, plan, natural=came)
+    start, first, given = state_hash(clip.state()), Mixed.of([FOUND]), []
+
+    def cure(number: int, triggers: Mixed) -> int:
+        assert state_hash(clip.state()) == start, "each starts from the suspect"
+        given.append([trigger.spec() for trigger in triggers.triggers])
+        with torch.no_grad():
+            clip.image_parameters()["visual.strength"][0] -= number
+        return number
+
+    def reached(number: int) -> Reach:
+        return replace(before, pulls=pulled if number == 1 else (0.0, 0.0))
+
+    lead = Lead(subject.names[TARGET], FOUND, "patch")
+    before = Reach((FOUND.spec(), THIRD.spec()), (9.0, 9.0), None if natural is None else (0.0, 0.0), (16, 16))
+    made, after = cure_class(suspect, lead, first, before, cure, reached)
+    assert made == cures == len(given) and after == reached(cures)
+    assert given == [[FOUND.spec()], [FOUND.spec(), OTHER.spec()]][:cures]
+    assert clip.image_parameters()["visual.strength"][0].item() == 6.0 - cures, "the last cure stays"
+    assert cure_class(replace(suspect, clip=toy_clip(6.0)), lead, first, None, lambda *_: 1, reached) == (1, None)

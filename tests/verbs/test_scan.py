@@ -22,6 +22,7 @@ from unbackdoor.scan.family import LEFT, Reach
 from unbackdoor.scan.finding import Lead
 from unbackdoor.scan.inverters import inverter_names
 from unbackdoor.triggers import parse_trigger
+from unbackdoor.triggers.mixed import Mixed
 from unbackdoor.verbs.results import BlindCureResult
 from unbackdoor.verbs.scan import find_null
 from unbackdoor.weights.files import state_hash
@@ -407,7 +408,7 @@ def test_rounds_go_on_while_a_named_class_is_left(
 
     monkeypatch.setattr(unlearn_scan_module, "unlearn", cure)
     monkeypatch.setattr(unlearn_scan_module, "scan", lambda **options: scans[len(done) - 1])
-    monkeypatch.setattr("unbackdoor.unlearning.unknown.source", lambda suspect, subject, lead: lead.trigger)
+    monkeypatch.setattr("unbackdoor.unlearning.unknown.source", lambda suspect, subject, lead: Mixed.of([lead.trigger]))
     monkeypatch.setattr("unbackdoor.unlearning.unknown.works", still)
     monkeypatch.setattr("unbackdoor.clip.handle.Clip.save", lambda self, folder: None)
     common = {"model": toy_clip(6.0), "data": toy_images(), "test": toy_images(), "templates": template(tmp_path)}
@@ -431,7 +432,7 @@ def test_rounds_go_on_while_a_named_class_is_left(
 
 
 @pytest.mark.parametrize(
-    "killed", ["source 1", "reach 1", "cure 1", "scan 1", "left 1", "source 2", "reach 2", "scan 2", "left 2"]
+    "killed", ["source 1", "reach 1", "cure 1", "left 1", "scan 1", "source 2", "reach 2", "left 2", "scan 2"]
 )
 def test_killed_rounds_go_on_behind_what_is_done(killed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[str] = []
@@ -453,7 +454,7 @@ def test_killed_rounds_go_on_behind_what_is_done(killed: str, tmp_path: Path, mo
 
     def made(clip: object, subject: object, lead: Lead, *_: object, **how: object) -> object:
         step("source")
-        return lead.trigger
+        return Mixed.of([lead.trigger])
 
     def look(*given: Any) -> Reach:
         step("left" if given[4] else "reach")
@@ -475,12 +476,12 @@ def test_killed_rounds_go_on_behind_what_is_done(killed: str, tmp_path: Path, mo
     with pytest.raises(Interrupted):
         run()
     result = run()
-    names = ("source", "reach", "cure", "scan", "left")
+    names = ("source", "reach", "cure", "left", "scan")
     assert [s for s in steps if not s.endswith("!")] == [f"{n} {i}" for i in (1, 2) for n in names]
     assert [row["target"] for row in result["rounds"]] == ["cow", "bee"] and result["quiet"]
     second = ["round-1", "round-2"]
-    kept = {"scan 1": ["round-1"], "left 1": ["round-1"], "source 2": ["round-1"], "reach 2": ["round-1"]}
-    assert taken == {**kept, "scan 2": second, "left 2": second}.get(killed, [])
+    kept = {"left 1": ["round-1"], "scan 1": ["round-1"], "source 2": ["round-1"], "reach 2": ["round-1"]}
+    assert taken == {**kept, "left 2": second, "scan 2": second}.get(killed, [])
     assert not (tmp_path / "cure" / ".work").exists()
 
 

@@ -22,7 +22,7 @@ from unbackdoor.base.draws import step_seed
 from unbackdoor.metrics.rates import Rate
 from unbackdoor.scan.inverters.base import Subject, try_out
 from unbackdoor.scan.pull import pulls
-from unbackdoor.scan.variants import of_families
+from unbackdoor.scan.variants import HALF_NATURAL, of_families
 from unbackdoor.triggers.base import Trigger
 from unbackdoor.triggers.spec import from_spec
 
@@ -67,7 +67,7 @@ def reach(subject: Subject, suspect: Subject, target: int, trigger: Trigger, bef
         # Other pictures than the scan's search began with, too.
         elsewhere = replace(subject, seed=step_seed(subject.seed, TURN))
         twin = suspect.twin
-        others = [] if twin is None else of_families(elsewhere, target, TURN, twin, count=COUNT)
+        others = [] if twin is None else of_families(elsewhere, target, TURN, twin, natural=HALF_NATURAL, count=COUNT)
         triggers = [trigger, *others]
         natural = None if twin is None else pulls(twin, triggers, target)
         specs = tuple(one.spec() for one in triggers)
@@ -86,8 +86,13 @@ def left(before: Reach, after: Reach) -> float:
     if after.natural is None:
         was, now = (Rate(*reach.turned) for reach in (before, after))
         return now.value / was.value if was.hits else 0.0
-    shares = [now / was for was, now in zip(before.net, after.net, strict=True) if was > 0]
-    return max([0.0, *shares])
+    return max([0.0, *(share for _, share in shares(before, after))])
+
+
+def shares(before: Reach, after: Reach) -> list[tuple[str, float]]:
+    """Specs of the triggers that pulled more than nature, and the share of that which is left."""
+    rows = zip(before.triggers, before.net, after.net, strict=True)
+    return [(spec, now / was) for spec, was, now in rows if was > 0]
 
 
 def not_whole(before: Reach, after: Reach) -> str | None:

@@ -25,7 +25,9 @@ from unbackdoor.triggers.base import Trigger
 from unbackdoor.triggers.mixed import Mixed
 
 COUNT, STEPS, PICTURES = 4, 100, 4
-NATURAL = 1 / 3  # of its pull in the suspect, from which on a trigger's pull in a clean twin makes it nature's
+# Shares of a trigger's pull in the suspect, from which on its pull in a clean twin makes it nature's: what a cure is
+# taken from at first, and what it is told by. A weak backdoor's triggers pull the twin up to half as hard.
+NATURAL, HALF_NATURAL = 1 / 3, 2 / 3
 
 
 def variants(subject: Subject, inverter: str, trigger: Trigger, target: int) -> Mixed:
@@ -50,12 +52,13 @@ def again(subject: Subject, inverter: str, target: int) -> list[Trigger]:
 
 
 def of_families(
-    subject: Subject, target: int, turn: int, twin: Subject, *, without: str = "", count: int = COUNT
+    subject: Subject, target: int, turn: int, twin: Subject, *, natural: float, without: str = "", count: int = COUNT
 ) -> list[Trigger]:
-    """Up to `count` triggers of every guided family that work, and that pull a clean twin less than a third as hard.
+    """Up to `count` triggers of every guided family that work, and that hardly pull a clean twin.
 
     Args:
         turn: each starts elsewhere.
+        natural: from this share of its pull in the suspect on, a trigger's pull in the twin makes it nature's.
         without: an inverter whose `variants` are there already; their family is left out.
     """
     own = entry(without).more or entry(without).family if without else None
@@ -66,7 +69,7 @@ def of_families(
             continue
         ends = [t for t in _searched(subject, family_of, target, turn, count) if works(subject, t, target)]
         both = zip(ends, pulls(subject, ends, target), pulls(twin, ends, target), strict=True)
-        triggers += [trigger for trigger, here, there in both if there < NATURAL * here]
+        triggers += [trigger for trigger, here, there in both if there < natural * here]
     return triggers
 
 

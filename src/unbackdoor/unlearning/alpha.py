@@ -51,6 +51,7 @@ class AlphaConfig:
             permits; 1 leaves it.
         regain: α values to go on to without a grid, where triggered images get more of their right answers back there
             than clean ones lose; an answer of a clean image counts `CLEAN_WEIGHT` times.
+        longer: where no α satisfies both limits, the vector is taken once more in so many times the steps; 1 leaves it.
     """
 
     tolerance: float = setting(0.005, "Largest ASR that counts as cured.", low=0, high=1, below=True)
@@ -77,6 +78,7 @@ class AlphaConfig:
     weight: float = 1.0
     reserve: float = 1.0
     regain: tuple[float, ...] = field(default=(), metadata=LATER)
+    longer: int = field(default=1, metadata=LATER)
 
     def __post_init__(self) -> None:
         numbers = (self.tolerance, self.floor, self.first, self.smallest, self.least, self.largest, self.resolution)
@@ -89,6 +91,10 @@ class AlphaConfig:
         if self.grid is not None and min(self.grid) < 0:
             raise InputError(f"the α grid holds {min(self.grid)}; α is subtracted, so give values of 0 or more")
         check_ranges(self, "the choice of α")
+        if self.longer < 1:
+            raise InputError(
+                f"{self.longer} times the steps for a vector that falls short; it is a whole number from 1 on"
+            )
         if self.reserve < 1:
             raise InputError(f"the α reserve is {self.reserve}; it is a factor of 1 or more")
         if not 0 <= self.least <= self.largest:
@@ -111,9 +117,9 @@ CLEAN_WEIGHT = 2.0  # most images bear no trigger
 
 # Without labels and the true trigger. Agreement with the suspect stands for CA and falls sooner, as answers that were
 # wrong change too; and where the recovered trigger stops working, a stronger true one may not have stopped yet, so that
-# a little of the one that is left means much of the other. Chosen on the zoo's calibration half
-# (docs/lab/scan-trials.md).
-BLIND = AlphaConfig(floor=0.88, weight=3.0, reserve=2.5)
+# a little of the one that is left means much of the other. Triggers of several families need more steps than one where
+# the attack is weak. Chosen on the zoo's calibration half (docs/lab/scan-trials.md).
+BLIND = AlphaConfig(floor=0.88, weight=3.0, reserve=2.5, longer=4)
 
 
 @dataclass

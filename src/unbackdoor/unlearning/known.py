@@ -126,7 +126,8 @@ def cure_known(
     """Take the vector, choose α, and move `clip` to θ − α·τ in place.
 
     Where nobody decided on rate or α and the result falls short on held-out views of the defender's own images, the
-    vector is taken again, at most twice, and the best one counts.
+    vector is taken again, at most twice, and the best one counts; a rule without `regain` lets it be taken again once,
+    where no α satisfies it.
 
     Args:
         vector: one that was taken before; None takes it now.
@@ -140,7 +141,7 @@ def cure_known(
         return Cured(vector, None, _walked(clip, Walk(clip.state(), vector), task, plan, work))
     best: Cured | None = None
     steps = 0
-    most = MOST_ATTEMPTS if _may_try_again(plan) else 1
+    most = _most_attempts(plan)
     attempt, others = Attempt(), iter(OTHER_STEPS)
     length = 1.0  # of a step, where the first turned out too short
     for number in range(1, most + 1):
@@ -153,10 +154,12 @@ def cure_known(
         current, steps = Cured(made.vector, made, search), steps + made.steps
         if best is None or _merit(search) > _merit(best.search):
             best = current
-        short = _shortfall(search) if number < most else None
+        short = _shortfall(search, plan.rule) if number < most else None
         if short is None:
             break
-        if search.alpha > STRETCHED:
+        if not plan.rule.regain:
+            attempt = Attempt(steps=plan.rule.longer)
+        elif search.alpha > STRETCHED:
             length = attempt.share * search.alpha
             attempt = Attempt(share=length)
         else:
@@ -173,17 +176,21 @@ def cure_known(
     return replace(best, attempts=number, steps=steps)
 
 
-def _may_try_again(plan: Plan) -> bool:
-    """Where nobody decided on rate or α, and the choice rests on views of the defender's own images."""
-    return plan.alpha is None and bool(plan.rule.regain) and not plan.config.tune.lr
+def _most_attempts(plan: Plan) -> int:
+    """More than one where nobody decided on rate or α, and the choice rests on the defender's own images alone."""
+    if plan.alpha is not None or plan.config.tune.lr:
+        return 1
+    return MOST_ATTEMPTS if plan.rule.regain else min(plan.rule.longer, 2)
 
 
-def _shortfall(search: AlphaSearch) -> str | None:
+def _shortfall(search: AlphaSearch, rule: AlphaConfig) -> str | None:
     """Why a cure is not good enough, by what was measured on the images for choosing; None where it is."""
     if search.nothing:
         return None
     if not search.satisfied:
         return search.message
+    if not rule.regain:
+        return None
     if search.alpha > STRETCHED:
         return f"the vector had to be stretched {search.alpha:.3g} times"
     back = _chosen(search).triggered_accuracy

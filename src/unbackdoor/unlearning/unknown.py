@@ -23,21 +23,25 @@ from typing import TypeVar
 
 from torch import Tensor
 
+from unbackdoor.base.notices import warn
 from unbackdoor.clip.handle import Clip
 from unbackdoor.clip.streamline import streamlined
 from unbackdoor.data.images import ImageSet
 from unbackdoor.evaluation import Task
 from unbackdoor.scan.examine import split
+from unbackdoor.scan.family import LEFT, Reach, left, shares
 from unbackdoor.scan.finding import Lead
 from unbackdoor.scan.inverters.base import Subject, works
-from unbackdoor.scan.variants import again, of_families, variants
+from unbackdoor.scan.variants import HALF_NATURAL, NATURAL, again, of_families, variants
 from unbackdoor.triggers.attack import Attack
 from unbackdoor.triggers.mixed import Mixed
+from unbackdoor.triggers.spec import from_spec
 from unbackdoor.unlearning.alpha import AlphaConfig
 from unbackdoor.unlearning.known import Plan, cure_known
 from unbackdoor.unlearning.vector import METHODS
+from unbackdoor.weights.vector import restore
 
-VERSION = 12  # of the way cures are made and told here; a zoo's cures of another version are made anew
+VERSION = 13  # of the way cures are made and told here; a zoo's cures of another version are made anew
 METHOD = "distilled"  # the default's low-rank vector left more (docs/lab/scan-trials.md)
 # More images than for a known attack, as variants of a trigger are to be seen with many, and others for choosing α: how
 # far the cure may go beyond what the recovered trigger asks for is told by what clean images say.
@@ -138,14 +142,71 @@ def source(suspect: Suspect, subject: Subject, lead: Lead) -> Mixed:
         return first
     twin = None if suspect.natural is None else suspect.natural.twin
     if twin is not None:  # what any model obeys would only take the place of what this one should not
-        return Mixed.of([*first.triggers, *of_families(subject, target, 0, twin, without=lead.inverter)])
+        return Mixed.of(
+            [*first.triggers, *of_families(subject, target, 0, twin, natural=NATURAL, without=lead.inverter)]
+        )
     copy = suspect.clip.clone()
     cure_known(copy, suspect.forget, Task(subject.head, Attack(first, target, lead.target)), suspect.plan)
-    left = again(replace(subject, clip=streamlined(copy)), lead.inverter, target)
+    working = again(replace(subject, clip=streamlined(copy)), lead.inverter, target)
     # What works on the copy alone is of the cure's making.
-    return Mixed.of([*first.triggers, *(t for t in left if works(subject, t, target))])
+    return Mixed.of([*first.triggers, *(t for t in working if works(subject, t, target))])
+
+
+def cure_class(
+    suspect: Suspect,
+    lead: Lead,
+    first: Mixed,
+    before: Reach | None,
+    cure: Callable[[int, Mixed], T],
+    reached: Callable[[int], Reach],
+) -> tuple[T, Reach | None]:
+    """Cure one class; where that is not whole, once more from the same start, of the families that are left, too.
+
+    Args:
+        first: what the cure is taken from.
+        before: what triggers that are kept from it come to; None, and no second cure, where a scan called the model
+            clean: what is found there is natural.
+        cure: cures `suspect.clip` in place; it is handed the number of the attempt, 1 or 2, and the triggers.
+        reached: what the triggers of `before` come to after that attempt.
+
+    Returns:
+        What `cure` returned last, and what the triggers of `before` came to after it.
+
+    Raises:
+        InputError: the images do not allow a cure (`trigger_vector`, `search_alpha`).
+    """
+    if before is None:
+        return cure(1, first), None
+    subject, start = suspect.subject(), {name: t.clone() for name, t in suspect.clip.state().items()}
+    cured, after = cure(1, first), reached(1)
+    more = _wider(suspect, subject, lead, first, [spec for spec, share in shares(before, after) if share > LEFT])
+    if more is None:
+        return cured, after
+    warn(
+        f"triggers for {lead.target} still pull {left(before, after):.0%} as hard as before the cure; it is made again"
+    )
+    restore(suspect.clip.state(), start)
+    return cure(2, more), reached(2)
+
+
+def _wider(suspect: Suspect, subject: Subject, lead: Lead, first: Mixed, pulling: Sequence[str]) -> Mixed | None:
+    """`first` and more triggers of the families that are left; None where none is, or no more works.
+
+    A weak backdoor's own family may pull the clean twin, too, and a cure of the other families alone leaves it. Were
+    all such triggers there from the start, they would take the place of others (docs/lab/scan-trials.md).
+
+    Args:
+        subject: the model before the cure.
+        pulling: specs of triggers that still pull.
+    """
+    twin, kinds = None if suspect.natural is None else suspect.natural.twin, {from_spec(spec).name for spec in pulling}
+    if twin is None or not kinds:
+        return None
+    others = of_families(subject, subject.names.index(lead.target), 0, twin, natural=HALF_NATURAL)
+    more = [trigger for trigger in others if trigger.name in kinds and trigger not in first.triggers]
+    return Mixed.of([*first.triggers, *more]) if more else None
 
 
 def rule_for(backdoored: bool | None, rule: AlphaConfig) -> AlphaConfig:
     """α's rule: a model that is cured although a scan called it clean is moved no further than it has to."""
-    return replace(rule, reserve=1.0) if backdoored is False else rule
+    return replace(rule, reserve=1.0, longer=1) if backdoored is False else rule

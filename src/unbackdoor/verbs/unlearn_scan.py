@@ -35,7 +35,7 @@ from unbackdoor.triggers.mixed import Mixed
 from unbackdoor.triggers.spec import from_spec
 from unbackdoor.unlearning.alpha import BLIND
 from unbackdoor.unlearning.known import Plan
-from unbackdoor.unlearning.unknown import FORGET, TUNING, Suspect, cure_unknown, rule_for
+from unbackdoor.unlearning.unknown import FORGET, TUNING, Suspect, cure_class, cure_unknown, rule_for
 from unbackdoor.unlearning.vector import as_answered
 from unbackdoor.verbs.configs.unlearn import UNLEARN_SCAN, UnlearnScanConfig
 from unbackdoor.verbs.origins import origin_of
@@ -48,6 +48,7 @@ from unbackdoor.verbs.vector import vector_config
 # Times the false-alarm rate, up to which a p-value after a cure is followed up. A model that held one backdoor holds
 # another more likely than any model holds one, and a needless cure costs it some points of clean accuracy.
 PURSUED = 3.0
+_CURE, _LEFT = {1: "cure", 2: "cure again"}, {1: "left", 2: "left again"}  # what is kept of a round's attempts
 
 
 @verb(UNLEARN_SCAN)
@@ -276,7 +277,6 @@ def _cure_and_scan(
         **shared,
         data=ready.answered,
         test=ready.tried,
-        trigger=from_spec(spec),
         target=lead.target,
         out=here,
         alpha_config=plan.rule,
@@ -298,34 +298,38 @@ def _cure_and_scan(
         inverters=inverters,
         weighed=_after_a_cure(inverters),
     )
-    before = _reached(ready, rounds, number, lead)
-    there = rounds.has(number, "cure")
-    cure = rounds.made(number, "cure", cure_now)
-    if there:
-        _take_weights(clip, here / "model")
+
+    def take(attempt: int, triggers: Mixed) -> dict[str, Any]:
+        what = _CURE[attempt]
+        there = rounds.has(number, what)
+        cure: dict[str, Any] = rounds.made(number, what, partial(cure_now, trigger=triggers))
+        if there:
+            _take_weights(clip, here / "model")
+        return cure
+
+    def reached(what: str, before: Reach | None = None) -> Reach:
+        return _reached(ready, lead, partial(rounds.made, number, what), before)
+
+    # What was found in a model that is called clean is natural.
+    before = None if ready.story.backdoored is False else reached("reach")
+    first = from_spec(spec)
+    assert isinstance(first, Mixed)
+    cure, after = cure_class(ready.suspect, lead, first, before, take, lambda n: reached(_LEFT[n], before))
     after_scan = rounds.made(number, "scan", scan_now)
-    if before is None:
+    if before is None or after is None:
         return _Round(cure, after_scan)
-    after = _reached(ready, rounds, number, lead, before)
-    assert after is not None
     return _Round(cure, after_scan, _family(lead, before, after), not_whole(before, after))
 
 
-def _reached(ready: _Ready, rounds: _Rounds, number: int, lead: Lead, before: Reach | None = None) -> Reach | None:
-    """What the family of a lead comes to in the model as it is, or what a killed run has kept of that.
-
-    None where the scan called the model clean: what was found there is natural.
-    """
-    if ready.story.backdoored is False:
-        return None
+def _reached(ready: _Ready, lead: Lead, kept: Callable[[Callable[[], Any]], Any], before: Reach | None) -> Reach:
+    """What triggers for a class come to in the model as it is, or what a killed run has kept of that."""
 
     def look() -> dict[str, Any]:
-        subject, natural = ready.suspect.subject(), ready.natural
-        target = subject.names.index(lead.target)
-        return asdict(reach(subject, natural, target, lead.trigger, before))
+        subject = ready.suspect.subject()
+        return asdict(reach(subject, ready.natural, subject.names.index(lead.target), lead.trigger, before))
 
-    kept = rounds.made(number, "reach" if before is None else "left", look)
-    return Reach(**{key: tuple(value) if isinstance(value, list) else value for key, value in kept.items()})
+    row = kept(look)
+    return Reach(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})
 
 
 def _family(lead: Lead, before: Reach, after: Reach) -> FamilyLeft:

@@ -36,8 +36,8 @@ from unbackdoor.triggers import parse_trigger
 from unbackdoor.triggers.attack import Attack
 from unbackdoor.triggers.mixed import Mixed
 from unbackdoor.unlearning.alpha import BLIND, AlphaConfig
-from unbackdoor.unlearning.known import Plan, cure_known
-from unbackdoor.unlearning.unknown import CONFIG, Suspect, cure_unknown, rule_for
+from unbackdoor.unlearning.known import Cured, Plan, cure_known
+from unbackdoor.unlearning.unknown import CONFIG, Suspect, cure_class, cure_unknown, rule_for
 from unbackdoor.unlearning.vector import VectorConfig, as_answered
 
 FILE = "member.safetensors"
@@ -188,23 +188,29 @@ def recovered(patient: Patient) -> Json:
     before_answers, _ = answers(suspect.clip, test, head)
 
     def cure(number: int, lead: Lead, trigger: Callable[[], Mixed]) -> Json:
-        attack = Attack(trigger(), suspect.names.index(lead.target), lead.target)
+        target = suspect.names.index(lead.target)
 
         def family(before: Reach | None = None) -> Reach:
             subject, natural = suspect.subject(), suspect.natural
             assert natural is not None
-            return reach(subject, natural, attack.target, lead.trigger, before)
+            return reach(subject, natural, target, lead.trigger, before)
 
+        def take(number: int, triggers: Mixed) -> tuple[int, Cured]:
+            task = Task(head, Attack(triggers, target, lead.target))
+            return number, cure_known(suspect.clip, suspect.forget, task, suspect.plan)
+
+        first = trigger()
         # What was found in a model that is called clean is natural.
         before = None if suspect.backdoored is False else family()
-        made = cure_known(suspect.clip, suspect.forget, Task(head, attack), suspect.plan)
-        share = 0.0 if before is None else left(before, family(before))
+        (number, made), after = cure_class(suspect, lead, first, before, take, lambda _: family(before))
+        share = 0.0 if before is None or after is None else left(before, after)
         return {
             "shown": lead.inverter,
             "target": lead.target,
             "alpha": made.search.alpha,
             "satisfied": made.search.satisfied,
             "attempts": made.attempts,
+            "cures": number,
             "left": round(share, 4),
             "whole": made.search.satisfied and share <= LEFT,
         }
