@@ -130,6 +130,15 @@ def recovered(row: Row, yards: dict[Suspect, Row]) -> float | None:
     return 100 * percent(row, "triggered_accuracy") / ceiling if ceiling else None
 
 
+def shares_back(cures: Sequence[Row], yards: dict[Suspect, Row]) -> list[float]:
+    """Recovered shares of the cures that have one. More than all counts as all.
+
+    A trigger may hide the object from a clean model and not from one that was taught to ignore it; a few such shares of
+    several hundred per cent would hide all others in a mean.
+    """
+    return [min(share, 100.0) for row in cures if (share := recovered(row, yards)) is not None]
+
+
 def names_of(cures: Sequence[Row]) -> list[str]:
     """Defenses, `nothing` first, ours next."""
     order = ["nothing", "lora", "distilled", "tbar"]
@@ -143,7 +152,7 @@ def means(cures: list[Row], yards: dict[Suspect, Row]) -> list[str]:
     every = {name: {suspect_of(row) for row in cures if row["defence"] == name} for name in defenses}
     common = set.intersection(*every.values()) if every else set()
     lines = ["## Means over suspects", ""]
-    lines += ["All that a defense has cured; how many stands beside it.", "", *_means(cures, yards, defenses)]
+    lines += ["All that a defense has cured. Recovered: of each at most 100.", "", *_means(cures, yards, defenses)]
     alike = [row for row in cures if suspect_of(row) in common]
     text = f"The {len(common)} suspects that every defense has cured."
     return [*lines, text, "", *_means(alike, yards, defenses)] if alike else lines
@@ -155,7 +164,7 @@ def _means(cures: list[Row], yards: dict[Suspect, Row], defenses: list[str]) -> 
         own = [row for row in cures if row["defence"] == name]
         lost = [percent(row, "ca", "before") - percent(row, "ca") for row in own]
         asr, kept = [percent(row, "asr") for row in own], [retention(row) for row in own]
-        back = [share for row in own if (share := recovered(row, yards)) is not None]
+        back = shares_back(own, yards)
         above = [
             percent(row, "asr") - percent(yards[suspect_of(row)], "asr") for row in own if suspect_of(row) in yards
         ]
@@ -183,7 +192,7 @@ def _means(cures: list[Row], yards: dict[Suspect, Row], defenses: list[str]) -> 
 
 def by_base(cures: list[Row], yards: dict[Suspect, Row]) -> list[str]:
     """Retention, ASR and recovered share of every defense, base by base and data set by data set."""
-    lines = ["## By base and data", "", "Mean retention / ASR / recovered share over its suspects.", ""]
+    lines = ["## By base and data", "", "Mean retention / ASR / recovered share (at most 100) over its suspects.", ""]
     defenses = names_of(cures)
     body = []
     for model in [m for m in BASES if any(row["model"] == m for row in cures)]:
@@ -191,7 +200,7 @@ def by_base(cures: list[Row], yards: dict[Suspect, Row]) -> list[str]:
             cells = []
             for name in defenses:
                 own = [r for r in cures if (r["model"], r["data"], r["defence"]) == (model, data, name)]
-                back = [share for r in own if (share := recovered(r, yards)) is not None]
+                back = shares_back(own, yards)
                 cells.append(
                     f"{mean([retention(r) for r in own])} / {mean([percent(r, 'asr') for r in own])} / {mean(back)}"
                     f" ({len(own)})"

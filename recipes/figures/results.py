@@ -64,7 +64,7 @@ def foreign() -> list[str]:
         own = [row for row in cures if row["defence"] == name]
         lost = [bases.percent(row, "ca", "before") - bases.percent(row, "ca") for row in own]
         asr = [bases.percent(row, "asr") for row in own]
-        back = [share for row in own if (share := bases.recovered(row, yards)) is not None]
+        back = bases.shares_back(own, yards)
         used = (f"{statistics.fmean(row[what] for row in own):,.0f}" for what in ("images", "labels"))
         kept = spread([bases.retention(row) for row in own])
         worst = (f"{max(lost):.1f}", spread(asr), f"{max(asr):.1f}", spread(back), f"{min(back):.1f}")

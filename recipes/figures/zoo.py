@@ -89,7 +89,7 @@ def line_of(row: dict[str, Any]) -> dict[str, Any]:
 
 def cure_of(done: dict[str, Any]) -> dict[str, Any]:
     """What pages need of a cure."""
-    keys = ("shown", "target", "alpha", "satisfied", "left", "whole", "also", "retention", "agreement")
+    keys = ("shown", "target", "alpha", "satisfied", "cures", "left", "whole", "also", "retention", "agreement")
     facts = {k: done[k] for k in keys}
     return {"version": VERSION, **facts, "after": rates(done["after"])}
 
@@ -106,7 +106,8 @@ def again(verdicts: list[Verdict]) -> str:
     """How the cures of the code as it is compare with an older version's, as long as some members lack one."""
     older = (
         "These cures are of an older version, which drew its images from the whole training split and cured the family "
-        f"that was found alone. Version {VERSION} takes a defender's images and all families that work"
+        f"that was found alone. Version {VERSION} takes a defender's images and all families that work, and "
+        "cures once more what is left"
     )
     done = [v for v in verdicts if "again" in v.row]
     if not done:
@@ -124,7 +125,7 @@ SUMMARY = (
     "cures by", "backdoored", "true ASR: median, 90th percentile, largest", "largest of those told as whole",
     "retention: mean, least", "told as not whole", "clean: n, retention",
 )  # fmt: skip
-EACH = ("member", "true ASR", "retention", "left of the pull", "whole", "as recorded: true ASR, retention")
+EACH = ("member", "true ASR", "retention", "cures", "left of the pull", "whole", "as recorded: true ASR, retention")
 
 
 def summary(name: str, cured: list[tuple[Verdict, dict[str, Any]]]) -> list[str]:
@@ -157,6 +158,7 @@ def line_of_cure(v: Verdict) -> list[str]:
         f"{v.row['family']}, {v.row['data']}, {v.row['number']}",
         asr(now),
         percent(now["retention"]),
+        str(now["cures"]),
         f"{now['left']:.2f}",
         "yes" if now["whole"] else "no",
         f"{asr(then)}, {percent(then['retention'])}" if then else "–",

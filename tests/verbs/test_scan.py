@@ -16,6 +16,7 @@ from unbackdoor import calibrate, load, scan, unlearn_scan
 from unbackdoor.base.errors import InputError, Interrupted
 from unbackdoor.cli import main as cli
 from unbackdoor.cli.unlearn import lines
+from unbackdoor.clip.handle import Clip
 from unbackdoor.scan.detection import Null, Origin, architecture, read_null
 from unbackdoor.scan.examine import HELD, SEARCHED, examine, settings
 from unbackdoor.scan.family import LEFT, Reach
@@ -483,6 +484,64 @@ def test_killed_rounds_go_on_behind_what_is_done(killed: str, tmp_path: Path, mo
     kept = {"left 1": ["round-1"], "scan 1": ["round-1"], "source 2": ["round-1"], "reach 2": ["round-1"]}
     assert taken == {**kept, "left 2": second, "scan 2": second}.get(killed, [])
     assert not (tmp_path / "cure" / ".work").exists()
+
+
+@pytest.mark.parametrize("killed", ["", "cure 1", "left 1", "cure 2", "left 2", "scan 1"])
+def test_a_cure_that_is_not_whole_is_made_again_in_its_round(
+    killed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    more = Mixed.of([parse_trigger("badnets:size=2,pattern=white"), parse_trigger("blended:ratio=0.2")])
+
+    def step(name: str) -> int:
+        number = 1 + sum(s.startswith(name) for s in steps if not s.endswith("!"))
+        if f"{name} {number}" == killed and f"{killed}!" not in steps:
+            steps.append(f"{killed}!")
+            raise KeyboardInterrupt
+        steps.append(f"{name} {number}")
+        return number
+
+    def cure(**options: Any) -> dict[str, object]:
+        assert (options["trigger"] == more) == (step("cure") == 2)
+        assert options["model"].image_parameters()["visual.strength"][0].item() == 6.0, "from the suspect, each time"
+        with torch.no_grad():
+            options["model"].image_parameters()["visual.strength"][0] = 1.0
+        rates = {"ca": 1.0, "asr": 0.0, "n": {"ca": 96, "asr": 80}, "interval": {"ca": [0, 1], "asr": [0, 1]}}
+        told = {"chosen": True, "message": None, "report": "", "trigger": options["trigger"].spec(), "alpha": 1.0}
+        return {"target": options["target"], "before": rates, "after": rates, **told}
+
+    def look(*given: Any) -> Reach:
+        turned = 16 if given[4] is None else 8 if step("left") == 1 else 1
+        return Reach(("badnets:size=2,pattern=white",), (9.0,), None, (turned, 16))
+
+    def scanned(**options: object) -> dict[str, object]:
+        step("scan")
+        return quiet("elk")
+
+    def take(clip: Clip, folder: Path) -> None:
+        with torch.no_grad():
+            clip.image_parameters()["visual.strength"][0] = 1.0
+
+    monkeypatch.setattr(unlearn_scan_module, "reach", look)
+    monkeypatch.setattr(unlearn_scan_module, "unlearn", cure)
+    monkeypatch.setattr(unlearn_scan_module, "scan", scanned)
+    monkeypatch.setattr(unlearn_scan_module, "_take_weights", take)
+    monkeypatch.setattr("unbackdoor.unlearning.unknown.source", lambda *_: Mixed.of([more.triggers[0]]))
+    monkeypatch.setattr("unbackdoor.unlearning.unknown._wider", lambda *_: more)
+    monkeypatch.setattr("unbackdoor.unlearning.unknown.works", lambda *_: False)
+    monkeypatch.setattr("unbackdoor.clip.handle.Clip.save", lambda self, folder: None)
+
+    def run() -> dict[str, Any]:
+        common = {"data": toy_images(), "test": toy_images(), "templates": template(tmp_path)}
+        return unlearn_scan(finding=story(True, "cow"), model=toy_clip(6.0), out=tmp_path / "cure", **common)
+
+    if killed:
+        with pytest.raises(Interrupted):
+            run()
+    result = run()
+    assert [s for s in steps if not s.endswith("!")] == ["cure 1", "left 1", "cure 2", "left 2", "scan 1"]
+    (row,) = result["rounds"]
+    assert row["trigger"] == more.spec() and row["not_whole"] is None and result["whole"]
 
 
 def test_a_killed_scan_goes_on_with_the_inverters_that_are_left(
