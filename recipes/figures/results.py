@@ -120,15 +120,18 @@ def starts() -> list[str]:
     """
     lines = (CELLS / "starts.jsonl").read_text(encoding="utf-8").splitlines()
     rows = sorted((json.loads(line) for line in lines), key=lambda row: row["loss"])
-    body, pairs = [], []
+    body, pairs, trained = [], [], []
     for row in rows:
         kept = row.get("kept") or tbar_kept(row)
         if kept is not None:
             pairs.append((row["loss"], kept))
+            if row["model"] != "vit":  # the one whose image tower began at random
+                trained.append((row["loss"], kept))
             name = f"{bases.BASES[row['model']]}, {DATA[row['data']]}, {row['attack']}"
             body.append((name, f"{row['loss']:.0e}", f"{row['margin']:.1f}", f"{row['gradient']:.0e}", f"{kept:.1f}"))
     head = ("suspect", "cross-entropy to the target", "margin", "gradient / weights", "CA kept by `tbar`")
-    rho = f"Spearman's ρ between cross-entropy and CA kept: {spearman(pairs):.2f} over these {len(pairs)}."
+    rho = f"Spearman's ρ between cross-entropy and CA kept: {spearman(pairs):.2f} over these {len(pairs)}, "
+    rho += f"{spearman(trained):.2f} over the {len(trained)} whose image towers were pre-trained."
     return [*table(head, body), rho]
 
 

@@ -5,7 +5,7 @@
 Reads what `unbackdoor zoo` left in FOLDER and runs nothing. A zoo takes longer than most machines last, so that every
 examined member is a line of docs/lab/cells/zoo.jsonl, merged by its address; page and null are made of those lines
 alone. Lines of an older version of the inverters, or of members that the recipe no longer has, are dropped. A cure of
-an older version stays until its member is cured again (`recipes/zoo/cures.py`), and the page counts both.
+an older version stays until its member is cured again (`recipes/zoo/cures.py`), and the page counts each.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def cure_of(done: dict[str, Any]) -> dict[str, Any]:
 def take_over(verdicts: list[Verdict]) -> None:
     """Put the cures of the code as it is in the place of an older version's, once every member has one."""
     old = [v.row for v in verdicts if v.row["cured"] and v.row["cured"]["version"] != VERSION]
-    if all("again" in row for row in old):
+    if all(row.get("again", {}).get("version") == VERSION for row in old):
         for row in old:
             row["cured"] = row.pop("again")
 
@@ -114,9 +114,16 @@ def again(verdicts: list[Verdict]) -> str:
         old = any(v.row["cured"] and v.row["cured"]["version"] != VERSION for v in verdicts)
         return f"{older}; it has cured none of these members yet.\n\n" * old
     whole = sum(bool(v.row["cured"]) or "again" in v.row for v in verdicts)
-    ways = ((f"version {VERSION}", "again"), ("as recorded", "cured"))
-    sums = [summary(name, [(v, v.row[key]) for v in done if v.row.get(key)]) for name, key in ways]
-    lines = [f"{older}. So far it has cured {len(done)} of {whole}, planted anew:", ""]
+    sums = []
+    for version in sorted({v.row["again"]["version"] for v in done}, reverse=True):
+        own = [v for v in done if v.row["again"]["version"] == version]
+        sums.append(summary(f"version {version}", [(v, v.row["again"]) for v in own]))
+        sums.append(summary("the same, as recorded", [(v, v.row["cured"]) for v in own if v.row["cured"]]))
+    now = sum(v.row["again"]["version"] == VERSION for v in done)
+    lines = [
+        f"{older}. So far it has cured {now} of {whole}, planted anew; what it has not is by a version between:",
+        "",
+    ]
     lines += [*table_of(SUMMARY, sums), *table_of(EACH, [line_of_cure(v) for v in done])]
     return "\n".join(lines) + "\n"
 
@@ -125,7 +132,16 @@ SUMMARY = (
     "cures by", "backdoored", "true ASR: median, 90th percentile, largest", "largest of those told as whole",
     "retention: mean, least", "told as not whole", "clean: n, retention",
 )  # fmt: skip
-EACH = ("member", "true ASR", "retention", "cures", "left of the pull", "whole", "as recorded: true ASR, retention")
+EACH = (
+    "member",
+    "version",
+    "true ASR",
+    "retention",
+    "cures",
+    "left of the pull",
+    "whole",
+    "as recorded: true ASR, retention",
+)
 
 
 def summary(name: str, cured: list[tuple[Verdict, dict[str, Any]]]) -> list[str]:
@@ -156,9 +172,10 @@ def line_of_cure(v: Verdict) -> list[str]:
 
     return [
         f"{v.row['family']}, {v.row['data']}, {v.row['number']}",
+        str(now["version"]),
         asr(now),
         percent(now["retention"]),
-        str(now["cures"]),
+        str(now.get("cures", 1)),
         f"{now['left']:.2f}",
         "yes" if now["whole"] else "no",
         f"{asr(then)}, {percent(then['retention'])}" if then else "–",
@@ -227,9 +244,6 @@ def main() -> None:
     known = {row["address"]: row for row in kept if row["address"] in places and row.get("versions") == versions()}
     if kept and not any(row["address"] in places for row in kept):
         raise SystemExit(f"no recorded member lies under {args.data_root}: cells know their data by this folder's path")
-    for row in known.values():
-        if row.get("again") and row["again"]["version"] != VERSION:
-            del row["again"]  # neither what the page shows nor what the code as it is makes
     found = [row for row in collect(args.runs, plan, population) if row["seen"]] if args.runs else []
     for row in found:
         line = line_of(row)

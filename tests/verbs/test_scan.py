@@ -502,7 +502,11 @@ def test_a_cure_that_is_not_whole_is_made_again_in_its_round(
         return number
 
     def cure(**options: Any) -> dict[str, object]:
-        assert (options["trigger"] == more) == (step("cure") == 2)
+        folder = Path(options["out"])
+        assert (options["trigger"] == more) == (step("cure") == 2) == (folder.name == "again")
+        assert not (folder / "result.json").exists(), "a folder that holds another run's result is refused"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "result.json").write_text("{}")
         assert options["model"].image_parameters()["visual.strength"][0].item() == 6.0, "from the suspect, each time"
         with torch.no_grad():
             options["model"].image_parameters()["visual.strength"][0] = 1.0

@@ -65,8 +65,9 @@ def unlearn_scan(case: Case, config: UnlearnScanConfig, run: Run) -> BlindCureRe
     up to `PURSUED` times the rate.
     When it is quiet, the classes that an earlier scan named besides are cured, where their triggers still work: the
     louder of two backdoors may have hidden the other.
-    Each round is a whole `unlearn` run in `out/round-N`; the last model lies in `out/model`, the page of all rounds in
-    `out/report.html`. Without a model, the finding's reference is opened.
+    Each round is a whole `unlearn` run in `out/round-N`, a cure that is made again one in `out/round-N/again`; the last
+    model lies in `out/model`, the page of all rounds in `out/report.html`. Without a model, the finding's reference is
+    opened.
 
     Returns:
         `rounds` (a line each; `short_of` where no α satisfied the rule, `not_whole` where the family that was found
@@ -278,7 +279,6 @@ def _cure_and_scan(
         data=ready.answered,
         test=ready.tried,
         target=lead.target,
-        out=here,
         alpha_config=plan.rule,
         samples=plan.config.samples,
         validation=plan.config.validation,
@@ -300,11 +300,11 @@ def _cure_and_scan(
     )
 
     def take(attempt: int, triggers: Mixed) -> dict[str, Any]:
-        what = _CURE[attempt]
+        what, folder = _CURE[attempt], here if attempt == 1 else here / "again"
         there = rounds.has(number, what)
-        cure: dict[str, Any] = rounds.made(number, what, partial(cure_now, trigger=triggers))
+        cure: dict[str, Any] = rounds.made(number, what, partial(cure_now, trigger=triggers, out=folder))
         if there:
-            _take_weights(clip, here / "model")
+            _take_weights(clip, folder / "model")
         return cure
 
     def reached(what: str, before: Reach | None = None) -> Reach:
