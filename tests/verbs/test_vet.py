@@ -80,7 +80,7 @@ def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest
     assert result.exit_code == 0 and result.report is None and not list(place.iterdir())
 
 
-def cure_of(kept: float, *, quiet: bool = True, labels: bool = True) -> Callable[..., BlindCureResult]:
+def cure_of(kept: float, *, quiet: bool = True, labels: bool = True, page: str = "") -> Callable[..., BlindCureResult]:
     """What `unlearn --scan` returns, without the minutes that it takes."""
 
     def share(part: float) -> Share:
@@ -93,7 +93,7 @@ def cure_of(kept: float, *, quiet: bool = True, labels: bool = True) -> Callable
         load("embedded").save(Path(given["out"]) / "model")
         line = Round(
             target="cow", trigger="badnets", alpha=0.5, agreement=share(kept), p_value=0.5, message="", short_of=None,
-            recovered_asr=WhenShares(share(1.0), share(0.0)), backdoored=False, report="",
+            recovered_asr=WhenShares(share(1.0), share(0.0)), backdoored=False, report=page,
         )  # fmt: skip
         return BlindCureResult(
             model=str(given["out"]), model_reference="toy", rounds=(line,), quiet=quiet, left=None, seed=0, seconds=1.0,
@@ -104,16 +104,21 @@ def cure_of(kept: float, *, quiet: bool = True, labels: bool = True) -> Callable
 
 
 @pytest.mark.parametrize(
-    ("cure", "verdict", "loss"),
+    ("cure", "verdict", "loss", "linked"),
     [
-        (cure_of(0.985), "cured", 1.5),
-        (cure_of(0.985, labels=False), "cured", 1.5),
-        (cure_of(0.975), "backdoored", 2.5),
-        (cure_of(0.985, quiet=False), "backdoored", 1.5),
+        (cure_of(0.985), "cured", 1.5, "round-1"),
+        (cure_of(0.985, labels=False), "cured", 1.5, "round-1"),
+        (cure_of(0.975, page="out/cure/round-1/report.html"), "backdoored", 2.5, "round-1"),
+        (cure_of(0.985, quiet=False, page="out/cure/round-1/again/report.html"), "backdoored", 1.5, "round-1/again"),
     ],
 )
 def test_a_cure(
-    cure: Callable[..., BlindCureResult], verdict: str, loss: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cure: Callable[..., BlindCureResult],
+    verdict: str,
+    loss: float,
+    linked: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(room, "unlearn_scan", cure)
     given = asked(tmp_path, LOW)
@@ -123,7 +128,7 @@ def test_a_cure(
     assert (row.verdict, result.exit_code) == (verdict, 0 if verdict == "cured" else 1)
     assert [f.path for f in row.cure.files] == ["cure/model/open_clip_model.safetensors"]
     page = (tmp_path / "out" / "report.html").read_text()
-    assert 'href="cure/round-1/report.html"' in page and "The cure" in page
+    assert f'href="cure/{linked}/report.html"' in page and "The cure" in page
     assert ('class="verdict mixed"' in page) == (verdict == "cured"), "a backdoored model is no good news"
     # The policy, not the finding, decides whether there is a cure.
     monkeypatch.setattr(room, "unlearn_scan", lambda **given: pytest.fail("nobody asked for a cure"))
@@ -139,7 +144,9 @@ def test_a_whole_cure_that_is_not_good_enough(tmp_path: Path) -> None:
     (row,) = result.models
     assert state_hash(clip.state()) == before, "what is cured is a copy"
     assert (row.verdict, row.exit_code) == ("backdoored", 1) and row.cure is not None and not row.cure.labels
-    assert row.checks[2].outcome == "fail" and row.cure.loss == pytest.approx(100 * (1 - (row.cure.after.value or 0)))
+    assert row.checks[2].outcome == "fail" and row.cure.loss == pytest.approx(
+        100 * (1 - (row.cure.after.value or 0)), abs=0.01
+    )
     assert (tmp_path / "out" / row.cure.report).is_file() and (tmp_path / "out" / row.cure.model).is_dir()
 
 

@@ -48,6 +48,7 @@ from unbackdoor.verbs.vector import vector_config
 # Times the false-alarm rate, up to which a p-value after a cure is followed up. A model that held one backdoor holds
 # another more likely than any model holds one, and a needless cure costs it some points of clean accuracy.
 PURSUED = 3.0
+AGAIN = "again"  # folder, in its round's, of a cure that is made again
 _CURE, _LEFT = {1: "cure", 2: "cure again"}, {1: "left", 2: "left again"}  # what is kept of a round's attempts
 
 
@@ -300,7 +301,7 @@ def _cure_and_scan(
     )
 
     def take(attempt: int, triggers: Mixed) -> dict[str, Any]:
-        what, folder = _CURE[attempt], here if attempt == 1 else here / "again"
+        what, folder = _CURE[attempt], here if attempt == 1 else here / AGAIN
         there = rounds.has(number, what)
         cure: dict[str, Any] = rounds.made(number, what, partial(cure_now, trigger=triggers, out=folder))
         if there:

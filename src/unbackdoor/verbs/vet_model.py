@@ -23,7 +23,7 @@ from unbackdoor.triggers.spec import from_spec
 from unbackdoor.verbs.configs.vet import VetConfig
 from unbackdoor.verbs.results import BlindCureResult
 from unbackdoor.verbs.scan import scan
-from unbackdoor.verbs.unlearn_scan import unlearn_scan
+from unbackdoor.verbs.unlearn_scan import AGAIN, unlearn_scan
 from unbackdoor.vetting.files import files_of
 from unbackdoor.vetting.policy import Policy
 from unbackdoor.vetting.result import CureFacts, FileFacts, ModelFacts, ScanFacts, Vetting
@@ -164,7 +164,9 @@ def _cure_facts(result: BlindCureResult, folder: Path) -> CureFacts:
     else:  # an answer that stays is as right as it was: accuracy falls by no more than the answers that change
         n = last.agreement.n
         before, after = Share.of(Rate(n, n)), last.agreement
-    place = "cure/model"
+    place, page = "cure/model", f"round-{len(result.rounds)}"
+    if Path(last.report).parent.name == AGAIN:
+        page = f"{page}/{AGAIN}"
     return CureFacts(
         model=place,
         files=tuple(replace(f, path=f"{place}/{Path(f.path).name}") for f in files_of(str(folder / place))),
@@ -177,7 +179,7 @@ def _cure_facts(result: BlindCureResult, folder: Path) -> CureFacts:
         loss=round(100 * ((before.value or 0.0) - (after.value or 0.0)), 2),
         strength=last.recovered_asr.after,
         seconds=result.seconds,
-        report=f"cure/round-{len(result.rounds)}/report.html",
+        report=f"cure/{page}/report.html",
     )
 
 
