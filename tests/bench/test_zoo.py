@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.scan.toy import TARGET, toy_clip, toy_images, toy_subject
 from unbackdoor import load
 from unbackdoor.base.errors import InputError
 from unbackdoor.bench.engine import Outcome, attempt
@@ -20,14 +21,22 @@ from unbackdoor.bench.zoo import cells
 from unbackdoor.bench.zoo.recipe import examination, members, read_zoo, recovery
 from unbackdoor.bench.zoo.tables import as_markdown, cures, detection, false_alarms
 from unbackdoor.bench.zoo.verdicts import Verdict, verdict_on
+from unbackdoor.evaluation import Task
 from unbackdoor.scan import inverters
 from unbackdoor.scan.detection import Null, architecture, read_null
 from unbackdoor.scan.examine import settings
+from unbackdoor.scan.family import Reach
+from unbackdoor.scan.finding import Lead
 from unbackdoor.scan.inverters import INVERTERS
 from unbackdoor.scan.inverters.base import Inverter, Subject
 from unbackdoor.scan.judgement import Judgement, Suspicion
+from unbackdoor.triggers import parse_trigger
+from unbackdoor.triggers.attack import Attack
 from unbackdoor.triggers.base import Trigger
-from unbackdoor.unlearning.unknown import CONFIG
+from unbackdoor.triggers.mixed import Mixed
+from unbackdoor.unlearning.alpha import BLIND, AlphaSearch
+from unbackdoor.unlearning.known import Cured, Plan
+from unbackdoor.unlearning.unknown import CONFIG, Suspect
 from unbackdoor.verbs.zoo import zoo
 from unbackdoor.weights.files import state_hash
 
@@ -362,3 +371,34 @@ def stated(subject: Subject, name: str) -> dict[str, Any]:
         "trigger": PATCH,
         "facts": {},
     }
+
+
+@pytest.mark.parametrize(
+    ("pulled", "more", "facts"),
+    [((0.5,), True, (1, 0.05, True)), ((5.0, 0.5), True, (2, 0.05, True)), ((5.0,), False, (1, 0.5, False))],
+    ids=["whole at once", "made again", "nothing more works"],
+)
+def test_what_is_told_of_a_member_s_cure_is_its_last_attempt_s(
+    pulled: tuple[float, ...], more: bool, facts: tuple[int, float, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, subject = toy_images(), toy_subject(6.0)
+    trigger = parse_trigger(PATCH)
+    after = iter(pulled)
+
+    def reached(*given: Any) -> Reach:
+        return Reach((PATCH,), (10.0,) if given[4] is None else (next(after),), (0.0,), (16, 16))
+
+    def cured(*_: Any) -> Cured:
+        return Cured({}, None, AlphaSearch(1.0, True, None))
+
+    monkeypatch.setattr(cells, "reach", reached)
+    monkeypatch.setattr(cells, "cure_known", cured)
+    monkeypatch.setattr("unbackdoor.unlearning.unknown.source", lambda *_: Mixed.of([trigger]))
+    wider = Mixed.of([trigger, parse_trigger("blended:ratio=0.2")])
+    monkeypatch.setattr("unbackdoor.unlearning.unknown._wider", lambda *given: wider if given[-1] and more else None)
+    plan = Plan(CONFIG, images, BLIND)
+    suspect = Suspect(toy_clip(6.0), images, subject.names, subject.head, images, plan, natural=subject)
+    task = Task(subject.head, Attack(trigger, TARGET, subject.names[TARGET]))
+    before = {"ca": {"value": 0.5}}
+    result = cells.recovered(cells.Patient(suspect, [Lead(task.attack.name, trigger, "patch")], images, task, before))
+    assert (result["cures"], result["left"], result["whole"]) == facts and next(after, None) is None
