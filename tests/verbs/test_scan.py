@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -432,6 +433,16 @@ def test_rounds_go_on_while_a_named_class_is_left(
     assert ("Not done: " in page) == (left is not None) and ("found apart turn" in page) == bool(first["backdoored"])
 
 
+def counted(steps: list[str], killed: str, name: str) -> int:
+    """Note a step as "NAME NUMBER" and return its number; the one that is to be `killed` is interrupted once."""
+    number = 1 + sum(s.startswith(name) for s in steps if not s.endswith("!"))
+    if f"{name} {number}" == killed and f"{killed}!" not in steps:
+        steps.append(f"{killed}!")
+        raise KeyboardInterrupt
+    steps.append(f"{name} {number}")
+    return number
+
+
 @pytest.mark.parametrize(
     "killed", ["source 1", "reach 1", "cure 1", "left 1", "scan 1", "source 2", "reach 2", "left 2", "scan 2"]
 )
@@ -439,13 +450,7 @@ def test_killed_rounds_go_on_behind_what_is_done(killed: str, tmp_path: Path, mo
     steps: list[str] = []
     scans = [story(True, "bee"), quiet("elk")]
 
-    def step(name: str) -> int:
-        number = 1 + sum(s.startswith(name) for s in steps if not s.endswith("!"))
-        if f"{name} {number}" == killed and f"{killed}!" not in steps:
-            steps.append(f"{killed}!")
-            raise KeyboardInterrupt
-        steps.append(f"{name} {number}")
-        return number
+    step = partial(counted, steps, killed)
 
     def cure(**options: object) -> dict[str, object]:
         step("cure")
@@ -493,13 +498,7 @@ def test_a_cure_that_is_not_whole_is_made_again_in_its_round(
     steps: list[str] = []
     more = Mixed.of([parse_trigger("badnets:size=2,pattern=white"), parse_trigger("blended:ratio=0.2")])
 
-    def step(name: str) -> int:
-        number = 1 + sum(s.startswith(name) for s in steps if not s.endswith("!"))
-        if f"{name} {number}" == killed and f"{killed}!" not in steps:
-            steps.append(f"{killed}!")
-            raise KeyboardInterrupt
-        steps.append(f"{name} {number}")
-        return number
+    step = partial(counted, steps, killed)
 
     def cure(**options: Any) -> dict[str, object]:
         folder = Path(options["out"])

@@ -423,7 +423,7 @@ def test_it_listens_on_loopback_alone_and_ends_on_an_interrupt(place: Path) -> N
     assert json.loads(connection.getresponse().read())["backdoored"] is True
     connection.close()
     child.send_signal(signal.SIGINT)
-    _, errors = child.communicate(timeout=20)
+    _, errors = child.communicate(timeout=120)
     assert (child.returncode, errors) == (0, "")
 
 
