@@ -144,9 +144,7 @@ def test_a_whole_cure_that_is_not_good_enough(tmp_path: Path) -> None:
     (row,) = result.models
     assert state_hash(clip.state()) == before, "what is cured is a copy"
     assert (row.verdict, row.exit_code) == ("backdoored", 1) and row.cure is not None and not row.cure.labels
-    assert row.checks[2].outcome == "fail" and row.cure.loss == pytest.approx(
-        100 * (1 - (row.cure.after.value or 0)), abs=0.01
-    )
+    assert row.checks[2].outcome == "fail" and row.cure.loss == round(100 * (1 - (row.cure.after.value or 0)), 2)
     assert (tmp_path / "out" / row.cure.report).is_file() and (tmp_path / "out" / row.cure.model).is_dir()
 
 

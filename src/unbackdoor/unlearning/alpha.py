@@ -118,7 +118,8 @@ CLEAN_WEIGHT = 2.0  # most images bear no trigger
 # Without labels and the true trigger. Agreement with the suspect stands for CA and falls sooner, as answers that were
 # wrong change too; and where the recovered trigger stops working, a stronger true one may not have stopped yet, so that
 # a little of the one that is left means much of the other. Triggers of several families need more steps than one where
-# the attack is weak. Chosen on the zoo's calibration half (docs/lab/scan-trials.md).
+# the attack is weak. Chosen on the zoo's calibration half, `longer` on two weak warps planted on its data
+# (docs/lab/scan-trials.md).
 BLIND = AlphaConfig(floor=0.88, weight=3.0, reserve=2.5, longer=4)
 
 

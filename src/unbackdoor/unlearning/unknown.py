@@ -5,7 +5,8 @@ them still obeys the rest of the attacker's trigger. So triggers of every other 
 twin shows which of those any model would obey. Without a twin the cure is rehearsed on a copy, which is searched again
 for the same class: what works on both is what that cure would have left. Beside the other families a rehearsal left
 as much on the four models that were compared, and cost clean accuracy and time (docs/lab/scan-trials.md). The cure
-itself starts from the suspect, with all of them; two vectors one after the other cost more clean accuracy.
+itself starts from the suspect, with all of them; two vectors one after the other cost more clean accuracy. Where
+triggers that were kept from it still pull, it is made once more from the same start, of what is left, too.
 
 Which images: the vector and α have their own, taken from the end of the training split that `poison` leaves alone
 (`data.shares.defender_rows`). A draw from the whole split would hold clean versions of the attacker's images, which a
@@ -39,7 +40,7 @@ from unbackdoor.triggers.spec import from_spec
 from unbackdoor.unlearning.alpha import AlphaConfig
 from unbackdoor.unlearning.known import Plan, cure_known
 from unbackdoor.unlearning.vector import METHODS
-from unbackdoor.weights.vector import restore
+from unbackdoor.weights.vector import restore, snapshot
 
 VERSION = 13  # of the way cures are made and told here; a zoo's cures of another version are made anew
 METHOD = "distilled"  # the default's low-rank vector left more (docs/lab/scan-trials.md)
@@ -177,32 +178,39 @@ def cure_class(
     """
     if before is None:
         return cure(1, first), None
-    subject, start = suspect.subject(), {name: t.clone() for name, t in suspect.clip.state().items()}
+    weights = suspect.clip.image_parameters()  # all that a cure moves
+    start = snapshot(weights)
     cured, after = cure(1, first), reached(1)
-    more = _wider(suspect, subject, lead, first, [spec for spec, share in shares(before, after) if share > LEFT])
+    pulling = [spec for spec, share in shares(before, after) if share > LEFT]
+    if not pulling:
+        return cured, after
+    end = snapshot(weights)
+    restore(weights, start)
+    more = _wider(suspect, lead, first, pulling)
     if more is None:
+        restore(weights, end)
         return cured, after
     warn(
         f"triggers for {lead.target} still pull {left(before, after):.0%} as hard as before the cure; it is made again"
     )
-    restore(suspect.clip.state(), start)
     return cure(2, more), reached(2)
 
 
-def _wider(suspect: Suspect, subject: Subject, lead: Lead, first: Mixed, pulling: Sequence[str]) -> Mixed | None:
-    """`first` and more triggers of the families that are left; None where none is, or no more works.
+def _wider(suspect: Suspect, lead: Lead, first: Mixed, pulling: Sequence[str]) -> Mixed | None:
+    """`first` and more triggers of the families that are left; None where no more works, or there is no twin.
 
     A weak backdoor's own family may pull the clean twin, too, and a cure of the other families alone leaves it. Were
     all such triggers there from the start, they would take the place of others (docs/lab/scan-trials.md).
 
     Args:
-        subject: the model before the cure.
-        pulling: specs of triggers that still pull.
+        suspect: as it was before the cure.
+        pulling: specs of triggers that still pull after it.
     """
     twin, kinds = None if suspect.natural is None else suspect.natural.twin, {from_spec(spec).name for spec in pulling}
-    if twin is None or not kinds:
+    if twin is None:
         return None
-    others = of_families(subject, subject.names.index(lead.target), 0, twin, natural=HALF_NATURAL)
+    target = suspect.names.index(lead.target)
+    others = of_families(suspect.subject(), target, 0, twin, natural=HALF_NATURAL)
     more = [trigger for trigger in others if trigger.name in kinds and trigger not in first.triggers]
     return Mixed.of([*first.triggers, *more]) if more else None
 

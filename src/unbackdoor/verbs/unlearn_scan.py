@@ -61,7 +61,8 @@ def unlearn_scan(case: Case, config: UnlearnScanConfig, run: Run) -> BlindCureRe
     The scan after a cure does not weigh feature collapse: the null's models were not cured, and a cure was seen to
     raise that statistic, even one that found nothing to remove (docs/scan.md).
     Besides, triggers of every family that the cure is not taken from are tried before and after it (`scan/family.py`):
-    where one keeps more than a tenth of its pull, the cure is not whole, and never quiet.
+    where one keeps more than a tenth of its pull, the cure is made once more, of such triggers, too; where one still
+    does, it is not whole, and never quiet.
     The next round cures what that scan finds, or, unless the model was called clean at first, what works at a p-value
     up to `PURSUED` times the rate.
     When it is quiet, the classes that an earlier scan named besides are cured, where their triggers still work: the
