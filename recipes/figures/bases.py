@@ -35,6 +35,7 @@ BASES = {
     "lite0-160": "EfficientNet-Lite0, 160 px",
     "vits14-112": "ViT-S/14, 112 px",
 }
+FROM_SCRATCH = ("vit",)  # bases whose image towers began at random
 PLANTED = 0.5  # attacks that work on fewer of the pictures are listed and not counted
 RATES = ("ca", "asr", "triggered_accuracy")
 

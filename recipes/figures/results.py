@@ -125,7 +125,7 @@ def starts() -> list[str]:
         kept = row.get("kept") or tbar_kept(row)
         if kept is not None:
             pairs.append((row["loss"], kept))
-            if row["model"] != "vit":  # the one whose image tower began at random
+            if row["model"] not in bases.FROM_SCRATCH:
                 trained.append((row["loss"], kept))
             name = f"{bases.BASES[row['model']]}, {DATA[row['data']]}, {row['attack']}"
             body.append((name, f"{row['loss']:.0e}", f"{row['margin']:.1f}", f"{row['gradient']:.0e}", f"{kept:.1f}"))

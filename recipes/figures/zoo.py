@@ -120,10 +120,10 @@ def again(verdicts: list[Verdict]) -> str:
         sums.append(summary(f"version {version}", [(v, v.row["again"]) for v in own]))
         sums.append(summary("the same, as recorded", [(v, v.row["cured"]) for v in own if v.row["cured"]]))
     now = sum(v.row["again"]["version"] == VERSION for v in done)
-    lines = [
-        f"{older}. So far it has cured {now} of {whole}, planted anew; what it has not is by a version between:",
-        "",
-    ]
+    told = (
+        f"So far it has cured {now} of {whole}, planted anew; some of the others were cured by the version before it:"
+    )
+    lines = [f"{older}. {told}", ""]
     lines += [*table_of(SUMMARY, sums), *table_of(EACH, [line_of_cure(v) for v in done])]
     return "\n".join(lines) + "\n"
 
