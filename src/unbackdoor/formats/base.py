@@ -14,16 +14,30 @@ if TYPE_CHECKING:
     from unbackdoor.vetting.result import FileFacts, VetResult, Vetting
 
 NAME = "unbackdoor"
-# MITRE ATLAS: https://github.com/mitre-atlas/atlas-data, techniques and mitigations.
-POISON_MODEL, INSERT_TRIGGER, SUPPLY_CHAIN = "AML.T0018.000", "AML.T0043.004", "AML.T0010.003"
-VALIDATE_MODEL = "AML.M0008"
-HIDDEN_CODE, UNSAFE_READ = 506, 502  # CWE: embedded malicious code, deserialization of untrusted data
+VALIDATE_MODEL = "AML.M0008"  # MITRE ATLAS, the mitigation: https://github.com/mitre-atlas/atlas-data
 LIMITS = (
     "A scan that finds nothing is no proof that there is nothing: it looks for changes of the picture that lead many "
     "pictures to one class.",
     "Not looked at: triggers in texts, triggers that act on one class of pictures alone, and code beside the weights "
     "that is not named by a configuration or a pickle.",
 )
+
+
+@dataclass(frozen=True)
+class Weakness:
+    """What public lists call a thing that is found.
+
+    Args:
+        cwe: its number in the Common Weakness Enumeration.
+        techniques: of MITRE ATLAS.
+    """
+
+    cwe: int
+    techniques: tuple[str, ...]
+
+
+HIDDEN_TRIGGER = Weakness(506, ("AML.T0018.000", "AML.T0043.004"))  # embedded malicious code; poison, insert a trigger
+CODE_ON_READING = Weakness(502, ("AML.T0010.003",))  # deserialization of untrusted data; supply chain
 
 
 @dataclass(frozen=True)

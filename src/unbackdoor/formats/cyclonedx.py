@@ -10,15 +10,13 @@ import uuid
 from typing import Any
 
 from unbackdoor.formats.base import (
-    HIDDEN_CODE,
-    INSERT_TRIGGER,
+    CODE_ON_READING,
+    HIDDEN_TRIGGER,
     LIMITS,
     NAME,
-    POISON_MODEL,
-    SUPPLY_CHAIN,
-    UNSAFE_READ,
     VALIDATE_MODEL,
     Format,
+    Weakness,
     as_text,
     names,
     number,
@@ -139,25 +137,25 @@ def _flaws(row: Vetting, ref: str) -> list[Json]:
         advice = "Do not use the model as given."
         if row.cure is not None and row.verdict == "cured":
             advice += f" The cured one lies in {row.cure.model}."
-        flaws.append(_flaw(f"{ref}-backdoor", row.sentence, advice, HIDDEN_CODE, (POISON_MODEL, INSERT_TRIGGER)))
+        flaws.append(_flaw(f"{ref}-backdoor", row.sentence, advice, HIDDEN_TRIGGER))
     for n, file in enumerate(row.unsafe_files, 1):
         text = f"{file.path} {file.unsafe}."
         advice = "Do not open the file. Ask for the model in safetensors."
-        flaws.append(_flaw(f"{ref}-unsafe-file-{n}", text, advice, UNSAFE_READ, (SUPPLY_CHAIN,)))
+        flaws.append(_flaw(f"{ref}-unsafe-file-{n}", text, advice, CODE_ON_READING))
     return [flaw | {"affects": [{"ref": ref}]} for flaw in flaws]
 
 
-def _flaw(ref: str, text: str, advice: str, cwe: int, techniques: tuple[str, ...]) -> Json:
+def _flaw(ref: str, text: str, advice: str, weakness: Weakness) -> Json:
     return {
         "bom-ref": ref,
         "id": ref,
         "source": {"name": NAME},
         "ratings": [{"severity": "critical", "method": "other"}],
-        "cwes": [cwe],
+        "cwes": [weakness.cwe],
         "description": text,
         "recommendation": advice,
         "properties": [
-            *({"name": f"{NAME}:mitre-atlas", "value": technique} for technique in techniques),
+            *({"name": f"{NAME}:mitre-atlas", "value": technique} for technique in weakness.techniques),
             {"name": f"{NAME}:mitre-atlas-mitigation", "value": VALIDATE_MODEL},
         ],
     }

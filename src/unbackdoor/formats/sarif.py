@@ -11,14 +11,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from unbackdoor.formats.base import (
-    HIDDEN_CODE,
-    INSERT_TRIGGER,
+    CODE_ON_READING,
+    HIDDEN_TRIGGER,
     NAME,
-    POISON_MODEL,
-    SUPPLY_CHAIN,
-    UNSAFE_READ,
     VALIDATE_MODEL,
     Format,
+    Weakness,
     address,
     as_text,
 )
@@ -77,7 +75,7 @@ def _rules() -> list[Json]:
             "A trigger in the picture makes the model answer one class.",
             "Do not use the model. Take one from another source, or cure it: unbackdoor vet with cure: true.",
             ("error", 9.0),
-            (POISON_MODEL, INSERT_TRIGGER, VALIDATE_MODEL, f"external/cwe/cwe-{HIDDEN_CODE}"),
+            _tags(HIDDEN_TRIGGER),
         ),
         _rule(
             UNSAFE,
@@ -85,7 +83,7 @@ def _rules() -> list[Json]:
             "Opening this file as usual would run code.",
             "Do not open it. Ask for the model in safetensors, without code beside it.",
             ("error", 9.5),
-            (SUPPLY_CHAIN, VALIDATE_MODEL, f"external/cwe/cwe-{UNSAFE_READ}"),
+            _tags(CODE_ON_READING),
         ),
         _rule(
             UNDECIDED,
@@ -104,6 +102,10 @@ def _rules() -> list[Json]:
             (VALIDATE_MODEL,),
         ),
     ]
+
+
+def _tags(weakness: Weakness) -> tuple[str, ...]:
+    return (*weakness.techniques, VALIDATE_MODEL, f"external/cwe/cwe-{weakness.cwe}")
 
 
 def _rule(id: str, name: str, about: str, remedy: str, weight: tuple[str, float], tags: Sequence[str]) -> Json:
