@@ -80,10 +80,7 @@ def row(name: str, policy: Policy) -> Vetting:
         verdict = judged(policy, files, facts, cure, 90.0)
     return Vetting(
         model=f"models/{name}",
-        verdict=verdict.verdict,
-        exit_code=verdict.exit_code,
-        sentence=verdict.sentence,
-        checks=verdict.checks,
+        **vars(verdict),
         error=error,
         files=files,
         model_facts=None if facts is None else MODEL,

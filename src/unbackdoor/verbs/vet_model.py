@@ -101,10 +101,7 @@ def _row(
 ) -> Vetting:
     return Vetting(
         model=terminal(case.model.reference if isinstance(case.model, Clip) else str(case.model)),
-        verdict=verdict.verdict,
-        exit_code=verdict.exit_code,
-        sentence=verdict.sentence,
-        checks=verdict.checks,
+        **vars(verdict),
         error=error,
         files=files,
         finished=now(),
