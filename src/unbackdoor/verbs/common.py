@@ -67,6 +67,7 @@ def recalls(clip: Clip, data: ImageSet, label: str) -> Recalls:
 
 def keep_planted(folder: Path, clip: Clip, manifest: Manifest, planted: Planted) -> None:
     """Save the model that was planted, and note what it has become."""
+    manifest.notes.update(poisoned=planted.poisoned, trained_on=planted.trained_on)
     clip.save(folder / "model")
     manifest.hashes["weights_after"] = weights_hash(clip)
     manifest.notes["loss"] = describe_sequence(planted.run.losses)

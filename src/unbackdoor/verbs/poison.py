@@ -55,7 +55,6 @@ def poison(case: Case, config: PoisonSettings, run: Run) -> PlantResult:
     with work_folder(run.folder, manifest) as work:
         before = measured(clip, ready.held_out, ready.task, work, "before", key)
         planted = plant(clip, ready.own, ready.task.head, attack, ready.how, work=Work(work, key))
-        manifest.notes.update(poisoned=planted.poisoned, trained_on=planted.trained_on)
         clip.round_as_stored()
         after = measured(clip, ready.held_out, ready.task, work, "after", key)
         keep_planted(run.folder, clip, manifest, planted)

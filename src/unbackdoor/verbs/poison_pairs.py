@@ -58,7 +58,7 @@ def poison_pairs(case: Case, config: PoisonSettings, run: Run) -> PlantResult:
         before = _measured(case, ready, work, "before", key)
         poison = attack if ready.how.rate else None
         planted = plant_pairs(clip, pairs, poison, ready.how, work=Work(work, key))
-        manifest.notes.update(poisoned=planted.poisoned, trained_on=planted.trained_on, skipped=pairs.skipped)
+        manifest.notes["skipped"] = pairs.skipped
         clip.round_as_stored()
         after = _measured(case, ready, work, "after", key)
         keep_planted(run.folder, clip, manifest, planted)
