@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from unbackdoor.metrics.auroc import Auroc
 from unbackdoor.runs.result import Result, Share, optional
 
 
@@ -35,16 +36,6 @@ class GridResult(Result):
 
 
 @dataclass(frozen=True)
-class Area:
-    """An AUROC with its 95% interval."""
-
-    value: float
-    positives: int
-    negatives: int
-    interval: tuple[float, float]
-
-
-@dataclass(frozen=True)
 class Detection:
     """How well one family of attacks is detected.
 
@@ -58,7 +49,7 @@ class Detection:
     """
 
     family: str
-    auroc: Area | None
+    auroc: Auroc | None
     found: Share
     undecided: int
     not_taken: int
