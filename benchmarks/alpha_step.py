@@ -11,7 +11,6 @@ threads.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
 import multiprocessing
@@ -21,6 +20,8 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+from race import options
 
 ALPHAS = (0.5, 1.0, 0.75, 2.0, 1.25)
 
@@ -90,10 +91,7 @@ def called(function: Any, *given: object) -> Any:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", default="ViT-B-32")
-    parser.add_argument("--rounds", type=int, default=9)
-    args = parser.parse_args()
+    args = options(__doc__, model="ViT-B-32", rounds=9)
     with tempfile.TemporaryDirectory() as folder:
         size = called(prepare, args.model, Path(folder))
         rows, peaks = {}, {}

@@ -13,7 +13,6 @@ mean embedding of its pictures, less the mean of all: answers then are about as 
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from open_clip import image_transform
 from PIL import Image
 
 import unbackdoor
-from race import race
+from race import options, race
 from unbackdoor.base.devices import keep_freed_memory
 from unbackdoor.data.specs import load_images
 from unbackdoor.evaluation import Task, evaluate_images
@@ -48,11 +47,7 @@ def pictures(folder: Path, count: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", default="ViT-B-32")
-    parser.add_argument("--images", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=5)
-    args = parser.parse_args()
+    args = options(__doc__, model="ViT-B-32", images=128, rounds=5)
     torch.set_num_threads(2)
     torch.manual_seed(0)
     keep_freed_memory()

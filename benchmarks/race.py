@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import time
 from collections.abc import Callable, Mapping
+
+
+def options(about: str, **defaults: str | int) -> argparse.Namespace:
+    """What the command line says, for a benchmark whose options all have a default."""
+    parser = argparse.ArgumentParser(description=about.split("\n")[0])
+    for name, default in defaults.items():
+        parser.add_argument(f"--{name}", type=type(default), default=default)
+    return parser.parse_args()
 
 
 def race(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:

@@ -7,23 +7,17 @@ Random weights, a sample of the classes, two threads, alternating order in one p
 
 from __future__ import annotations
 
-import argparse
-
 import open_clip
 import torch
 from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
 
 import unbackdoor
-from race import race
+from race import options, race
 from unbackdoor.data.classnames import templates as find_templates
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", default="ViT-B-32")
-    parser.add_argument("--classes", type=int, default=12)
-    parser.add_argument("--rounds", type=int, default=5)
-    args = parser.parse_args()
+    args = options(__doc__, model="ViT-B-32", classes=12, rounds=5)
     torch.set_num_threads(2)
     torch.manual_seed(0)
     clip = unbackdoor.load(f"random:{args.model}", device="cpu")

@@ -11,7 +11,6 @@ does in between.
 
 from __future__ import annotations
 
-import argparse
 import math
 import statistics
 import time
@@ -24,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image, to_tensor
 
+from race import options
 from unbackdoor.base.devices import keep_freed_memory
 from unbackdoor.data.images import ImageSet
 from unbackdoor.evaluation.answers import batch_size
@@ -69,10 +69,7 @@ REFERENCE: dict[str, Callable[[Image.Image], Tensor]] = {"SIG": sig, "WaNet": wa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--images", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=7)
-    args = parser.parse_args()
+    args = options(__doc__, images=64, rounds=7)
     torch.set_num_threads(2)
     keep_freed_memory()  # as the command line does; it serves both sides
     noise = np.random.default_rng(0)
