@@ -21,7 +21,6 @@ def lines(result: dict[str, Any]) -> list[str]:
     BENCH,
     "recipe data_root engine workers only dry_run online device track out",
     lines,
-    code=lambda result: 2 if result["failed"] else 0,
 )
 def command(given: dict[str, Any]) -> Result:
     """Run a grid of attacks and defences; go on where it stopped. Exit code 2 when a cell failed."""

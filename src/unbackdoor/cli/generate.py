@@ -26,7 +26,7 @@ def command_of(
     lines: Callable[[dict[str, Any]], list[str]],
     *,
     needs: Sequence[str] | None = None,
-    code: Callable[[Result], int] = lambda result: 0,
+    code: Callable[[Result], int] = lambda result: 2 if result.get("failed") else 0,
     group: click.Group | None = None,
 ) -> Callable[[Callable[[dict[str, Any]], Result]], click.Command]:
     """Make a command of a function that is handed what the user wrote and calls a verb; its docstring is the help.
@@ -36,7 +36,7 @@ def command_of(
         names: the settings that are options, in the order of the help, and switches (`options.SWITCHES`).
         lines: the result for people.
         needs: settings that have to be given; by default those that the verb needs.
-        code: exit code.
+        code: exit code; by default 2 where the result lists parts that failed.
         group: that it is a part of, by the function's name; by default it is a command by itself, by its module's.
     """
     several = [takes] if isinstance(takes, Parameters) else list(takes)

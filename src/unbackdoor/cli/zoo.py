@@ -22,7 +22,6 @@ def lines(result: dict[str, Any]) -> list[str]:
     ZOO,
     "recipe data_root null stage only engine workers false_alarm_rate dry_run online device track out",
     lines,
-    code=lambda result: 2 if result["failed"] else 0,
 )
 def command(given: dict[str, Any]) -> Result:
     """Make a population of clean and backdoored models, scan and cure it. Exit code 2 when a cell failed."""
