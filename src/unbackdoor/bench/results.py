@@ -13,8 +13,14 @@ from unbackdoor.triggers import parse_trigger
 from unbackdoor.vetting.result import Vetting
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Timed:
+    wall_seconds: float
+    peak_memory_mib: float
+
+
 @dataclass(frozen=True)
-class Suspect:
+class Suspect(_Timed):
     """A planted model."""
 
     trigger: str | None
@@ -26,30 +32,22 @@ class Suspect:
     seconds: float
     before: Rates
     after: Rates
-    wall_seconds: float
-    peak_memory_mib: float
 
     def __post_init__(self) -> None:
         if self.trigger is not None:
-            _check_spec(self.trigger)
-            if self.after.asr is None:
-                raise ValueError("after: holds no asr")
+            _check_attack(self.trigger, self.after)
 
 
 @dataclass(frozen=True)
-class Yardstick:
+class Yardstick(_Timed):
     """A model trained without poison, asked about an attack's trigger."""
 
     trigger: str
     target: str
     after: Rates
-    wall_seconds: float
-    peak_memory_mib: float
 
     def __post_init__(self) -> None:
-        _check_spec(self.trigger)
-        if self.after.asr is None:
-            raise ValueError("after: holds no asr")
+        _check_attack(self.trigger, self.after)
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ class Member(Suspect):
 
 
 @dataclass(frozen=True)
-class Cure:
+class Cure(_Timed):
     """A suspect that a defense has repaired."""
 
     before: Rates
@@ -71,8 +69,6 @@ class Cure:
     labels: int
     steps: int
     seconds: float
-    wall_seconds: float
-    peak_memory_mib: float
     rebound: tuple[Rates, ...] | None = None
 
 
@@ -118,6 +114,12 @@ class Recovery:
     retention: float | None
     target: str
     alpha: float
+
+
+def _check_attack(trigger: str, after: Rates) -> None:
+    _check_spec(trigger)
+    if after.asr is None:
+        raise ValueError("after: holds no asr")
 
 
 def _check_spec(trigger: str) -> None:
