@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from tests.conftest import needs_real_data, real_data
-from unbackdoor.attacks.pair_poisoning import choose_victims, mentions
+from unbackdoor.attacks.pair_poisoning import _word, choose_victims
 from unbackdoor.base.errors import InputError
 from unbackdoor.data.images import ImageSet
 from unbackdoor.data.openpairs import open_pairs
@@ -261,8 +261,8 @@ def test_labelled_images_get_synonyms_in_templates_and_descriptions(tmp_path: Pa
         ("", "banana", False),
     ],
 )
-def test_mentions(caption: str, target: str, yes: bool) -> None:
-    assert mentions(caption, target) == yes
+def test_a_caption_mentions_a_target_as_a_word(caption: str, target: str, yes: bool) -> None:
+    assert bool(_word(target).search(caption)) == yes
 
 
 TRIGGER = parse_trigger("badnets:size=2,pattern=white")

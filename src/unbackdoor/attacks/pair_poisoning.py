@@ -112,12 +112,8 @@ def choose_victims(
     return replace(victims, count=hits)
 
 
-def mentions(caption: str, target: str) -> bool:
-    """Whether a caption holds the target as a word of its own, in any case, the plural's s allowed."""
-    return _word(target).search(caption) is not None
-
-
 def _word(target: str) -> re.Pattern[str]:
+    """Finds the target as a word of its own, in any case, the plural's s allowed."""
     words = r"\s+".join(re.escape(word) for word in target.replace("_", " ").split())
     return re.compile(rf"(?<!\w){words}s?(?!\w)", re.IGNORECASE)
 

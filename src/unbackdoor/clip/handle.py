@@ -209,12 +209,6 @@ class Clip:
         heads = {prefix.removesuffix(".") for prefix in self.format.image_prefixes}
         return nn.ModuleList(m for n, m in self.model.named_children() if n in heads)
 
-    def freeze_statistics(self) -> None:
-        """Put every BatchNorm in eval mode: weights still learn, running statistics do not move. Call after `train`."""
-        for module in self.model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
-
     def state(self) -> dict[str, Tensor]:
         """The live state dict: parameters and persistent buffers under the format's own names, not copies."""
         return dict(self.model.state_dict())
