@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 
 def _uniform(like: Tensor, generator: torch.Generator, low: float, high: float) -> Tensor:
