@@ -114,15 +114,17 @@ def again(verdicts: list[Verdict]) -> str:
         old = any(v.row["cured"] and v.row["cured"]["version"] != VERSION for v in verdicts)
         return f"{older}; it has cured none of these members yet.\n\n" * old
     whole = sum(bool(v.row["cured"]) or "again" in v.row for v in verdicts)
+    kinds = sorted({v.row["again"]["version"] for v in done}, reverse=True)
+    groups = {f"version {n}": [v for v in done if v.row["again"]["version"] == n] for n in kinds}
+    if len(groups) > 1:
+        groups["together"] = done
     sums = []
-    for version in sorted({v.row["again"]["version"] for v in done}, reverse=True):
-        own = [v for v in done if v.row["again"]["version"] == version]
-        sums.append(summary(f"version {version}", [(v, v.row["again"]) for v in own]))
+    for name, own in groups.items():
+        sums.append(summary(name, [(v, v.row["again"]) for v in own]))
         sums.append(summary("the same, as recorded", [(v, v.row["cured"]) for v in own if v.row["cured"]]))
     now = sum(v.row["again"]["version"] == VERSION for v in done)
-    told = (
-        f"So far it has cured {now} of {whole}, planted anew; some of the others were cured by the version before it:"
-    )
+    others = "the others" if len(done) == whole else "some of the others"
+    told = f"So far it has cured {now} of {whole}, planted anew; {others} were cured by the version before it:"
     lines = [f"{older}. {told}", ""]
     lines += [*table_of(SUMMARY, sums), *table_of(EACH, [line_of_cure(v) for v in done])]
     return "\n".join(lines) + "\n"
