@@ -181,7 +181,8 @@ def test_sarif(kind: str) -> None:
     for artifact, file in zip(run["artifacts"], result(kind).models[0].files, strict=True):
         assert artifact["hashes"] == {"sha-256": file.sha256}
     tags = {rule["id"]: rule["properties"]["tags"] for rule in rules}
-    assert {"AML.T0018.000", "AML.T0043.004", "AML.M0008"} <= set(tags["UB001"])
+    assert {"AML.T0018.000", "AML.T0043.004", "AML.M0008", "external/cwe/cwe-506"} <= set(tags["UB001"])
+    assert {"AML.T0010.003", "AML.M0008", "external/cwe/cwe-502"} <= set(tags["UB002"])
     assert all("AML.M0008" in t and len(t) <= 10 for t in tags.values())
 
 

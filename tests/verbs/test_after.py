@@ -38,6 +38,9 @@ def test_after_is_what_was_written(dtype: torch.dtype, tmp_path: Path) -> None:
     check(tmp_path / "suspect", suspect)
     pairs = poison(model=str(model), out=tmp_path / "pairs", regime="pairs", poison_rate=0.2, **how, **ATTACK)
     check(tmp_path / "pairs", pairs)
+    for name, result, share in (("suspect", suspect, 225), ("pairs", pairs, pairs["trained_on"])):  # 3/4 are taught
+        notes = json.loads((tmp_path / name / "manifest.json").read_text())["notes"]
+        assert (notes["poisoned"], notes["trained_on"]) == (result["poisoned"], share)
     cure = {"method": "anchored", "alpha": 0.5, "samples": 32, "epochs": 1, "test_limit": 50}
     check(tmp_path / "cure", unlearn(model=str(tmp_path / "suspect"), out=tmp_path / "cure", **cure, **ATTACK))
     assert {t.dtype for t in load(str(tmp_path / "cure")).stored().values() if t.is_floating_point()} == {dtype}
