@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+
+from unbackdoor.bench.zoo.tables import as_markdown, cures, detection, false_alarms
+from unbackdoor.bench.zoo.verdicts import judge_rows
+from unbackdoor.verbs.configs.scan import FALSE_ALARM_RATE
 
 ROOT = Path(__file__).parents[2]
 PICTURES = ROOT / "docs" / "lab" / "pictures"
@@ -46,3 +51,16 @@ def test_the_foreign_bases_page_holds_the_cells_on_record(monkeypatch: pytest.Mo
     page = bases["PAGE"].read_text(encoding="utf-8")
     text = "\n".join(["", "", *bases["tables"](bases["read"](bases["RECORD"]))])
     assert page.partition(bases["MARK"])[2] == text, "make it anew: recipes/figures/bases.py"
+
+
+def test_the_zoos_page_shows_its_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "recipes" / "figures"))
+    zoo = runpy.run_path(str(ROOT / "recipes" / "figures" / "zoo.py"))
+    page = zoo["PAGE"].read_text(encoding="utf-8")
+    rows = [json.loads(line) for line in zoo["LINES"].read_text(encoding="utf-8").splitlines()]
+    _, judged = judge_rows(rows, ["calibration", "test"], "", "", FALSE_ALARM_RATE)
+    for verdicts in judged.values():
+        assert zoo["again"](verdicts) in page and zoo["table"](verdicts) in page, "make it anew: recipes/figures/zoo.py"
+        cured = [(v, v.row["cured"]) for v in verdicts if v.row["cured"]]
+        told = (detection(verdicts), false_alarms(verdicts, FALSE_ALARM_RATE), cures(cured))
+        assert as_markdown(dict(zip(("detection", "false_alarms", "cures"), told, strict=True))) in page
