@@ -99,34 +99,41 @@ def take_over(verdicts: list[Verdict]) -> None:
     old = [v.row for v in verdicts if v.row["cured"] and v.row["cured"]["version"] != VERSION]
     if all(row.get("again", {}).get("version") == VERSION for row in old):
         for row in old:
-            row["cured"] = row.pop("again")
+            row["older"], row["cured"] = row["cured"], row.pop("again")
+
+
+def both(v: Verdict, key: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """A member's newest cure, which stands under `key`, and the older version's."""
+    return v.row[key], v.row["older" if key == "cured" else "cured"]
 
 
 def again(verdicts: list[Verdict]) -> str:
-    """How the cures of the code as it is compare with an older version's, as long as some members lack one."""
-    older = (
-        "These cures are of an older version, which drew its images from the whole training split and cured the family "
-        f"that was found alone. Version {VERSION} takes a defender's images and all families that work, and "
-        "cures once more what is left"
-    )
-    done = [v for v in verdicts if "again" in v.row]
-    if not done:
-        old = any(v.row["cured"] and v.row["cured"]["version"] != VERSION for v in verdicts)
-        return f"{older}; it has cured none of these members yet.\n\n" * old
-    whole = sum(bool(v.row["cured"]) or "again" in v.row for v in verdicts)
-    kinds = sorted({v.row["again"]["version"] for v in done}, reverse=True)
-    groups = {f"version {n}": [v for v in done if v.row["again"]["version"] == n] for n in kinds}
+    """How the cures of the code as it is compare with an older version's, all of them or as far as they go."""
+    habits = "drew its images from the whole training split and cured the family that was found alone"
+    today = "takes a defender's images and all families that work, and cures once more what is left"
+    versions_differ = f"These cures are of an older version, which {habits}. Version {VERSION} {today}"
+    cured = [v for v in verdicts if v.row["cured"] or "again" in v.row]
+    done, key = [v for v in cured if "again" in v.row], "again"
+    if done:
+        now = sum(v.row["again"]["version"] == VERSION for v in done)
+        others = "the others" if len(done) == len(cured) else "some of the others"
+        told = f"So far it has cured {now} of {len(cured)}, planted anew; {others} were cured by the version before it:"
+        told = f"{versions_differ}. {told}"
+    elif done := [v for v in cured if "older" in v.row]:
+        key = "cured"
+        told = f"These cures are of version {VERSION}, which {today}. The version that is beside it {habits}:"
+    else:
+        old = any(v.row["cured"]["version"] != VERSION for v in cured)
+        return f"{versions_differ}; it has cured none of them yet.\n\n" * old
+    kinds = sorted({both(v, key)[0]["version"] for v in done}, reverse=True)
+    groups = {f"version {n}": [v for v in done if both(v, key)[0]["version"] == n] for n in kinds}
     if len(groups) > 1:
         groups["together"] = done
     sums = []
     for name, own in groups.items():
-        sums.append(summary(name, [(v, v.row["again"]) for v in own]))
-        sums.append(summary("the same, as recorded", [(v, v.row["cured"]) for v in own if v.row["cured"]]))
-    now = sum(v.row["again"]["version"] == VERSION for v in done)
-    others = "the others" if len(done) == whole else "some of the others"
-    told = f"So far it has cured {now} of {whole}, planted anew; {others} were cured by the version before it:"
-    lines = [f"{older}. {told}", ""]
-    lines += [*table_of(SUMMARY, sums), *table_of(EACH, [line_of_cure(v) for v in done])]
+        sums.append(summary(name, [(v, both(v, key)[0]) for v in own]))
+        sums.append(summary("the same, before", [(v, then) for v in own if (then := both(v, key)[1])]))
+    lines = [told, "", *table_of(SUMMARY, sums), *table_of(EACH, [line_of_cure(v, *both(v, key)) for v in done])]
     return "\n".join(lines) + "\n"
 
 
@@ -142,14 +149,14 @@ EACH = (
     "cures",
     "left of the pull",
     "whole",
-    "as recorded: true ASR, retention",
+    "before: true ASR, retention",
 )
 
 
 def summary(name: str, cured: list[tuple[Verdict, dict[str, Any]]]) -> list[str]:
     """A row of means and quantiles."""
-    both = cures(cured)
-    spread, clean = both["backdoored"]["asr"], both["clean"]
+    sums = cures(cured)
+    spread, clean = sums["backdoored"]["asr"], sums["clean"]
     own = [done for v, done in cured if v.truth]
     whole = [done["after"]["asr"]["value"] for done in own if done.get("whole")]
     kept = [done["retention"] for done in own]
@@ -164,9 +171,8 @@ def summary(name: str, cured: list[tuple[Verdict, dict[str, Any]]]) -> list[str]
     ]
 
 
-def line_of_cure(v: Verdict) -> list[str]:
+def line_of_cure(v: Verdict, now: dict[str, Any], then: dict[str, Any] | None) -> list[str]:
     """A member's cures."""
-    now, then = v.row["again"], v.row["cured"]
 
     def asr(done: dict[str, Any]) -> str:
         rate = done["after"].get("asr")
