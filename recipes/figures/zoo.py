@@ -121,7 +121,7 @@ def again(verdicts: list[Verdict]) -> str:
         told = f"{versions_differ}. {told}"
     elif done := [v for v in cured if "older" in v.row]:
         key = "cured"
-        told = f"These cures are of version {VERSION}, which {today}. The version that is beside it {habits}:"
+        told = f'These cures are of version {VERSION}, which {today}. "Before" is an older one, which {habits}:'
     else:
         old = any(v.row["cured"]["version"] != VERSION for v in cured)
         return f"{versions_differ}; it has cured none of them yet.\n\n" * old
